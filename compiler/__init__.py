@@ -1,0 +1,1 @@
+"""Everything that happens before deployment: frontends, analysis, planning, backends, CLI."""

@@ -1,0 +1,1 @@
+"""What is measured on the program: frames, activations, similarity, adapters, cost."""

@@ -1,0 +1,1 @@
+"""Where a program goes: the bundle on disk."""

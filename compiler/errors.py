@@ -1,0 +1,31 @@
+"""The errors a user can meet, each with its documented exit code.
+
+A message says what is wrong, where (model, node, tensor, file) and what to do next.
+"""
+
+from __future__ import annotations
+
+from ..runtime.errors import BackendError, DataError, ModelError, RepsimcError, UsageError
+
+
+class FidelityError(RepsimcError):
+    """An output fell below the fidelity floor."""
+
+    exit_code = 4
+
+
+class BudgetError(RepsimcError):
+    """No plan within the fidelity floor meets the budget; nothing was written."""
+
+    exit_code = 5
+
+
+__all__ = [
+    "BackendError",
+    "BudgetError",
+    "DataError",
+    "FidelityError",
+    "ModelError",
+    "RepsimcError",
+    "UsageError",
+]

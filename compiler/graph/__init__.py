@@ -1,0 +1,1 @@
+"""The program: every model in one graph with one weight table."""

@@ -1,0 +1,178 @@
+"""The program: every model of a compilation in one graph with one weight table.
+
+All models live in a single onnx-graphsurgeon graph, so sharing between models is ordinary
+graph rewriting: when two consumers read the same tensor, they share it. Names carry their
+model, `resnet/relu_3` is value `relu_3` of model `resnet`, and a name is never reused. A graph
+input that feeds several models (tied inputs) has no model prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+
+SEPARATOR = "/"
+SOURCE_KEY = "repsimc.source"  # node metadata: the model and node this node came from
+PASS_KEY = "repsimc.pass"  # node metadata: the pass that inserted or refitted the node
+
+Dimension = int | str | None
+Shape = tuple[Dimension, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file a model was read from: path as given, size in bytes, and sha256 of its content.
+
+    The digest covers the .onnx file and then its external data files, in order of name.
+    """
+
+    path: Path
+    nbytes: int
+    sha256: str
+
+
+@dataclass
+class Model:
+    """One model's place in the program.
+
+    `inputs` and `outputs` map the model's own names to value names of the program, in the
+    model's order. Several models may map to one value (tied inputs, shared outputs).
+    """
+
+    name: str
+    source: Source
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+    doc_string: str = ""
+    producer: str = ""
+
+
+@dataclass
+class Program:
+    """All models in one graph.
+
+    `metadata` and `docs` hold, by node name, the strings that are saved with the model
+    (onnx-graphsurgeon drops `metadata_props` and `doc_string`). Everything that rewrites the
+    graph keeps: unique node and value names, topological order, `models` in insertion order.
+    """
+
+    graph: gs.Graph
+    models: dict[str, Model]
+    metadata: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    docs: dict[str, str] = field(default_factory=dict[str, str])
+
+    def copy(self) -> Program:
+        """A program whose graph can be rewritten freely; weight arrays are shared, not copied."""
+        return Program(
+            self.graph.copy(),
+            {
+                name: replace(model, inputs=dict(model.inputs), outputs=dict(model.outputs))
+                for name, model in self.models.items()
+            },
+            {name: dict(entries) for name, entries in self.metadata.items()},
+            dict(self.docs),
+        )
+
+    # -- looking things up ---------------------------------------------------------------
+
+    def values(self) -> dict[str, gs.Variable]:
+        """Every value (graph inputs and node outputs) by name."""
+        found = {value.name: value for value in self.graph.inputs}
+        for node in self.graph.nodes:
+            for value in node.outputs:
+                if isinstance(value, gs.Variable) and not value.is_empty():
+                    found[value.name] = value
+        return found
+
+    def weights(self) -> dict[str, gs.Constant]:
+        """Every constant that a node of the top-level graph reads, by name, in graph order."""
+        found: dict[str, gs.Constant] = {}
+        for node in self.graph.nodes:
+            for tensor in node.inputs:
+                if isinstance(tensor, gs.Constant):
+                    found.setdefault(tensor.name, tensor)
+        return found
+
+    def node(self, name: str) -> gs.Node:
+        """The node of that name. Raises KeyError."""
+        for node in self.graph.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def nodes_of(self, model: str) -> list[gs.Node]:
+        """The nodes that the model's outputs need, in topological order, shared ones included."""
+        outputs = set(self.models[model].outputs.values())
+        return self.needed_nodes([value for value in self.graph.outputs if value.name in outputs])
+
+    def needed_nodes(
+        self, values: Iterable[gs.Tensor], stop: Iterable[str] = ()
+    ) -> list[gs.Node]:
+        """The nodes needed to compute `values`, in topological order.
+
+        The walk does not go past values named in `stop` (they are taken as given). Values that
+        subgraphs (If, Loop, Scan bodies) read from outside count as inputs of their node.
+        """
+        stopped = set(stop)
+        needed: set[int] = set()
+        stack = [value for value in values if value.name not in stopped]
+        while stack:
+            for node in stack.pop().inputs:
+                if id(node) not in needed:
+                    needed.add(id(node))
+                    stack.extend(t for t in node_inputs(node) if t.name not in stopped)
+        return [node for node in self.graph.nodes if id(node) in needed]
+
+    def unique_name(self, wanted: str) -> str:
+        """`wanted`, or `wanted_2`, `wanted_3` ... if a node or tensor is already called so."""
+        taken = {node.name for node in self.graph.nodes} | set(self.graph.tensors())
+        name, suffix = wanted, 2
+        while name in taken:
+            name, suffix = f"{wanted}_{suffix}", suffix + 1
+        return name
+
+    # -- rewriting -----------------------------------------------------------------------
+
+    def replace_uses(
+        self, old: gs.Tensor, new: gs.Tensor, keep: Iterable[gs.Node] = ()
+    ) -> int:
+        """Let every reader of `old` (bodies of If/Loop/Scan included) read `new` instead.
+
+        Graph outputs are left alone: a model output keeps its own name. Nodes in `keep` are
+        left alone too. Returns the number of reads moved.
+        """
+        kept = {id(node) for node in keep}
+        moved = 0
+        for node in [n for n in old.outputs if id(n) not in kept]:
+            for index, tensor in enumerate(node.inputs):
+                if tensor is old:
+                    node.inputs[index] = new
+                    moved += 1
+        return moved
+
+
+def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:
+    """The tensors a node reads, those its subgraphs capture from outside included."""
+    yield from (tensor for tensor in node.inputs if not tensor.is_empty())
+    for body in node.subgraphs(recursive=True):
+        for inner in body.nodes:
+            yield from (tensor for tensor in inner.inputs if not tensor.is_empty())
+
+
+def model_of(name: str) -> str:
+    """The model part of a program name: 'resnet' of 'resnet/relu_3'; '' for a tied input."""
+    return name.split(SEPARATOR, 1)[0] if SEPARATOR in name else ""
+
+
+def own_name(name: str) -> str:
+    """The user's own name of a value or node: 'relu_3' of 'resnet/relu_3'."""
+    return name.split(SEPARATOR, 1)[-1]
+
+
+def qualified(model: str, name: str) -> str:
+    """The program name of a model's value or node."""
+    return f"{model}{SEPARATOR}{name}"

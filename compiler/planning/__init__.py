@@ -1,0 +1,1 @@
+"""Which rewrites to make: sites, plans, the search, fidelity."""

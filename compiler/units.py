@@ -1,0 +1,92 @@
+"""Byte counts and shares as people write them: parsing and printing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .errors import UsageError
+
+_FACTORS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+}
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A memory budget: absolute bytes, or a share of what the models need apart.
+
+    Exactly one of `nbytes` and `share` (0 < share <= 1) is set.
+    """
+
+    nbytes: int | None = None
+    share: float | None = None
+
+    def limit(self, apart_nbytes: int) -> int:
+        """The budget in bytes, given what the models need apart (bytes)."""
+        if self.nbytes is not None:
+            return self.nbytes
+        assert self.share is not None
+        return int(self.share * apart_nbytes)
+
+    def __str__(self) -> str:
+        return format_bytes(self.nbytes) if self.nbytes is not None else f"{self.share:.4g} of apart"
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from '2GB' (10^9), '512MiB' (2^20) or a plain number. Raises UsageError."""
+    match = _BYTES.fullmatch(text)
+    factor = _FACTORS.get(match.group(2).lower()) if match else None
+    if match is None or factor is None:
+        raise UsageError(
+            f"'{text}' is not an amount of memory", "write it as 2GB, 512MiB or a share such as 60%"
+        )
+    return int(float(match.group(1)) * factor)
+
+
+def parse_budget(text: str) -> Budget:
+    """A budget from '2GB', '512MiB' or '60%' of the models apart. Raises UsageError."""
+    match = _SHARE.fullmatch(text)
+    if match is None:
+        nbytes = parse_bytes(text)
+        if nbytes <= 0:
+            raise UsageError(f"a budget of {text} is nothing", "give at least one byte")
+        return Budget(nbytes=nbytes)
+    share = float(match.group(1)) / 100
+    if not 0 < share <= 1:
+        raise UsageError(f"a budget of {text} is not a share between 0 and 100 %", "write e.g. 60%")
+    return Budget(share=share)
+
+
+def format_bytes(nbytes: float) -> str:
+    """'1.50 MiB', '612 KiB', '87 B': binary units, three significant digits."""
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024 or unit == "GiB":
+            if unit == "B":
+                return f"{int(value)} B"
+            return f"{value:.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def format_count(count: float) -> str:
+    """'41.2 M', '1.5 G': decimal units for MACs and parameters."""
+    value = float(count)
+    for unit in ("", "k", "M", "G", "T"):
+        if abs(value) < 1000 or unit == "T":
+            return f"{value:.3g} {unit}".rstrip()
+        value /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,1 @@
+"""One rewrite per file; the pipeline runs and verifies them."""

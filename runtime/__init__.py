@@ -1,0 +1,1 @@
+"""Loads and runs a bundle; needs neither torch nor onnx."""
