@@ -42,7 +42,9 @@ class Budget:
         return int(self.share * apart_nbytes)
 
     def __str__(self) -> str:
-        return format_bytes(self.nbytes) if self.nbytes is not None else f"{self.share:.4g} of apart"
+        return (
+            format_bytes(self.nbytes) if self.nbytes is not None else f"{self.share:.4g} of apart"
+        )
 
 
 def parse_bytes(text: str) -> int:

@@ -25,6 +25,7 @@ class Tensor:
     dtype: Any
     shape: Any
     def is_empty(self) -> bool: ...
+    def to_constant(self, values: NDArray[Any]) -> Tensor: ...
 
 class Variable(Tensor):
     type: str
@@ -69,6 +70,10 @@ class Function:
     name: str
     domain: str
     nodes: list[Node]
+    def __init__(
+        self, name: str, domain: str | None = None, *, opset: int | None = None,
+        import_domains: Any = None,
+    ) -> None: ...
 
 class Graph:
     nodes: list[Node]

@@ -1,0 +1,161 @@
+"""Running parts of a program on ONNX Runtime, batch by batch, and keeping what was computed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ..errors import ModelError
+from ..graph.export import to_proto, write_model
+from ..graph.program import Program
+from ..graph.weights import nbytes_of
+
+Array = NDArray[Any]
+
+# Frames go through the network in batches of this many when the batch axis is free: large enough
+# to keep two cores busy on 32x32 images, small enough for 224x224 ones.
+BATCH = 64
+# Activations that have to outlive a batch are kept in memory up to this many bytes, then in
+# unnamed temporary files. This is the "stated cache" of the compiler's memory use.
+CACHE_NBYTES = 1 << 30
+# Protobuf cannot carry more than 2 GiB, so bigger programs reach ONNX Runtime through a file.
+_INLINE_NBYTES = 1 << 30
+
+
+class Segment:
+    """A piece of a program, compiled once by ONNX Runtime and then called on batches.
+
+    `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
+    name to array returns the arrays of `outputs`, in order. Raises ModelError when ONNX Runtime
+    refuses the piece.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        inputs: Sequence[str] | None,
+        outputs: Sequence[str],
+        threads: int | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self.outputs = tuple(outputs)
+        needed = program.needed_nodes(
+            [program.values()[name] for name in outputs], stop=inputs or ()
+        )
+        weight_nbytes = sum(
+            nbytes_of(tensor)
+            for tensor in {
+                t.name: t for node in needed for t in node.inputs if is_constant(t)
+            }.values()
+        )
+        try:
+            if weight_nbytes < _INLINE_NBYTES:
+                model = to_proto(program, inputs=inputs, outputs=outputs).SerializeToString()
+                self._session = ort.InferenceSession(
+                    model, options, providers=["CPUExecutionProvider"]
+                )
+            else:
+                # The whole program is written out; unneeded outputs are never asked for.
+                self._folder = tempfile.TemporaryDirectory(prefix="repsimc-")
+                written = write_model(program, Path(self._folder.name))
+                self._session = ort.InferenceSession(
+                    str(written[0]), options, providers=["CPUExecutionProvider"]
+                )
+        except Exception as error:
+            models = sorted({name.split("/", 1)[0] for name in outputs})
+            raise ModelError(
+                f"ONNX Runtime cannot run {', '.join(models)}: {_first_line(error)}",
+                "check that the model itself runs in ONNX Runtime",
+            ) from error
+        self.inputs = tuple(value.name for value in self._session.get_inputs())
+
+    def __call__(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """The arrays of `outputs` for one batch. Raises ModelError when the run fails."""
+        try:
+            return list(
+                self._session.run(list(self.outputs), {name: feeds[name] for name in self.inputs})
+            )
+        except Exception as error:
+            raise ModelError(
+                f"running the graph up to {', '.join(self.outputs[:3])} failed: "
+                f"{_first_line(error)}",
+                "check that the frames have the shape and value range the model expects",
+            ) from error
+
+
+class Activations:
+    """Arrays by value name and batch, in memory up to a limit and in temporary files beyond it.
+
+    `limit` is in bytes. Dropped values free their place; file-backed ones free their file.
+    """
+
+    def __init__(self, limit: int = CACHE_NBYTES) -> None:
+        self._limit = limit
+        self._held: dict[str, list[Array]] = {}
+        self._nbytes: dict[str, int] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory (file-backed batches not counted)."""
+        return sum(self._nbytes.values())
+
+    def append(self, name: str, array: Array) -> None:
+        """Add the next batch of value `name`."""
+        if self.nbytes + array.nbytes > self._limit and array.nbytes:
+            with tempfile.TemporaryFile(prefix="repsimc-") as file:
+                mapped = np.memmap(file, dtype=array.dtype, mode="w+", shape=array.shape)
+            mapped[...] = array
+            array = mapped
+        else:
+            self._nbytes[name] = self._nbytes.get(name, 0) + array.nbytes
+        self._held.setdefault(name, []).append(array)
+
+    def batches(self, name: str) -> list[Array]:
+        """All batches of value `name`."""
+        return self._held[name]
+
+    def batch_count(self, name: str) -> int:
+        """How many batches of value `name` are held."""
+        return len(self._held[name])
+
+    def batch(self, name: str, index: int) -> Array:
+        """Batch number `index` of value `name`."""
+        return self._held[name][index]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._held
+
+    def names(self) -> list[str]:
+        """The values held, sorted."""
+        return sorted(self._held)
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Drop every value that is not in `names`."""
+        kept = set(names)
+        for name in [held for held in self._held if held not in kept]:
+            del self._held[name]
+            self._nbytes.pop(name, None)
+
+
+def batches_of(rows: NDArray[np.int64], batch: int) -> Iterator[NDArray[np.int64]]:
+    """`rows` in consecutive pieces of `batch`."""
+    for start in range(0, len(rows), batch):
+        yield rows[start : start + batch]
+
+
+def is_constant(tensor: object) -> bool:
+    """Whether a graph tensor is a weight."""
+    return type(tensor).__name__ == "Constant"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__

@@ -1,0 +1,90 @@
+"""Frames as the program's graph inputs want them, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..graph.program import Program
+from .calibration import Frames
+from .execution import BATCH, batches_of
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StreamFeeds:
+    """The fit or held-out frames of one stream (models whose row k is the same frame).
+
+    Iterates in a fixed order; the last batch may be short unless a model's batch is fixed.
+    """
+
+    program: Program
+    frames: Frames
+    models: tuple[str, ...]
+    rows: NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        return len(self.rows)
+
+    @property
+    def batch(self) -> int:
+        """Frames per batch: the models' fixed batch, or as many as keep the cores busy."""
+        fixed = [batch for name in self.models if (batch := self.frames.batch(name)) is not None]
+        return max(fixed) if fixed else BATCH
+
+    def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Arrays [batch, ...] for the graph inputs named in `values`."""
+        wanted = set(values)
+        owners = {
+            name: {own: value for own, value in self.program.models[name].inputs.items()}
+            for name in self.models
+        }
+        for rows in batches_of(self.rows, self.batch):
+            feeds: dict[str, Array] = {}
+            for name in self.models:
+                missing = wanted & set(owners[name].values()) - set(feeds)
+                if not missing and wanted:
+                    continue
+                arrays = self.frames.feed(name, rows)
+                feeds.update(
+                    {
+                        value: arrays[own]
+                        for own, value in owners[name].items()
+                        if value in wanted and value not in feeds
+                    }
+                )
+            yield feeds
+
+
+def fit_feeds(
+    program: Program, frames: Frames, model: str, limit: int | None = None
+) -> StreamFeeds:
+    """The frames that fits may see, for the stream of `model`; at most `limit` of them."""
+    return _feeds(program, frames, model, frames.fit_rows(model), limit)
+
+
+def held_out_feeds(program: Program, frames: Frames, model: str) -> StreamFeeds:
+    """The frames that no fit sees, for the stream of `model`."""
+    return _feeds(program, frames, model, frames.held_out_rows(model), None)
+
+
+def _feeds(
+    program: Program,
+    frames: Frames,
+    model: str,
+    rows: NDArray[np.int64],
+    limit: int | None,
+) -> StreamFeeds:
+    stream = next(stream for stream in frames.streams if model in stream)
+    feeds = StreamFeeds(program, frames, tuple(stream), rows)
+    if limit is None or limit >= len(rows):
+        return feeds
+    whole = max(limit // feeds.batch, 1) * feeds.batch if feeds.batch <= limit else feeds.batch
+    return StreamFeeds(program, frames, tuple(stream), rows[:whole])

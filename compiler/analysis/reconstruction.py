@@ -1,0 +1,261 @@
+"""Closed-form reconstruction: give linear operators new weights so that they produce, on what the
+rewritten network feeds them, what the original network produced there.
+
+W <- W0 + (G + lambda D)^-1 (H - G W0), G = sum x'x'^T, H = sum x't^T, with x' the operator's
+input in the rewritten network and t its target in the original one. No labels, no gradients.
+Related: PLeaS (arXiv 2407.02447), ReplaceMe (2505.02819), He et al. 2017 (channel pruning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from ..graph.program import Program, node_inputs
+from .execution import Activations, Segment
+from .linear import LinearOperator, Rows, sample_positions, value_rows
+from .regression import fit
+
+Array = NDArray[Any]
+
+# Rows per unknown in a least-squares problem, and the bytes one problem's rows may take. Twenty
+# rows per unknown are enough (method notes); the cap only bites above about 2 000 inputs.
+ROWS_PER_UNKNOWN = 24
+MIN_ROWS = 4096
+ROWS_NBYTES = 384 << 20
+
+
+class FrameSet(Protocol):
+    """The frames a reconstruction may look at: feeds for the program, batch by batch."""
+
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        ...
+
+    def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Arrays for the graph inputs named in `values`, in a fixed order of frames."""
+        ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an operator is fitted to.
+
+    `value` is a value of the original program. Where the operator feeds an Add, `value` is the
+    original's sum and `other` the rewritten program's other addend, so that the fit also repairs
+    the skip path. `rectified` says that nothing but a ReLU reads the value.
+    """
+
+    value: str
+    other: str | None = None
+    rectified: bool = False
+
+
+class Reference:
+    """Rows of the original program's values on the fit frames, computed once and kept.
+
+    Rows are drawn per frame at seeded positions, and the same positions are used for an
+    operator's inputs. Memory: rows x channels x 4 bytes a value; beyond the activation cache
+    they live in temporary files.
+    """
+
+    def __init__(self, program: Program, frames: FrameSet, seed: int = 0) -> None:
+        self.program = program
+        self.frames = frames
+        self.seed = seed
+        self._rows = Activations()
+        self._wanted: dict[str, int] = {}
+        self._positions: dict[tuple[int, int], Rows] = {}
+        self._sizes: dict[str, int] = {}
+
+    def collect(self, wanted: Mapping[str, tuple[int, bool]]) -> None:
+        """Make sure the rows of `wanted` ({value: (number of rows, channels last)}) are there.
+
+        One forward pass for all that are missing.
+        """
+        missing = {
+            name: request
+            for name, request in wanted.items()
+            if self._wanted.get(name, 0) < request[0]
+        }
+        if not missing:
+            return
+        names = sorted(missing)
+        self._rows.keep_only(set(self._rows.names()) - set(names))
+        segment = Segment(self.program, None, names)
+        start = 0
+        for feeds in self.frames.batches(segment.inputs):
+            arrays = segment(feeds)
+            stop = start + len(next(iter(feeds.values())))
+            for name, array in zip(names, arrays):
+                rows, channels_last = missing[name]
+                self._wanted[name] = rows
+                self._sizes[name] = _spatial_size(array, channels_last)
+                positions = self.positions(name)[start:stop]
+                self._rows.append(name, value_rows(array, positions, channels_last))
+            start = stop
+
+    def positions(self, value: str) -> Rows:
+        """Sampled flat positions [frames, p] of a collected value."""
+        key = (self._sizes[value], self._wanted[value])
+        if key not in self._positions:
+            self._positions[key] = sample_positions(self.frames.count, *key, self.seed)
+        return self._positions[key]
+
+    def rows(self, value: str) -> NDArray[np.float32]:
+        """Rows [frames * p, channels] of a collected value."""
+        return np.concatenate(self._rows.batches(value))
+
+
+class Walk:
+    """A forward pass over all fit frames that can stop at a value, change weights, and go on.
+
+    Every node runs once. What later nodes still need is held between stops: the live values at
+    the stop, for all frames.
+    """
+
+    def __init__(self, program: Program, frames: FrameSet, outputs: Sequence[str]) -> None:
+        self.program = program
+        self.frames = frames
+        values = program.values()
+        self._needed = program.needed_nodes([values[name] for name in outputs])
+        self._done: set[int] = set()
+        self._held = Activations()
+
+    def advance(self, stops: Sequence[str], visit: Callable[[int, dict[str, Array]], None]) -> None:
+        """Run up to the values `stops`; `visit(first frame, {value: array})` for every batch."""
+        values = self.program.values()
+        wanted = [name for name in dict.fromkeys(stops) if name not in self._held]
+        graph_inputs = {value.name for value in self.program.graph.inputs}
+        compute = [name for name in wanted if name not in graph_inputs]
+        held = self._held.names()
+        nodes = self.program.needed_nodes([values[name] for name in compute], stop=held)
+        self._done |= {id(node) for node in nodes}
+        produced = {tensor.name for node in nodes for tensor in node.outputs}
+        live = self._live()
+        kept = sorted((produced & live) - set(compute))
+        segment = Segment(self.program, held, compute + kept) if compute + kept else None
+        from_frames = [
+            name
+            for name in dict.fromkeys([*(segment.inputs if segment else ()), *wanted])
+            if name in graph_inputs
+        ]
+        start = 0
+        batches = (
+            self.frames.batches(from_frames)
+            if from_frames or not held
+            else ({} for _ in range(self._held.batch_count(held[0])))
+        )
+        for index, feeds in enumerate(batches):
+            arrays = dict(feeds)
+            if segment is not None:
+                for name in segment.inputs:
+                    if name not in arrays:
+                        arrays[name] = self._held.batch(name, index)
+                arrays |= dict(zip(segment.outputs, segment(arrays)))
+            shown = {
+                name: arrays[name] if name in arrays else self._held.batch(name, index)
+                for name in stops
+            }
+            visit(start, shown)
+            start += len(next(iter(shown.values())))
+            for name in (*kept, *compute):
+                if name in live:
+                    self._held.append(name, arrays[name])
+        self._held.keep_only(live)
+
+    def _live(self) -> set[str]:
+        return {
+            tensor.name
+            for node in self._needed
+            if id(node) not in self._done
+            for tensor in node_inputs(node)
+        }
+
+
+def reconstruct(
+    program: Program,
+    operators: Sequence[tuple[LinearOperator, Target]],
+    reference: Reference,
+    outputs: Sequence[str],
+    on_operator: Callable[[LinearOperator], None] | None = None,
+) -> None:
+    """Fit the operators, in the order given (topological), and write their new weights.
+
+    `outputs` are the values the rewritten program is asked for later: they decide what has to
+    be held while walking.
+    """
+    wanted_rows: dict[str, tuple[int, bool]] = {}
+    for operator, target in operators:
+        rows = max(row_count(operator), wanted_rows.get(target.value, (0, False))[0])
+        wanted_rows[target.value] = (rows, operator.channels_last)
+    reference.collect(wanted_rows)
+    walk = Walk(program, reference.frames, outputs)
+    for operator, target in operators:
+        positions = reference.positions(target.value)
+        inputs: list[NDArray[np.float32]] = []
+        others: list[NDArray[np.float32]] = []
+
+        def visit(
+            start: int,
+            arrays: dict[str, Array],
+            operator: LinearOperator = operator,
+            target: Target = target,
+            positions: Rows = positions,
+            inputs: list[NDArray[np.float32]] = inputs,
+            others: list[NDArray[np.float32]] = others,
+        ) -> None:
+            x = arrays[operator.source.name]
+            picked = positions[start : start + len(x)]
+            inputs.append(operator.rows(x, picked))
+            if target.other is not None:
+                others.append(value_rows(arrays[target.other], picked, operator.channels_last))
+
+        stops = [operator.source.name] + ([target.other] if target.other is not None else [])
+        walk.advance(stops, visit)
+        x = np.concatenate(inputs)
+        groups = x.shape[1]
+        wanted = reference.rows(target.value).reshape(len(x), groups, -1)
+        other = np.concatenate(others).reshape(wanted.shape) if others else None
+        fit_bias = operator.node.op != "MatMul" or operator.bias is not None
+        solution = fit(
+            x,
+            wanted,
+            start=operator.affine(),
+            other=other,
+            rectified=target.rectified,
+            fit_bias=fit_bias,
+        )
+        operator.write(program, solution)
+        if on_operator is not None:
+            on_operator(operator)
+
+
+def row_count(operator: LinearOperator) -> int:
+    """How many rows the operator's least-squares problem gets."""
+    groups = int(operator.node.attrs.get("group", 1)) if operator.node.op == "Conv" else 1
+    row_nbytes = 4 * (operator.fan_in * groups + operator.fan_out)
+    wanted = max(MIN_ROWS, ROWS_PER_UNKNOWN * (operator.fan_in + 1))
+    return max(1, min(wanted, ROWS_NBYTES // row_nbytes))
+
+
+def downstream(program: Program, values: Sequence[str]) -> list[gs.Node]:
+    """The nodes that depend on any of `values`, in topological order."""
+    reached = set(values)
+    found: list[gs.Node] = []
+    for node in program.graph.nodes:
+        if any(tensor.name in reached for tensor in node_inputs(node)):
+            found.append(node)
+            reached.update(tensor.name for tensor in node.outputs)
+    return found
+
+
+def _spatial_size(array: Array, channels_last: bool) -> int:
+    shape = array.shape[1:-1] if channels_last else array.shape[2:]
+    return int(np.prod(shape)) if shape else 1

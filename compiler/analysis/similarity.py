@@ -1,0 +1,216 @@
+"""Representation similarity between values, measured on rows sampled while frames stream by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from ..graph.layout import Layout, layout_of
+from ..graph.program import Program
+from .execution import Segment
+from .linear import value_rows
+from .reconstruction import FrameSet
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+# Positions sampled per frame: with 512 frames this gives 4 096 rows, 20 per unknown up to 200
+# channels; wider values are projected (see Samples).
+POSITIONS = 8
+# Channels above this are mixed down by a seeded random projection (Johnson-Lindenstrauss), so
+# that ranking sites costs the same on a ResNet-50 as on a ResNet-20.
+MAX_CHANNELS = 256
+# Share of the rows that the affine maps are fitted on; the rest judge them.
+_FIT_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows [frames * POSITIONS, channels] of many values at the same relative positions.
+
+    Positions are relative (0..1 along each spatial axis), so row k of two values is the same
+    place of the same frame even where their sizes differ. `spatial` holds each value's sizes
+    beyond batch and channels, `channels` its true width (rows may be projected).
+    """
+
+    rows: Mapping[str, Float32]
+    spatial: Mapping[str, tuple[int, ...]]
+    channels: Mapping[str, int]
+
+    def comparable(self, donor: str, receiver: str) -> bool:
+        """Whether an adapter can stand between: same rank, sizes equal or whole multiples."""
+        a, b = self.spatial[donor], self.spatial[receiver]
+        if len(a) != len(b) or (len(self.rows[donor]) != len(self.rows[receiver])):
+            return False
+        if len(a) == 1:
+            return a == b  # tokens: one to one
+        return all(max(x, y) % min(x, y) == 0 for x, y in zip(a, b)) and (
+            all(x >= y for x, y in zip(a, b)) or all(x <= y for x, y in zip(a, b))
+        )
+
+
+def sample_values(
+    program: Program, values: Sequence[str], frames: FrameSet, seed: int = 0
+) -> Samples:
+    """Sampled rows of `values` in one forward pass. Values that carry no rows are left out."""
+    known = program.values()
+    wanted = [name for name in values if name in known]
+    segment = Segment(program, None, wanted)
+    generator = np.random.default_rng((seed, 17))
+    places = generator.random((frames.count, POSITIONS, 3))
+    parts: dict[str, list[Float32]] = {name: [] for name in wanted}
+    spatial: dict[str, tuple[int, ...]] = {}
+    channels: dict[str, int] = {}
+    projections: dict[int, Float32] = {}
+    last = {name: layout_of(known[name]) is Layout.CHANNELS_LAST for name in wanted}
+    start = 0
+    for feeds in frames.batches(segment.inputs):
+        count = len(next(iter(feeds.values())))
+        for name, array in zip(wanted, segment(feeds)):
+            if array.ndim < 2 or array.shape[0] != count:
+                parts.pop(name, None)
+                continue
+            if name not in parts:
+                continue
+            sizes = array.shape[1:-1] if last[name] else array.shape[2:]
+            spatial[name] = tuple(sizes)
+            width = array.shape[-1] if last[name] else array.shape[1]
+            channels[name] = int(width)
+            picked = value_rows(array, _flat(places[start : start + count], sizes), last[name])
+            if width > MAX_CHANNELS:
+                if width not in projections:
+                    mixer = np.random.default_rng((seed, width))
+                    projections[width] = mixer.standard_normal(
+                        (width, MAX_CHANNELS), dtype=np.float32
+                    ) / np.float32(np.sqrt(MAX_CHANNELS))
+                picked = picked @ projections[width]
+            parts[name].append(picked)
+        start += count
+    rows = {name: np.concatenate(pieces) for name, pieces in parts.items() if pieces}
+    return Samples(rows, spatial, channels)
+
+
+def _flat(places: Float64, sizes: tuple[int, ...]) -> NDArray[np.int64]:
+    flat = np.zeros(places.shape[:2], dtype=np.int64)
+    for axis, size in enumerate(sizes):
+        flat = flat * size + np.minimum((places[:, :, axis] * size).astype(np.int64), size - 1)
+    return flat
+
+
+class AffineRanking:
+    """Held-out R2 of affine maps from many donors (alone or several at once) to a receiver.
+
+    R2 = 1 - SSE / SST on rows the map was not fitted on, all channels together; clipped at 0.
+    One Gram matrix serves every subset of donors and every receiver.
+    """
+
+    def __init__(self, samples: Samples, donors: Sequence[str], ridge: float = 1e-3) -> None:
+        self.samples = samples
+        self.donors = tuple(donors)
+        self._ridge = ridge
+        rows = len(next(iter(samples.rows.values()))) if samples.rows else 0
+        self._split = int(rows * _FIT_SHARE)
+        self._columns: dict[str, slice] = {}
+        start = 0
+        for name in self.donors:
+            width = samples.rows[name].shape[1]
+            self._columns[name] = slice(start, start + width)
+            start += width
+        stacked = (
+            np.concatenate([samples.rows[name] for name in self.donors], axis=1)
+            if self.donors
+            else np.zeros((rows, 0), np.float32)
+        )
+        self._fit = stacked[: self._split]
+        self._judge = stacked[self._split :]
+        self._mean = self._fit.mean(axis=0) if start else np.zeros(0, np.float32)
+        centred = self._fit - self._mean
+        self._centred = centred
+        self._gram = (centred.T @ centred).astype(np.float64)
+
+    def r2(self, donors: Sequence[str], receiver: str) -> float:
+        """Held-out R2 of the affine map from `donors` together to `receiver`; nan if constant."""
+        target = self.samples.rows[receiver]
+        return self._r2(donors, target, self._cross(receiver))
+
+    def best(self, receiver: str, count: int = 1, gain: float = 0.004) -> list[tuple[float, tuple[str, ...]]]:
+        """The best single donor, then ever larger sets as long as each addition gains `gain`.
+
+        Greedy forward selection; sets have one spatial size so that they can be concatenated.
+        Returns (R2, donors) of growing size, empty when no donor is comparable.
+        """
+        donors = [name for name in self.donors if self.samples.comparable(name, receiver)]
+        if not donors:
+            return []
+        target, cross = self.samples.rows[receiver], self._cross(receiver)
+        singles = sorted(
+            ((self._r2([name], target, cross), name) for name in donors),
+            key=lambda pair: (-pair[0] if pair[0] == pair[0] else 1.0, pair[1]),
+        )
+        score, first = singles[0]
+        found: list[tuple[float, tuple[str, ...]]] = [(score, (first,))]
+        size = self.samples.spatial[first]
+        pool = [n for _, n in singles[1:] if self.samples.spatial[n] == size][:6]
+        while len(found) < count and pool:
+            chosen = found[-1][1]
+            value, name = max((self._r2([*chosen, name], target, cross), name) for name in pool)
+            if not value > found[-1][0] + gain * (1 - found[-1][0]) + 1e-4:
+                break
+            found.append((value, (*chosen, name)))
+            pool.remove(name)
+        return found
+
+    def _cross(self, receiver: str) -> Float64:
+        target = self.samples.rows[receiver][: self._split]
+        return (self._centred.T @ (target - target.mean(axis=0))).astype(np.float64)
+
+    def _r2(self, donors: Sequence[str], target: Float32, cross: Float64) -> float:
+        index = np.concatenate([np.arange(s.start, s.stop) for s in map(self._columns.get, donors) if s])
+        gram = self._gram[np.ix_(index, index)]
+        damping = self._ridge * float(np.trace(gram)) / max(len(index), 1) + 1e-9
+        weight = scipy.linalg.solve(
+            gram + damping * np.eye(len(index)), cross[index], assume_a="pos", check_finite=False
+        ).astype(np.float32)
+        mean = target[: self._split].mean(axis=0)
+        truth = target[self._split :]
+        predicted = (self._judge[:, index] - self._mean[index]) @ weight + mean
+        total = float(np.square(truth - truth.mean(axis=0), dtype=np.float64).sum())
+        if total <= 0:
+            return float("nan")
+        error = float(np.square(truth - predicted, dtype=np.float64).sum())
+        return max(0.0, 1.0 - error / total)
+
+
+def debiased_cka(x: Array, y: Array) -> float:
+    """Debiased linear CKA of rows x [n, c1], y [n, c2]; nan ("undefined") at zero variance.
+
+    HSIC_1 of Song et al. 2012 as used by Nguyen et al. 2020 (arXiv 2010.15327), equation 3:
+    unlike the biased estimate it does not grow with width / n. Needs n >= 4.
+    """
+    n = len(x)
+    if n < 4:
+        return float("nan")
+    left = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    right = y.astype(np.float64) - y.mean(axis=0, dtype=np.float64)
+
+    def hsic(a: Float64, b: Float64) -> float:
+        # Through features, never an n x n matrix: K = a a^T with its diagonal removed.
+        diagonal_a = np.square(a).sum(axis=1)
+        diagonal_b = np.square(b).sum(axis=1)
+        trace = float(np.square(a.T @ b).sum() - diagonal_a @ diagonal_b)
+        ones_a = a @ a.sum(axis=0) - diagonal_a
+        ones_b = b @ b.sum(axis=0) - diagonal_b
+        total = float(ones_a.sum() * ones_b.sum())
+        middle = float(ones_a @ ones_b)
+        return (trace + total / ((n - 1) * (n - 2)) - 2 * middle / (n - 2)) / (n * (n - 3))
+
+    denominator = hsic(left, left) * hsic(right, right)
+    if not denominator > 0:
+        return float("nan")
+    return hsic(left, right) / float(np.sqrt(denominator))

@@ -1,0 +1,287 @@
+"""The whole way from model files to a bundle: read, share exactly, plan, rewrite, verify, write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..passes.pipeline import EXACT, run_passes
+from ..runtime.session import Bundle, load
+from .analysis.calibration import Frames, InputRef, InputSpec, load_frames
+from .analysis.cost import predicted_memory, program_cost
+from .backends.bundle import check_output, write_bundle
+from .errors import BudgetError, FidelityError, UsageError
+from .frontends.join import join
+from .frontends.onnx import read_model
+from .graph.program import Program
+from .options import CompileOptions, model_names
+from .planning.comparison import OutputComparison
+from .planning.plan import Plan, check_plan, read_plan
+from .reports.progress import Progress, NoProgress
+from .reports.report import Report
+from .rewriting import Workbench
+from .summary import report_of
+from .units import Budget, format_bytes, parse_budget
+
+if TYPE_CHECKING:
+    from .options import Calibration
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What a compilation made: `bundle` is None when nothing was asked to be written."""
+
+    report: Report
+    plan: Plan
+    program: Program
+    bundle: Path | None
+
+
+def compile_models(options: CompileOptions, progress: Progress | None = None) -> CompileResult:
+    """Compile the models as `options` say; writes the bundle unless it is a dry run.
+
+    Raises UsageError, ModelError, DataError, FidelityError (a replayed plan misses the floor) or
+    BudgetError (no plan within the floors meets the budget); nothing is written then.
+    """
+    progress = progress or NoProgress()
+    try:
+        return _compile(options, progress)
+    finally:
+        progress.done()
+
+
+def _compile(options: CompileOptions, progress: Progress) -> CompileResult:
+    writing = options.output is not None and not options.dry_run
+    if writing:
+        assert options.output is not None
+        check_output(options.output, options.overwrite)
+    plan = read_plan(options.plan) if options.plan is not None else None
+
+    progress.stage("reading models", len(options.models))
+    apart: list[Program] = []
+    for name, path in options.models:
+        apart.append(read_model(path, name))
+        progress.advance()
+    frames = _frames(options, apart)
+    tied = _tied(options, apart, frames)
+    original = join(apart, tied)
+
+    progress.stage("sharing what is equal", None)
+    program = original.copy()
+    run_passes(program, EXACT)
+
+    memory = predicted_memory(program, apart)
+    limit = _limit(options.budget, program, memory)
+    bench = Workbench(original, program, frames, options, progress)
+    if plan is not None:
+        check_plan(plan, program)
+        program, compared = bench.replay(plan)
+        _enforce_floors(compared)
+    else:
+        program, plan, compared = _planned(options, bench, program, limit, frames)
+
+    memory = predicted_memory(program, apart)
+    notes = _notes(options, frames, tied, plan)
+    budget_nbytes = None if limit is None else limit + _beside(memory)
+    report = report_of(
+        original, program, plan, compared, memory, frames, tied, notes, budget_nbytes
+    )
+    bundle = None
+    if writing:
+        assert options.output is not None
+        progress.stage("writing the bundle", None)
+        bundle = write_bundle(
+            options.output,
+            program,
+            plan=plan.to_json(),
+            report=report.to_json(),
+            memory=memory,
+            fidelity={
+                model.name: [output.to_json() for output in model.fidelity]
+                for model in report.models
+            },
+            overwrite=options.overwrite,
+        )
+    return CompileResult(report, plan, program, bundle)
+
+
+def _planned(
+    options: CompileOptions,
+    bench: Workbench,
+    program: Program,
+    limit: int | None,
+    frames: Frames | None,
+) -> tuple[Program, Plan, list[OutputComparison]]:
+    """The program within the budget with the least damage, exact means first."""
+    exact_nbytes = program_cost(program).weights_nbytes
+    enough = limit is not None and exact_nbytes <= limit
+    if enough or options.exact_only or frames is None or len(program.models) < 2:
+        if limit is not None and not enough:
+            raise _budget_error(options, limit, exact_nbytes, frames, bench)
+        return program, bench.exact_plan(), bench.compare(program)
+    planned = bench.plan(limit)
+    if planned is None:
+        assert limit is not None
+        raise _budget_error(options, limit, bench.smallest_nbytes(), frames, bench)
+    return planned
+
+
+def _budget_error(
+    options: CompileOptions, limit: int, smallest: int, frames: Frames | None, bench: Workbench
+) -> BudgetError:
+    if frames is None:
+        hint = (
+            "approximate sharing needs frames to measure on: give --calib PATH (an .npz keyed by "
+            "input name, a folder of them, or a folder of images), or raise the budget"
+        )
+    elif options.exact_only:
+        hint = "leave out --exact-only to share approximately, or raise the budget"
+    else:
+        hint = (
+            f"raise the budget to at least {format_bytes(smallest)} of weights, lower "
+            f"--min-fidelity below {options.min_fidelity:g}, or give more calibration frames"
+        )
+    found = f"; the smallest plan found within the fidelity floor needs {format_bytes(smallest)}"
+    detail = bench.explanation()
+    return BudgetError(
+        f"the budget leaves {format_bytes(limit)} for weights{found}"
+        + (f"\n{detail}" if detail else ""),
+        hint,
+    )
+
+
+def _enforce_floors(compared: Sequence[OutputComparison]) -> None:
+    missed = [output for output in compared if not output.met]
+    if missed:
+        lines = ", ".join(
+            f"{output.model}/{output.output} {output.metric} {output.value:.4f} < {output.floor:g}"
+            for output in missed
+        )
+        raise FidelityError(
+            f"the plan misses the fidelity floor: {lines}",
+            "edit the plan, lower --min-fidelity, or let repsimc plan by leaving out --plan",
+        )
+
+
+def _frames(options: CompileOptions, apart: Sequence[Program]) -> Frames | None:
+    if options.calibration is None:
+        return None
+    specs: dict[str, list[InputSpec]] = {}
+    for program in apart:
+        (model,) = program.models.values()
+        values = program.values()
+        specs[model.name] = [
+            InputSpec(own, values[value].dtype, tuple(values[value].shape or ()))
+            for own, value in model.inputs.items()
+        ]
+    return load_frames(
+        options.calibration,
+        specs,
+        preprocessing=options.preprocessing,
+        same_frames=options.same_frames,
+        allow_script=options.allow_script,
+        seed=options.seed,
+        held_out_share=options.held_out,
+        limit=options.frames,
+    )
+
+
+def _tied(
+    options: CompileOptions, apart: Sequence[Program], frames: Frames | None
+) -> list[list[InputRef]]:
+    """Which inputs one frame feeds: as the frames say, else those of equal name, dtype, shape."""
+    if not options.tie_inputs:
+        return []
+    if frames is not None:
+        return frames.tied_groups()
+    alike: dict[object, list[InputRef]] = {}
+    for program in apart:
+        (model,) = program.models.values()
+        values = program.values()
+        for own, value in model.inputs.items():
+            shape = tuple(
+                size if isinstance(size, int) else None for size in values[value].shape or ()
+            )
+            alike.setdefault((own, str(values[value].dtype), shape), []).append((model.name, own))
+    return [group for group in alike.values() if len(group) > 1]
+
+
+def _limit(budget: Budget | None, program: Program, memory: Mapping[str, int]) -> int | None:
+    """The weight bytes that the budget leaves.
+
+    A share is one of the models' weights apart. Bytes are of all that is predicted to be needed,
+    so live activations and the backend come off first.
+    """
+    if budget is None:
+        return None
+    if budget.nbytes is None:
+        return budget.limit(memory["apart_weights_nbytes"])
+    return budget.nbytes - _beside(memory)
+
+
+def _beside(memory: Mapping[str, int]) -> int:
+    """Predicted bytes of the merged program that are not weights."""
+    return memory["merged_nbytes"] - memory["merged_weights_nbytes"]
+
+
+def _notes(
+    options: CompileOptions,
+    frames: Frames | None,
+    tied: Sequence[Sequence[InputRef]],
+    plan: Plan,
+) -> tuple[str, ...]:
+    notes: list[str] = []
+    if frames is None and len(options.models) > 1:
+        notes.append(
+            "exact sharing only: approximate sharing needs frames (--calib PATH)"
+            + ("; what fidelity is left was not measured" if not options.exact_only else "")
+        )
+        if tied:
+            names = ", ".join(dict.fromkeys(own for group in tied for _, own in group))
+            notes.append(
+                f"one frame feeds input {names} of all models; --separate-inputs keeps them apart"
+            )
+    notes += [f"{name} is left alone: {why}" for name, why in plan.left_alone.items()]
+    return tuple(notes)
+
+
+def compile(
+    models: Sequence[str | Path],
+    *,
+    budget: str | int | Budget | None = None,
+    calibration: Calibration | str | None = None,
+    output: str | Path | None = "bundle",
+    names: Mapping[str, str | Path] | None = None,
+    **wishes: Any,
+) -> Bundle:
+    """Compile models into a bundle at `output` and open it: `compile` from Python.
+
+    `models` are paths; `names` maps names to paths where a file's stem will not do. `budget` is
+    as on the command line ('2GB', '60%') or bytes. `calibration` is a path, an array [N, ...], or
+    a mapping of input or model names to either. `wishes` are the further fields of
+    CompileOptions (min_fidelity, exact_only, seed, ...). Raises the errors of `compile_models`.
+    """
+    if output is None:
+        raise UsageError("repsimc.compile needs an output folder", "give output='bundle/'")
+    if isinstance(budget, str):
+        budget = parse_budget(budget)
+    elif isinstance(budget, int):
+        budget = Budget(nbytes=budget)
+    if isinstance(calibration, str):
+        calibration = Path(calibration)
+    unknown = set(wishes) - set(CompileOptions.__dataclass_fields__)
+    if unknown:
+        raise UsageError(f"repsimc.compile knows no option {', '.join(sorted(unknown))}")
+    named = {name: Path(path) for name, path in (names or {}).items()}
+    options = CompileOptions(
+        models=tuple(model_names([Path(path) for path in models], named)),
+        budget=budget,
+        calibration=calibration,
+        output=Path(output),
+        **wishes,
+    )
+    result = compile_models(options)
+    assert result.bundle is not None or options.dry_run
+    return load(Path(output))

@@ -1,0 +1,115 @@
+"""ONNX models as programs: read, check, and join into one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import shape_inference
+
+from ..errors import ModelError, UsageError
+from ..graph.export import to_proto
+from ..graph.program import SEPARATOR, Program, Source
+from .build import build
+from .check import check_proto, check_runs, check_weights
+from .external_data import TensorFiles
+from .join import join
+from .opset import OLDEST_OPSET, raise_opset
+from .prepare import LIGHT_ELEMENTS, prepare
+
+__all__ = ["import_model", "join", "read_model"]
+
+
+def read_model(path: Path, name: str) -> Program:
+    """The program of one model file, called `name`.
+
+    Weights in external data files are memory-mapped, not loaded; data files must lie in the
+    model's folder. Raises ModelError if the file is missing, no ONNX model, or a model that
+    cannot be used.
+    """
+    where = f"model '{name}' ({path})"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no file '{path}'", "check the path") from error
+    except IsADirectoryError as error:
+        raise ModelError(f"'{path}' is a folder", "name the .onnx file in it") from error
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be read: {error.strerror}") from error
+    if not content:
+        raise ModelError(f"'{path}' is empty", "copy or download the file again")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        raise _not_onnx(path) from error
+    if not proto.HasField("graph") or not proto.ir_version or not proto.graph.output:
+        raise _not_onnx(path)
+    hashed = hashlib.sha256(content)
+    nbytes = len(content)
+    del content
+    files = TensorFiles(path.parent, where)
+    program = _import(proto, name, Source(path, nbytes, ""), files)
+    for data in sorted(files.paths, key=lambda data: data.name):
+        nbytes += data.stat().st_size
+        with data.open("rb") as stream:
+            while piece := stream.read(2**20):
+                hashed.update(piece)
+    program.models[name].source = Source(path, nbytes, hashed.hexdigest())
+    return program
+
+
+def import_model(
+    proto: onnx.ModelProto, name: str, source: Source, base: Path | None = None
+) -> Program:
+    """The program of one model in memory; its external data, if any, lies in folder `base`."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return _import(copy, name, source, TensorFiles(base, f"model '{name}' ({source.path})"))
+
+
+def _import(proto: onnx.ModelProto, name: str, source: Source, files: TensorFiles) -> Program:
+    if not name or SEPARATOR in name:
+        raise UsageError(
+            f"'{name}' cannot be a model's name", f"it is empty or has a '{SEPARATOR}'"
+        )
+    weights = prepare(proto, files)
+    check_proto(proto, files.where)
+    program = build(_with_types(proto), weights, name, source)
+    if program.graph.opset < OLDEST_OPSET:
+        raise_opset(program, OLDEST_OPSET, files.where)
+        _add_types(program)
+    check_weights(program, files.where)
+    check_runs(program, files.where)
+    return program
+
+
+def _with_types(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The light model with value_info for all values whose type can be told."""
+    try:
+        return shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception:  # what is wrong is told better by ONNX Runtime, which loads the model next
+        return proto
+
+
+def _add_types(program: Program) -> None:
+    """Gives types and shapes to values that have none yet."""
+    proto = _with_types(to_proto(program, light_elements=LIGHT_ELEMENTS))
+    values = program.values()
+    typed = build(proto, {}, "typed", next(iter(program.models.values())).source).values()
+    for name, value in values.items():
+        found = typed.get(f"typed{SEPARATOR}{name}")
+        if found is None:
+            continue
+        if value.dtype is None:
+            value.dtype = found.dtype
+        if value.shape is None:
+            value.shape = found.shape
+
+
+def _not_onnx(path: Path) -> ModelError:
+    return ModelError(
+        f"'{path}' is not an ONNX model, or is truncated", "copy, download or export it again"
+    )

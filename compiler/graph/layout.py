@@ -1,0 +1,66 @@
+"""Which axis of a value carries the channels, and where a value's activation function starts."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+ACTIVATIONS = frozenset(
+    {"Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu",
+     "Selu", "Gelu", "Mish", "Softplus", "Celu", "ThresholdedRelu"}
+)  # fmt: skip
+_CHANNELS_FIRST = frozenset(
+    {"Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "MaxPool",
+     "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Upsample", "DepthToSpace",
+     "SpaceToDepth", "GroupNormalization", "LRN"}
+)  # fmt: skip
+_CHANNELS_LAST = frozenset({"MatMul", "LayerNormalization", "Gemm", "Attention"})
+# Operators that keep the meaning of every axis, so that a neighbour's layout carries over.
+_NEUTRAL = ACTIVATIONS | {"Add", "Sub", "Mul", "Div", "Identity", "Dropout", "Cast", "Erf", "Pad"}
+_REACH = 64
+
+
+class Layout(Enum):
+    """Where the channels are."""
+
+    CHANNELS_FIRST = "channels first"  # [N, C, ...]: images, convolutions
+    CHANNELS_LAST = "channels last"  # [N, ..., C]: tokens, features
+
+
+def layout_of(value: gs.Variable) -> Layout:
+    """The layout of a value of rank >= 2, told by the operators around it, else by its rank."""
+    if value.shape is not None and len(value.shape) == 2:
+        return Layout.CHANNELS_LAST
+    seen = {id(value)}
+    queue: list[gs.Tensor] = [value]
+    while queue and len(seen) < _REACH:
+        tensor = queue.pop(0)
+        for node in [*tensor.inputs, *tensor.outputs]:
+            if node.op in _CHANNELS_FIRST:
+                return Layout.CHANNELS_FIRST
+            if node.op in _CHANNELS_LAST:
+                return Layout.CHANNELS_LAST
+            if node.op in _NEUTRAL:
+                for near in [*node.inputs, *node.outputs]:
+                    if isinstance(near, gs.Variable) and id(near) not in seen:
+                        seen.add(id(near))
+                        queue.append(near)
+    rank = len(value.shape) if value.shape is not None else 0
+    return Layout.CHANNELS_FIRST if rank >= 4 else Layout.CHANNELS_LAST
+
+
+def pre_activation(value: gs.Variable, outputs: set[str]) -> gs.Variable:
+    """The value before the activation function that made `value`, or `value` itself.
+
+    An adapter is fitted there, because it is where the network is still linear; the receiver
+    keeps its own activation. `outputs` names the graph outputs, which must stay what they are.
+    """
+    if len(value.inputs) != 1 or value.name in outputs:
+        return value
+    node: gs.Node = value.inputs[0]
+    source: Any = node.inputs[0] if node.inputs else None
+    if node.op in ACTIVATIONS and isinstance(source, gs.Variable) and len(source.outputs) == 1:
+        return source
+    return value

@@ -1,0 +1,144 @@
+"""Weights by content: how many bytes a constant takes, and which constants are equal."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import weakref
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+Array = NDArray[Any]
+
+# Bytes of a weight that are looked at in one go: weights may be memory-mapped and larger than RAM.
+CHUNK_NBYTES = 16 * 2**20
+
+# By id of the array, since arrays are not hashable; the weak reference tells a new array that
+# reuses the address from the one that was hashed.
+_digests: dict[int, tuple[weakref.ref[Array], tuple[int, ...], str]] = {}
+
+
+def array_of(constant: gs.Constant) -> Array:
+    """The constant's array, as it is held: no copy, and not read if it is memory-mapped."""
+    values = constant._values  # pyright: ignore[reportPrivateUsage]
+    return cast(Array, values) if isinstance(values, np.ndarray) else constant.values
+
+
+def element_type(dtype: Any) -> int:
+    """The onnx.TensorProto type of a NumPy (or ml_dtypes) dtype; ONNX types are passed through."""
+    if isinstance(dtype, int):
+        return dtype
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+@cache
+def element_nbits(onnx_type: int) -> int:
+    """Bits that one element takes in ONNX's raw data: 4 for int4, of which two share a byte."""
+    eight = np.zeros(8, helper.tensor_dtype_to_np_dtype(onnx_type))
+    return len(numpy_helper.from_array(eight).raw_data)
+
+
+def stored_nbytes(onnx_type: int, count: int) -> int:
+    """Bytes of ONNX's raw data for that many elements of a type that is not STRING."""
+    return -(-count * element_nbits(onnx_type) // 8)
+
+
+def nbytes_of(constant: gs.Constant) -> int:
+    """Bytes of the constant's content as ONNX stores it (int4 takes half a byte per element)."""
+    array = array_of(constant)
+    if array.dtype == object:
+        return sum(len(_encoded(text)) for text in array.reshape(-1))
+    return stored_nbytes(element_type(array.dtype), array.size)
+
+
+def digest(constant: gs.Constant) -> str:
+    """The sha256, in hex, of the constant's type, shape and bytes.
+
+    Two constants with one digest are the same weight: -0.0 and 0.0, and two kinds of NaN,
+    differ. Read in chunks; remembered for as long as the array lives (weights are replaced,
+    never written to).
+    """
+    array = array_of(constant)
+    known = _digests.get(id(array))
+    if known is not None and known[0]() is array and known[1] == array.shape:
+        return known[2]
+    found = hashlib.sha256(f"{element_type(array.dtype)}{array.shape}".encode())
+    for chunk in byte_chunks(array):
+        found.update(chunk)
+    key = id(array)
+    _digests[key] = (
+        weakref.ref(array, lambda _, key=key: _digests.pop(key, None)),
+        array.shape,
+        found.hexdigest(),
+    )
+    return found.hexdigest()
+
+
+def unique_nbytes(constants: Iterable[gs.Constant]) -> int:
+    """Bytes of all constants, equal ones (by content) counted once."""
+    sizes = {digest(constant): nbytes_of(constant) for constant in constants}
+    return sum(sizes.values())
+
+
+def chunks(array: Array, nbytes: int = CHUNK_NBYTES) -> Iterator[Array]:
+    """The array's elements in order, as flat arrays of at most `nbytes` bytes each.
+
+    Pages of a memory-mapped weight are given back after each piece: reading all of a model
+    larger than RAM takes the memory of one piece.
+    """
+    step = max(1, nbytes // max(1, array.itemsize))
+    if not array.flags.c_contiguous:
+        for start in range(0, array.size, step):
+            yield array.flat[start : start + step]
+        return
+    flat = np.asarray(array).reshape(-1)
+    mapped = _mapping(array)
+    for start in range(0, flat.size, step):
+        piece = flat[start : start + step]
+        yield piece
+        if mapped is not None:
+            _give_back(mapped, piece)
+
+
+def _mapping(array: Array) -> mmap.mmap | None:
+    """The read-only file mapping that the array looks into."""
+    if not isinstance(array, np.memmap) or array.flags.writeable:
+        return None
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def _give_back(mapped: mmap.mmap, piece: Array) -> None:
+    if not hasattr(mapped, "madvise"):  # not on Windows
+        return
+    first = np.frombuffer(mapped, np.uint8).ctypes.data
+    start = piece.ctypes.data - first
+    start -= start % mmap.PAGESIZE
+    stop = piece.ctypes.data - first + piece.nbytes
+    mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def byte_chunks(array: Array) -> Iterator[bytes | memoryview]:
+    """The bytes that ONNX stores for the array (`raw_data`), in pieces of bounded size."""
+    if array.dtype == object:
+        for text in array.reshape(-1):
+            encoded = _encoded(text)
+            yield len(encoded).to_bytes(8, "little")
+            yield encoded
+    elif element_nbits(element_type(array.dtype)) != 8 * array.itemsize:
+        yield numpy_helper.from_array(np.ascontiguousarray(array)).raw_data
+    else:
+        for chunk in chunks(array):
+            yield np.ascontiguousarray(chunk).view(np.uint8).data
+
+
+def _encoded(text: Any) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode()

@@ -1,0 +1,96 @@
+"""How close a compiled output stays to the original's: metrics, streamed over frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+
+TOP1 = "top-1 agreement"
+VARIANCE = "explained variance"
+_SPELLINGS = {
+    "top1": TOP1,
+    "top-1": TOP1,
+    TOP1: TOP1,
+    "variance": VARIANCE,
+    "explained-variance": VARIANCE,
+    VARIANCE: VARIANCE,
+}
+
+
+def metric_for(
+    shape: Sequence[int | str | None] | None, override: str | None = None, dtype: Any = np.float32
+) -> str:
+    """The metric of an output: top-1 agreement for class scores [N, C > 1], else explained variance.
+
+    `override` is a user's wish ('top1' or 'variance'). Raises UsageError for an unknown one.
+    """
+    if override is not None:
+        metric = _SPELLINGS.get(override.lower())
+        if metric is None:
+            raise UsageError(
+                f"'{override}' is not a fidelity metric", "use top1 (class scores) or variance"
+            )
+        return metric
+    scores = shape is not None and len(shape) == 2 and shape[1] != 1
+    return TOP1 if scores and np.issubdtype(np.dtype(dtype), np.floating) else VARIANCE
+
+
+@dataclass
+class FidelityMeter:
+    """Fidelity of one output, accumulated batch by batch.
+
+    Top-1 agreement is the share of rows whose largest score (last axis) has the same index.
+    Explained variance is 1 - SSE / SST with SST the variance of the original around its mean
+    per element position (axes after the first), so that a constant output explains nothing.
+    A non-finite compiled output where the original is finite counts as a total loss.
+    """
+
+    metric: str
+    frames: int = 0
+    _agree: int = 0
+    _rows: int = 0
+    _sse: float = 0.0
+    _sum: NDArray[np.float64] | None = field(default=None, repr=False)
+    _sum_squares: float = 0.0
+    _broken: bool = False
+
+    def update(self, original: NDArray[Any], compiled: NDArray[Any]) -> None:
+        """Take in one batch: arrays of equal shape, the first axis counting frames."""
+        if original.shape != compiled.shape:
+            self._broken = True
+            return
+        self.frames += int(original.shape[0]) if original.ndim else 1
+        # A NaN compares as no agreement and no explained variance, never as a good value.
+        if bool(np.any(~np.isfinite(compiled.astype(np.float64)) & np.isfinite(original))):
+            self._broken = True
+            return
+        if self.metric == TOP1:
+            self._agree += int(np.sum(original.argmax(-1) == compiled.argmax(-1)))
+            self._rows += int(np.prod(original.shape[:-1]))
+            return
+        exact = original.astype(np.float64)
+        difference = compiled.astype(np.float64) - exact
+        self._sse += float(np.nansum(difference * difference))
+        batch_sum = exact.sum(axis=0) if exact.ndim else exact
+        self._sum = batch_sum if self._sum is None else self._sum + batch_sum
+        self._sum_squares += float(np.nansum(exact * exact))
+
+    @property
+    def value(self) -> float:
+        """The fidelity so far, at most 1; 0 when nothing was seen."""
+        if self._broken or not self.frames:
+            return 0.0
+        if self.metric == TOP1:
+            return self._agree / self._rows if self._rows else 0.0
+        assert self._sum is not None
+        total = self._sum_squares - float(np.nansum(self._sum**2)) / self.frames
+        if total <= 1e-12 * max(self._sum_squares, 1e-30):
+            # A constant output: only (nearly) equal values keep it.
+            return 1.0 if self._sse <= 1e-9 * max(self._sum_squares, 1e-30) else 0.0
+        return 1.0 - self._sse / total

@@ -1,0 +1,253 @@
+"""What a model or a bundle is made of, before and after a compilation, as values and tables."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...runtime.manifest import Manifest
+from ..analysis.cost import model_cost
+from ..errors import ModelError
+from ..graph.cuts import Cut, cuts
+from ..graph.program import Program, own_name
+from ..units import format_bytes, format_count
+from .report import Report
+from .table import Column, Grid, sharing_text
+
+SCHEMA = "repsimc.inspection/1"
+# A deep network has hundreds of cuts; a table shows this many, spread over the depth.
+_CUTS_SHOWN = 24
+_REPORT_MAX_NBYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorLine:
+    """An input or output as the user named it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        shape = "[...]" if self.shape is None else _shape_text(self.shape)
+        return f"{self.name} {self.dtype} {shape}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The value as JSON types."""
+        shape = None if self.shape is None else list(self.shape)
+        return {"name": self.name, "dtype": self.dtype, "shape": shape}
+
+
+@dataclass(frozen=True)
+class CutLine:
+    """A cut by own value names, the shapes of its values, and its depth (0..1)."""
+
+    values: tuple[str, ...]
+    shapes: tuple[tuple[int | str | None, ...] | None, ...]
+    depth: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The value as JSON types."""
+        shapes = [None if shape is None else list(shape) for shape in self.shapes]
+        return {"values": list(self.values), "shapes": shapes, "depth": round(self.depth, 6)}
+
+
+@dataclass(frozen=True)
+class ModelInspection:
+    """One model: its interface, its nodes by operator, what it needs for one frame, its cuts."""
+
+    name: str
+    file: str
+    opset: int
+    inputs: tuple[TensorLine, ...]
+    outputs: tuple[TensorLine, ...]
+    operators: Mapping[str, int]
+    weights_nbytes: int
+    activations_peak_nbytes: int
+    macs: int
+    unknown_values: tuple[str, ...] = ()
+    cuts: tuple[CutLine, ...] = field(default=())
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes the model has."""
+        return sum(self.operators.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The value as JSON types, with its schema."""
+        return {
+            "schema": SCHEMA,
+            "model": self.name,
+            "file": self.file,
+            "opset": self.opset,
+            "inputs": [line.to_json() for line in self.inputs],
+            "outputs": [line.to_json() for line in self.outputs],
+            "nodes": self.nodes,
+            "operators": dict(self.operators),
+            "weights_nbytes": self.weights_nbytes,
+            "activations_peak_nbytes": self.activations_peak_nbytes,
+            "macs": self.macs,
+            "unknown_values": list(self.unknown_values),
+            "cuts": [cut.to_json() for cut in self.cuts],
+        }
+
+
+def inspect_model(program: Program, name: str) -> ModelInspection:
+    """What that model of the program is made of; bytes and MACs are for one frame."""
+    model = program.models[name]
+    values = program.values()
+
+    def line(own: str, value_name: str) -> TensorLine:
+        value = values.get(value_name)
+        return TensorLine(own, _dtype(value), _shape(value))
+
+    def cut_line(cut: Cut) -> CutLine:
+        return CutLine(
+            tuple(own_name(value) for value in cut.values),
+            tuple(_shape(values.get(value)) for value in cut.values),
+            cut.depth,
+        )
+
+    cost = model_cost(program, name)
+    operators = Counter(
+        f"{node.domain}::{node.op}" if node.domain not in (None, "", "ai.onnx") else node.op
+        for node in program.nodes_of(name)
+    )
+    return ModelInspection(
+        name=name,
+        file=str(model.source.path),
+        opset=program.graph.opset,
+        inputs=tuple(line(own, value) for own, value in model.inputs.items()),
+        outputs=tuple(line(own, value) for own, value in model.outputs.items()),
+        operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+        weights_nbytes=cost.weights_nbytes,
+        activations_peak_nbytes=cost.activations_peak_nbytes,
+        macs=cost.macs,
+        unknown_values=tuple(own_name(value) for value in cost.unknown),
+        cuts=tuple(cut_line(cut) for cut in cuts(program, name)),
+    )
+
+
+def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
+    """Two tables: the model at a glance, and its cuts (some of them, where there are many)."""
+    operators = ", ".join(f"{count} {op}" for op, count in found.operators.items())
+    rows = [
+        ("file", found.file),
+        *(("input", str(line)) for line in found.inputs),
+        *(("output", str(line)) for line in found.outputs),
+        ("opset", str(found.opset)),
+        ("nodes", f"{found.nodes} ({operators})"),
+        ("weights", format_bytes(found.weights_nbytes)),
+        ("activations, peak", f"{format_bytes(found.activations_peak_nbytes)} per frame"),
+        ("MACs", f"{format_count(found.macs)} per frame"),
+    ]
+    notes: list[str] = []
+    if found.unknown_values:
+        some = ", ".join(found.unknown_values[:3])
+        notes.append(
+            f"{len(found.unknown_values)} values have no known shape and count as nothing in "
+            f"activations and MACs: {some}"
+        )
+    glance = Grid(f"model {found.name}", (Column(""), Column("")), tuple(rows), notes=tuple(notes))
+    step = max(1, -(-len(found.cuts) // _CUTS_SHOWN))
+    shown = found.cuts[::step]
+    skipped = (
+        (f"one in {step} of the {len(found.cuts)} cuts; --format json has all",) if step > 1 else ()
+    )
+    table = Grid(
+        "cuts: where this model can be fed by another",
+        (Column("depth", figures=True), Column("values"), Column("shapes")),
+        tuple(
+            (
+                f"{100 * cut.depth:.0f} %",
+                "\n".join(cut.values),
+                "\n".join("?" if shape is None else _shape_text(shape) for shape in cut.shapes),
+            )
+            for cut in shown
+        ),
+        notes=skipped,
+    )
+    return (glance, table) if found.cuts else (glance,)
+
+
+# -- bundles -------------------------------------------------------------------------------
+
+
+def read_report(bundle: Path, manifest: Manifest) -> Report:
+    """The report of a bundle. Raises ModelError for one that is missing, damaged or too large."""
+    from ...runtime.session import inside
+
+    path = inside(bundle, manifest.report)
+    if path.stat().st_size > _REPORT_MAX_NBYTES:
+        raise ModelError(f"{path} is too large for a report", "compile the bundle again")
+    try:
+        return Report.from_json(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}", "compile it again") from error
+
+
+def bundle_json(manifest: Manifest, report: Report) -> dict[str, Any]:
+    """A bundle's manifest and report as JSON types."""
+    return {"schema": SCHEMA, "manifest": manifest.to_json(), "report": report.to_json()}
+
+
+def bundle_grids(bundle: Path, manifest: Manifest, report: Report) -> tuple[Grid, ...]:
+    """Two tables: each model's interface, source and sharing; and the bundle's files."""
+    reports = {model.name: model for model in report.models}
+    rows: list[tuple[str, ...]] = []
+    for entry in manifest.models:
+        inputs = (TensorLine(spec.name, spec.dtype, spec.shape) for spec in entry.inputs)
+        outputs = (TensorLine(spec.name, spec.dtype, spec.shape) for spec in entry.outputs)
+        found = reports.get(entry.name)
+        shared = "\n".join(
+            f"{sharing_text(sharing)}: {', '.join(sharing.donor_values)} -> "
+            f"{', '.join(sharing.receiver_values)}"
+            for sharing in (found.sharing if found else ())
+        )
+        rows.append(
+            (
+                entry.name,
+                entry.source.file,
+                "\n".join(str(line) for line in inputs),
+                "\n".join(str(line) for line in outputs),
+                shared or "-",
+            )
+        )
+    names = ("model", "source", "inputs", "outputs", "shared with, to depth: donor -> own value")
+    models = Grid(
+        f"bundle {bundle} by repsimc {manifest.repsimc}",
+        tuple(Column(name) for name in names),
+        tuple(rows),
+    )
+    files = Grid(
+        "files",
+        (Column("file"), Column("size", figures=True), Column("sha256")),
+        tuple(
+            (name, format_bytes(entry.nbytes), entry.sha256[:16])
+            for name, entry in sorted(manifest.files.items())
+        ),
+    )
+    return models, files
+
+
+def _dtype(value: Any) -> str:
+    if value is None or value.dtype is None:
+        return "?"
+    try:
+        import numpy as np
+
+        return np.dtype(value.dtype).name
+    except TypeError:  # an ONNX type that NumPy has no word for
+        return str(value.dtype)
+
+
+def _shape(value: Any) -> tuple[int | str | None, ...] | None:
+    return None if value is None or value.shape is None else tuple(value.shape)
+
+
+def _shape_text(shape: tuple[int | str | None, ...]) -> str:
+    return f"[{', '.join('?' if extent is None else str(extent) for extent in shape)}]"

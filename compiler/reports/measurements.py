@@ -1,0 +1,164 @@
+"""What was measured on a bundle, beside its originals: tables and JSON of verify and bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FidelityError
+from ..units import format_bytes
+from .report import OutputFidelity, json_number
+from .table import Column, Grid, fidelity_value
+
+if TYPE_CHECKING:
+    from ...runtime.bench import BenchResult, Side
+
+VERIFICATION_SCHEMA = "repsimc.verification/1"
+
+
+@dataclass(frozen=True)
+class OutputVerification:
+    """One output of one model: compiled beside original.
+
+    `fidelity` compares the two; `max_difference` is the largest absolute difference of finite
+    values. The accuracies (top-1 against the labels, 0..1) are None where no labels were given.
+    """
+
+    model: str
+    fidelity: OutputFidelity
+    max_difference: float
+    accuracy_original: float | None = None
+    accuracy_compiled: float | None = None
+
+
+def missed_floor(found: Sequence[OutputVerification]) -> FidelityError | None:
+    """The error of a verification in which an output misses its floor: the one that is worst."""
+    missed = [item for item in found if not item.fidelity.met]
+    if not missed:
+        return None
+    worst = min(missed, key=lambda item: item.fidelity.margin)
+    fidelity = worst.fidelity
+    more = f", and {len(missed) - 1} more miss theirs" if len(missed) > 1 else ""
+    return FidelityError(
+        f"output '{fidelity.output}' of model '{worst.model}' has a fidelity of "
+        f"{fidelity_value(fidelity)} on these frames, below its floor of {fidelity.floor:g}{more}",
+        "compile with calibration frames like these, or with a higher --min-fidelity",
+    )
+
+
+def verification_json(found: Sequence[OutputVerification]) -> dict[str, Any]:
+    """A verification as JSON types; `met` tells whether every output keeps its floor."""
+    return {
+        "schema": VERIFICATION_SCHEMA,
+        "met": all(item.fidelity.met for item in found),
+        "outputs": [
+            {
+                "model": item.model,
+                **item.fidelity.to_json(),
+                "met": item.fidelity.met,
+                "max_difference": json_number(item.max_difference),
+                "accuracy_original": item.accuracy_original,
+                "accuracy_compiled": item.accuracy_compiled,
+            }
+            for item in found
+        ],
+    }
+
+
+def verification_grid(found: Sequence[OutputVerification]) -> Grid:
+    """A row per output: fidelity against its floor and, with labels, accuracy before and after."""
+    judged = any(item.accuracy_original is not None for item in found)
+    columns = [
+        Column("model"),
+        Column("output"),
+        Column("fidelity"),
+        Column("floor", figures=True),
+        Column(""),
+        Column("max diff", figures=True),
+        Column("frames", figures=True),
+    ]
+    if judged:
+        columns.append(Column("accuracy, original -> compiled", figures=True))
+    rows: list[tuple[str, ...]] = []
+    for item in found:
+        row = [
+            item.model,
+            item.fidelity.output,
+            fidelity_value(item.fidelity),
+            f"{item.fidelity.floor:g}",
+            "kept" if item.fidelity.met else "MISSED",
+            f"{item.max_difference:.1e}",
+            str(item.fidelity.frames),
+        ]
+        if judged:
+            row.append(_accuracy(item))
+        rows.append(tuple(row))
+    return Grid("compiled beside original", tuple(columns), tuple(rows))
+
+
+def _accuracy(item: OutputVerification) -> str:
+    if item.accuracy_original is None or item.accuracy_compiled is None:
+        return "-"
+    points = 100 * (item.accuracy_compiled - item.accuracy_original)
+    return (
+        f"{100 * item.accuracy_original:.2f} -> {100 * item.accuracy_compiled:.2f} % "
+        f"({points:+.2f})"
+    )
+
+
+def bench_grid(result: BenchResult) -> Grid:
+    """Latency and memory: the merged graph, the models apart, and the one as share of the other."""
+    sides = [("merged", result.merged)]
+    if result.apart is not None:
+        sides.append(("apart", result.apart))
+    rows = [_side_row(name, side) for name, side in sides]
+    threads = "all cores" if result.threads is None else f"threads: {result.threads}"
+    return Grid(
+        f"one frame through all models: {result.runs} runs, {threads}, "
+        f"ONNX Runtime {result.onnxruntime}",
+        (
+            Column(""),
+            *(Column(name, figures=True) for name in ("p50", "p90", "p99", "mean")),
+            Column("memory, measured", figures=True),
+            Column("predicted", figures=True),
+        ),
+        tuple(rows),
+        total=None if result.apart is None else _share_row(result.merged, result.apart),
+        summary=(f"fed with {result.frame}; memory is USS above an empty process",),
+        notes=result.notes,
+    )
+
+
+def _side_row(name: str, side: Side) -> tuple[str, ...]:
+    latency = side.latency
+    seconds = (
+        latency.p50_seconds,
+        latency.p90_seconds,
+        latency.p99_seconds,
+        latency.mean_seconds,
+    )
+    return (
+        name,
+        *(f"{1000 * value:.3g} ms" for value in seconds),
+        "-" if side.memory is None else format_bytes(side.memory.uss_nbytes),
+        "-" if side.predicted_nbytes is None else format_bytes(side.predicted_nbytes),
+    )
+
+
+def _share_row(merged: Side, apart: Side) -> tuple[str, ...]:
+    pairs: list[tuple[float | None, float | None]] = [
+        (merged.latency.p50_seconds, apart.latency.p50_seconds),
+        (merged.latency.p90_seconds, apart.latency.p90_seconds),
+        (merged.latency.p99_seconds, apart.latency.p99_seconds),
+        (merged.latency.mean_seconds, apart.latency.mean_seconds),
+        (
+            None if merged.memory is None else merged.memory.uss_nbytes,
+            None if apart.memory is None else apart.memory.uss_nbytes,
+        ),
+        (merged.predicted_nbytes, apart.predicted_nbytes),
+    ]
+    return (
+        "merged / apart",
+        *(f"{one / other:.2f}" if one is not None and other else "-" for one, other in pairs),
+    )

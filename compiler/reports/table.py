@@ -1,0 +1,247 @@
+"""Tables as values, printed by rich for people and as Markdown for pull requests.
+
+A grid holds plain text only. Names in it come from files that others made, so the printers escape
+what their format would read as markup, and control characters never reach the terminal.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..units import format_bytes, format_count
+from .report import MAX_DIFFERENCE, ModelReport, OutputFidelity, Report, Sharing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")
+# Where the output is no terminal its width is unknown; CI logs and files take this one.
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, whether it holds figures (set right, never wrapped)."""
+
+    heading: str
+    figures: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as a value: plain text cells, an optional total row, lines and notes below."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    total: tuple[str, ...] | None = None
+    summary: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def stdout_console() -> Console:
+    """Where results go: standard output, 100 columns wide where it is no terminal."""
+    from rich.console import Console
+
+    class Stdout(Console):
+        # Rich would exit with 1; the CLI knows what to do when the reader of a pipe has gone.
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    console = Stdout(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
+    return console
+
+
+def print_grid(grid: Grid, console: Console | None = None) -> None:
+    """Print the grid, readable without colour."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or stdout_console()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for index, column in enumerate(grid.columns):
+        longest = max((len(row[index]) for row in grid.rows), default=0)
+        table.add_column(
+            Text(column.heading, style="bold"),
+            justify="right" if column.figures else "left",
+            # Names lead the rows: they stay whole up to this length, other columns wrap first.
+            no_wrap=column.figures or (index == 0 and longest <= 24),
+            overflow="fold",
+        )
+    for row in grid.rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    if grid.total is not None:
+        table.add_section()
+        table.add_row(*(Text(printable(cell), style="bold") for cell in grid.total))
+    if grid.title:
+        console.print(Text(printable(grid.title), style="bold"))
+    console.print(table)
+    if grid.summary or grid.notes:
+        console.print()
+    for line in grid.summary:
+        console.print(Text(printable(line)), soft_wrap=True)
+    for note in grid.notes:
+        console.print(Text(f"note: {printable(note)}"), soft_wrap=True)
+
+
+def markdown(grid: Grid) -> str:
+    """The grid as a GitHub-flavoured Markdown table, its notes as a list."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+
+    lines = [f"**{_escaped(grid.title)}**", ""] if grid.title else []
+    lines.append(line([column.heading for column in grid.columns]))
+    lines.append("|" + "|".join(" ---: " if c.figures else " --- " for c in grid.columns) + "|")
+    lines.extend(line(row) for row in grid.rows)
+    if grid.total is not None:
+        lines.append(
+            "| " + " | ".join(f"**{_escaped(c)}**" if c else "" for c in grid.total) + " |"
+        )
+    for text in grid.summary:
+        lines.extend(["", _escaped(text)])
+    if grid.notes:
+        lines.extend(["", *(f"- {_escaped(note)}" for note in grid.notes)])
+    return "\n".join(lines) + "\n"
+
+
+def printable(text: str) -> str:
+    """The text without control characters: no name may steer the terminal."""
+    return _CONTROL.sub("?", text)
+
+
+def _escaped(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", printable(text).replace("\n", " ").replace("\t", " "))
+
+
+# -- the table at the end of a compilation -----------------------------------------------
+
+
+def report_grid(report: Report) -> Grid:
+    """The before/after table of a compilation: a row per model, the total, and the budget."""
+    return Grid(
+        title=_title(report),
+        columns=(
+            Column("model"),
+            Column("weights", figures=True),
+            Column("shared with, to depth"),
+            Column("activations", figures=True),
+            Column("MACs", figures=True),
+            Column("fidelity"),
+        ),
+        rows=tuple(
+            (
+                model.name,
+                bytes_change(model.weights_before_nbytes, model.weights_after_nbytes),
+                "\n".join(sharing_text(sharing) for sharing in model.sharing) or "-",
+                bytes_change(model.activations_before_nbytes, model.activations_after_nbytes),
+                count_change(model.macs_before, model.macs_after),
+                _fidelity_text(model),
+            )
+            for model in report.models
+        ),
+        total=(
+            "total",
+            bytes_change(report.weights_before_nbytes, report.weights_after_nbytes),
+            "",
+            "",
+            count_change(report.macs_before, report.macs_after),
+            "",
+        ),
+        summary=_summary(report),
+        notes=report.notes,
+    )
+
+
+def bytes_change(before: float, after: float) -> str:
+    """'1.05 -> 0.21 MiB', or '1.05 MiB' where nothing changed: both in the unit of `before`."""
+    return _change(before, after, format_bytes, ("B", "KiB", "MiB", "GiB"), 1024)
+
+
+def count_change(before: float, after: float) -> str:
+    """'41.2 -> 20.6 M' in decimal units, or '41.2 M' where nothing changed."""
+    return _change(before, after, format_count, ("", "k", "M", "G", "T"), 1000)
+
+
+def _change(
+    before: float, after: float, form: Callable[[float], str], units: tuple[str, ...], base: int
+) -> str:
+    if form(before) == form(after):
+        return form(before)
+    value, _, unit = form(before).partition(" ")
+    if not before or not after:
+        return f"{value} -> {form(after)}"
+    scaled = after / base ** units.index(unit)
+    digits = 0 if unit == units[0] or scaled >= 100 else 1 if scaled >= 10 else 2
+    text = "<0.01" if scaled < 0.005 else f"{round(scaled, digits):g}"
+    return f"{value} -> {text} {unit}".rstrip()
+
+
+def sharing_text(sharing: Sharing) -> str:
+    """'resnet20 67 % exact': the donor, the depth, and how ('adapted': by representation)."""
+    how = "exact" if sharing.exact else "adapted"
+    return f"{sharing.donor} {100 * sharing.depth:.0f} % {how}"
+
+
+def fidelity_value(output: OutputFidelity) -> str:
+    """'0.9960 top-1', '0.9987 variance', '1.2e-06 max diff'."""
+    short = {"top-1 agreement": "top-1", "explained variance": "variance"}
+    if output.metric == MAX_DIFFERENCE:
+        return f"{output.value:.1e} max diff"
+    # Cut, not rounded: a floor missed by little must not read as one that was kept.
+    value = (
+        math.floor(output.value * 10_000) / 10_000 if math.isfinite(output.value) else output.value
+    )
+    return f"{value:.4f} {short.get(output.metric, output.metric)}"
+
+
+def _fidelity_text(model: ModelReport) -> str:
+    worst = model.worst
+    if worst is None:
+        return "exact" if all(sharing.exact for sharing in model.sharing) else "not measured"
+    text = fidelity_value(worst)
+    if len(model.fidelity) > 1:
+        text += f" ({worst.output})"
+    return text if worst.met else f"{text} BELOW {worst.floor:g}"
+
+
+def _title(report: Report) -> str:
+    count = len(report.models)
+    text = f"{count} models" if count != 1 else "1 model"
+    if report.inputs_tied:
+        text += " fed by one frame"
+    if report.frames_held_out:
+        text += (
+            f"; {report.frames_fit} frames to fit, "
+            f"{report.frames_held_out} held out to measure fidelity"
+        )
+    return text
+
+
+def _summary(report: Report) -> tuple[str, ...]:
+    lines = [
+        _reduction("weights", report.weights_before_nbytes, report.weights_after_nbytes),
+        _reduction("memory, predicted", report.memory_before_nbytes, report.memory_after_nbytes),
+    ]
+    if report.budget_nbytes is not None:
+        spare = report.budget_nbytes - report.memory_after_nbytes
+        verdict = (
+            f"met with {format_bytes(spare)} to spare"
+            if report.budget_met
+            else f"NOT met, {format_bytes(-spare)} too much"
+        )
+        lines.append(f"budget {format_bytes(report.budget_nbytes)}: {verdict}")
+    return tuple(lines)
+
+
+def _reduction(what: str, before: int, after: int) -> str:
+    share = f" ({100 * after / before:.0f} % of the models apart)" if before else ""
+    return f"{what}: {bytes_change(before, after)}{share}"

@@ -1,0 +1,259 @@
+"""The workbench: tries rewrites on copies of the program, measures them, and carries plans out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..passes.pipeline import CLEANING, passes_of, run_passes
+from .analysis.calibration import Frames
+from .analysis.cost import program_cost
+from .analysis.feeds import StreamFeeds, fit_feeds, held_out_feeds
+from .analysis.reconstruction import Reference
+from .analysis.similarity import sample_values
+from .graph.program import Program
+from .options import CompileOptions
+from .planning.comparison import OriginalOutputs, OutputComparison, measurement
+from .planning.plan import Plan, PlannedAction, SharePrefixAction
+from .planning.search import Choice, Measurement, Search
+from .planning.sites import Site, Sites, donor_values, find_sites, receiver_cuts
+from .planning.skeleton import Skeleton
+from .reports.progress import Progress
+
+# A swap is judged in the search after a fit on this many frames; the chosen plan is then fitted
+# on all of them, so what the search measured is a lower bound in practice.
+SEARCH_FRAMES = 512
+# Frames for ranking sites: 512 x 8 positions are 4 096 rows.
+RANKING_FRAMES = 512
+
+
+class Workbench:
+    """Everything that needs both the program and frames: ranking, measuring, applying, comparing.
+
+    `original` is the program as read, `program` the same after the exact passes. Without frames
+    only exact rewrites can be carried out and nothing is compared.
+    """
+
+    def __init__(
+        self,
+        original: Program,
+        program: Program,
+        frames: Frames | None,
+        options: CompileOptions,
+        progress: Progress,
+    ) -> None:
+        self.program = program
+        self.skeleton = Skeleton(program)
+        self._frames = frames
+        self._options = options
+        self._progress = progress
+        self._references: dict[tuple[str, int | None], Reference] = {}
+        self._search: Search | None = None
+        self._sites = Sites()
+        self._outputs: OriginalOutputs | None = None
+        if frames is not None:
+            held_out: dict[str, StreamFeeds] = {}
+            for stream in frames.streams:
+                feeds = held_out_feeds(original, frames, stream[0])
+                held_out |= dict.fromkeys(stream, feeds)
+            self._outputs = OriginalOutputs(original, held_out, options.floor, options.metric)
+
+    # -- carrying out ------------------------------------------------------------------------
+
+    def compare(self, program: Program) -> list[OutputComparison]:
+        """Every output beside the original's on held-out frames; empty without frames."""
+        if self._outputs is None:
+            return []
+        self._progress.stage("comparing outputs on held-out frames", None)
+        return self._outputs.compare(program, list(program.models))
+
+    def apply(self, actions: Sequence[SharePrefixAction]) -> tuple[Program, list[OutputComparison]]:
+        """The program with all `actions` carried out on all fit frames, and its outputs compared."""
+        program = self.program.copy()
+        if actions:
+            self._progress.stage("fitting adapters and refitting", 2 * len(actions))
+            passes = passes_of(in_order(actions), lambda act: self._reference(act.receiver, None))
+            run_passes(program, passes, lambda *_: self._progress.advance())
+            run_passes(program, CLEANING)
+        return program, self.compare(program)
+
+    def replay(self, plan: Plan) -> tuple[Program, list[OutputComparison]]:
+        """Carry out a given plan. Raises UsageError when it needs frames and there are none."""
+        actions = [planned.action for planned in plan.actions]
+        if actions and self._frames is None:
+            from .errors import UsageError
+
+            raise UsageError("the plan has actions that are fitted on frames", "give --calib PATH")
+        if self.skeleton.bill(actions) is None:
+            from .errors import ModelError
+
+            raise ModelError(
+                "the plan's actions feed each other in a circle, or replace a value twice",
+                "take one of them out",
+            )
+        return self.apply(actions)
+
+    def exact_plan(self) -> Plan:
+        """The plan that does nothing inexact."""
+        models = {name: model.source.sha256 for name, model in self.program.models.items()}
+        return Plan(models, (), self._options.seed)
+
+    # -- planning ----------------------------------------------------------------------------
+
+    def plan(self, limit: int | None) -> tuple[Program, Plan, list[OutputComparison]] | None:
+        """The least damage within `limit` weight bytes, or the fewest bytes when None.
+
+        Backs off where a combination misses a floor that its actions kept one by one. None when
+        nothing fits.
+        """
+        search = self.search()
+        allowed = limit
+        while True:
+            choice = search.smallest() if allowed is None else search.within(allowed)
+            if choice is None:
+                return None
+            program, compared = self.apply(choice.actions)
+            missed = {output.model for output in compared if not output.met}
+            if missed and choice.sites:
+                search.reject(self._culprit(choice, missed, search))
+                continue
+            over = 0 if limit is None else program_cost(program).weights_nbytes - limit
+            if over > 0:
+                assert allowed is not None
+                allowed -= over
+                continue
+            return program, self._plan_of(choice, search), compared
+
+    def search(self) -> Search:
+        """The search over this program's sites; keeps what it measured."""
+        if self._search is None:
+            self._sites = self._find_sites()
+            rungs = sum(len(ladder) for ladder in self._sites.ladders.values())
+            self._progress.stage(f"measuring swaps ({rungs} sites)", None)
+            self._search = Search(self._sites.ladders, self.skeleton.bill, self._measure)
+        return self._search
+
+    def smallest_nbytes(self) -> int:
+        """Weight bytes of the smallest program within the fidelity floors that was found."""
+        return self.search().smallest().bill.weights_nbytes
+
+    def explanation(self) -> str:
+        """What stands against saving more, a line per model; empty before any search."""
+        if self._search is None:
+            return ""
+        return "\n".join(f"  {name}: {why}" for name, why in self._left_alone(()).items())
+
+    def _find_sites(self) -> Sites:
+        assert self._frames is not None
+        frames = self._frames
+        self._progress.stage("ranking sites by similarity", len(frames.streams))
+        found = Sites()
+        for stream in frames.streams:
+            if len(stream) < 2:
+                found.reasons |= dict.fromkeys(stream, "no other model sees the same frames")
+                continue
+            names: list[str] = []
+            for model in stream:
+                names += donor_values(self.program, model)
+                for cut in receiver_cuts(self.program, model):
+                    names += cut.values
+                    names += [self.skeleton.replaced(value, 1) for value in cut.values]
+            feeds = fit_feeds(self.program, frames, stream[0], RANKING_FRAMES)
+            unique = list(dict.fromkeys(names))
+            samples = sample_values(self.program, unique, feeds, self._options.seed)
+            aligned = dict.fromkeys(stream, stream)
+            sites = find_sites(self.program, samples, aligned, self.skeleton)
+            found.ladders |= sites.ladders
+            found.reasons |= sites.reasons
+            self._progress.advance()
+        return found
+
+    def _measure(self, site: Site) -> Measurement:
+        assert self._outputs is not None
+        program = self.program.copy()
+        for step in passes_of(
+            [site.action], lambda act: self._reference(act.receiver, SEARCH_FRAMES)
+        ):
+            step.run(program)
+        self._progress.advance()
+        affected = self.skeleton.affected(site.action)
+        return measurement(self._outputs.compare(program, affected))
+
+    def _reference(self, model: str, limit: int | None) -> Reference:
+        assert self._frames is not None
+        stream = next(stream for stream in self._frames.streams if model in stream)
+        key = (stream[0], limit)
+        if key not in self._references:
+            feeds = fit_feeds(self.program, self._frames, stream[0], limit)
+            self._references[key] = Reference(self.program, feeds, self._options.seed)
+        return self._references[key]
+
+    def _culprit(self, choice: Choice, missed: set[str], search: Search) -> Site:
+        """The site to give up: of those that touch a missed output, the most damaging one."""
+        touching = [
+            site for site in choice.sites if missed & set(self.skeleton.affected(site.action))
+        ]
+        return max(
+            touching or choice.sites,
+            key=lambda site: (search.measured[site].damage, str(site.action)),
+        )
+
+    def _plan_of(self, choice: Choice, search: Search) -> Plan:
+        by_action = {site.action: site for site in choice.sites}
+        planned = tuple(
+            PlannedAction(
+                action,
+                by_action[action].saved_nbytes,
+                by_action[action].saved_macs,
+                by_action[action].r2,
+                search.measured[by_action[action]].fidelity,
+            )
+            for action in in_order(choice.actions)
+        )
+        plan = self.exact_plan()
+        return Plan(plan.models, planned, plan.seed, self._left_alone(choice.actions))
+
+    def _left_alone(self, actions: Sequence[SharePrefixAction]) -> dict[str, str]:
+        """Why each model that neither gives nor takes was left as it is."""
+        assert self._search is not None
+        busy = {name for action in actions for name in (action.donor, action.receiver)}
+        reasons: dict[str, str] = {}
+        for name in self.program.models:
+            if name in busy:
+                continue
+            if name in self._sites.reasons:
+                reasons[name] = self._sites.reasons[name]
+                continue
+            tried = [
+                (site, self._search.measured[site])
+                for site in self._sites.ladders.get(name, ())
+                if site in self._search.measured
+            ]
+            failed = [known for _, known in tried if not known.met]
+            if failed:
+                best = max(known.fidelity for known in failed)
+                reasons[name] = (
+                    f"{len(failed)} of {len(tried)} measured swaps missed the fidelity floor "
+                    f"(the best of those kept {best:.4f})"
+                )
+        return reasons
+
+
+def in_order(actions: Sequence[SharePrefixAction]) -> list[SharePrefixAction]:
+    """Donors before their receivers, so that an adapter is fitted on what its donor has become."""
+    by_receiver: dict[str, list[SharePrefixAction]] = {}
+    for action in actions:
+        by_receiver.setdefault(action.receiver, []).append(action)
+    ordered: list[SharePrefixAction] = []
+    done: set[str] = set()
+
+    def visit(receiver: str) -> None:
+        if receiver in done:
+            return
+        done.add(receiver)
+        for action in by_receiver.get(receiver, ()):
+            visit(action.donor)
+        ordered.extend(by_receiver.get(receiver, ()))
+
+    for receiver in sorted(by_receiver):
+        visit(receiver)
+    return ordered

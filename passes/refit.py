@@ -1,0 +1,106 @@
+"""Refit: repair what is downstream of a rewrite by closed-form least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+
+from ..compiler.analysis.linear import LinearOperator, linear_operator
+from ..compiler.analysis.reconstruction import Reference, Target, downstream, reconstruct
+from ..compiler.graph.program import PASS_KEY, Program, node_inputs
+from .base import Change
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Give every linear operator downstream of a rewrite weights that repair the damage.
+
+    Walks the operators in topological order; each is solved again so that it produces, from what
+    the rewritten network feeds it, what the original network produced there. Weights that other
+    nodes read too are left alone: new ones would cost memory.
+    """
+
+    name: ClassVar[str] = "refit"
+    exact: ClassVar[bool] = False
+
+    values: tuple[str, ...]
+    reference: Reference
+
+    def run(self, program: Program) -> list[Change]:
+        """Refit all operators that depend on `values` (program value names)."""
+        operators = refit_operators(program, self.reference.program, self.values)
+        outputs = _affected_outputs(program, self.values)
+        reconstruct(program, operators, self.reference, outputs)
+        for operator, _ in operators:
+            entries = program.metadata.setdefault(operator.node.name, {})
+            entries[PASS_KEY] = self.name
+        return [Change("refitted to the original's output", op.node.name) for op, _ in operators]
+
+
+def refit_operators(
+    program: Program, original: Program, values: Sequence[str]
+) -> list[tuple[LinearOperator, Target]]:
+    """The operators a refit writes, in topological order, each with its target."""
+    known = set(original.values())
+    nodes = downstream(program, values)
+    operators: list[LinearOperator] = []
+    for node in nodes:
+        operator = linear_operator(node)
+        if operator is None or len(operator.weight.outputs) != 1:
+            continue
+        if operator.result.name in known:
+            operators.append(operator)
+    return [
+        (operator, _target(program, operator, operators[index + 1 :], known))
+        for index, operator in enumerate(operators)
+    ]
+
+
+def _target(
+    program: Program, operator: LinearOperator, later: Sequence[LinearOperator], known: set[str]
+) -> Target:
+    outputs = {value.name for value in program.graph.outputs}
+    result = operator.result
+    readers = result.outputs
+    if len(readers) == 1 and readers[0].op == "Add" and result.name not in outputs:
+        add = readers[0]
+        other = next((t for t in add.inputs if t is not result), None)
+        total = add.outputs[0]
+        if (
+            isinstance(other, gs.Variable)
+            and other.shape is not None
+            and other.shape == result.shape
+            and total.name in known
+            and not _depends_on(other, {id(op.node) for op in later})
+        ):
+            return Target(total.name, other.name, is_rectified(total, outputs))
+    return Target(result.name, None, is_rectified(result, outputs))
+
+
+def is_rectified(value: gs.Tensor, outputs: set[str]) -> bool:
+    """Whether nothing but ReLUs reads the value, so that its negative part does not matter."""
+    return (
+        bool(value.outputs)
+        and value.name not in outputs
+        and all(reader.op == "Relu" for reader in value.outputs)
+    )
+
+
+def _depends_on(value: gs.Tensor, nodes: set[int]) -> bool:
+    stack, seen = [value], set[int]()
+    while stack:
+        for node in stack.pop().inputs:
+            if id(node) in nodes:
+                return True
+            if id(node) not in seen:
+                seen.add(id(node))
+                stack.extend(node_inputs(node))
+    return False
+
+
+def _affected_outputs(program: Program, values: Sequence[str]) -> list[str]:
+    reached = {t.name for node in downstream(program, values) for t in node.outputs}
+    return [value.name for value in program.graph.outputs if value.name in reached]

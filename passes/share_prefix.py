@@ -1,0 +1,151 @@
+"""Share a prefix by representation: a donor's value feeds a receiver's suffix (RepSim)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..compiler.analysis.linear import LinearOperator, linear_operator
+from ..compiler.analysis.reconstruction import Reference, Target, reconstruct
+from ..compiler.graph.layout import Layout, layout_of, pre_activation
+from ..compiler.graph.program import PASS_KEY, Program
+from ..compiler.planning.plan import Link, SharePrefixAction
+from .base import Change
+from .refit import is_rectified
+
+
+@dataclass(frozen=True)
+class SharePrefix:
+    """Let a donor's value feed a receiver's suffix through a fitted affine adapter.
+
+    The receiver's own prefix is no longer read (drop-dead removes it). The adapter replaces the
+    value before the receiver's activation and is solved in closed form against what the original
+    had there; kernel 0 uses the donor's value as it is. RepSim, arXiv 2410.11233; adapter as in
+    stitching, Bansal et al. 2021.
+    """
+
+    name: ClassVar[str] = "share-prefix"
+    exact: ClassVar[bool] = False
+
+    action: SharePrefixAction
+    reference: Reference
+
+    def run(self, program: Program) -> list[Change]:
+        """Rewire the receiver and fit the adapters."""
+        outputs = {value.name for value in program.graph.outputs}
+        fitted: list[tuple[LinearOperator, Target]] = []
+        changes: list[Change] = []
+        for link in self.action.links:
+            replaced = _replaced(program, link, self.action.kernel, outputs)
+            target = Target(replaced.name, None, is_rectified(replaced, outputs))
+            node = insert_adapter(program, link, replaced, self.action.kernel)
+            operator = linear_operator(node)
+            if operator is not None:
+                fitted.append((operator, target))
+            sources = " + ".join(link.donor_values)
+            changes.append(Change(f"{link.receiver_value} now comes from {sources}", node.name))
+        program.graph.toposort()
+        if fitted:
+            results = [operator.result.name for operator, _ in fitted]
+            reconstruct(program, fitted, self.reference, results)
+        return changes
+
+
+def adapter_name(link: Link) -> str:
+    """The name of the adapter's value: what the receiver reads instead of its own."""
+    return f"{link.receiver_value}.adapter"
+
+
+def insert_adapter(program: Program, link: Link, replaced: gs.Variable, kernel: int) -> gs.Node:
+    """Insert an adapter with zero weights from the link's donors to the readers of `replaced`.
+
+    Conv for maps [N, C, ...] (stride where the donor is larger, nearest Resize first where it is
+    smaller), MatMul + Add for tokens [N, T, C], Gemm for features [N, C]; several donors are
+    concatenated along their channels. Kernel 0: an Identity. Returns the node to be fitted.
+    """
+    readers = list(replaced.outputs)
+    name = adapter_name(link)
+    values = program.values()
+    maps = layout_of(replaced) is Layout.CHANNELS_FIRST
+    nodes: list[gs.Node] = []
+    donor = _joined([values[donor] for donor in link.donor_values], name, maps, nodes)
+    out = gs.Variable(name, replaced.dtype, replaced.shape)
+    dtype = np.dtype(replaced.dtype)
+    if kernel == 0:
+        fitted = gs.Node("Identity", name, {}, [donor], [out])
+    elif maps:
+        source, strides = _resized(donor, replaced, name, nodes)
+        rank = len(replaced.shape) - 2
+        shape = (int(replaced.shape[1]), int(donor.shape[1]), *[kernel] * rank)
+        weight = gs.Constant(f"{name}.weight", np.zeros(shape, dtype))
+        bias = gs.Constant(f"{name}.bias", np.zeros(shape[0], dtype))
+        attrs = {
+            "kernel_shape": [kernel] * rank,
+            "strides": list(strides),
+            "pads": [kernel // 2] * (2 * rank),
+        }
+        fitted = gs.Node("Conv", name, attrs, [source, weight, bias], [out])
+    else:
+        shape = (int(donor.shape[-1]), int(replaced.shape[-1]))
+        weight = gs.Constant(f"{name}.weight", np.zeros(shape, dtype))
+        bias = gs.Constant(f"{name}.bias", np.zeros(shape[1], dtype))
+        if len(replaced.shape) == 2:
+            fitted = gs.Node("Gemm", name, {}, [donor, weight, bias], [out])
+        else:
+            product = gs.Variable(f"{name}.product", replaced.dtype, replaced.shape)
+            fitted = gs.Node("MatMul", f"{name}.product", {}, [donor, weight], [product])
+            nodes.append(gs.Node("Add", name, {}, [product, bias], [out]))
+    nodes.append(fitted)
+    program.graph.nodes.extend(nodes)
+    for node in nodes:
+        program.metadata[node.name] = {PASS_KEY: SharePrefix.name}
+    for reader in readers:
+        for index, tensor in enumerate(reader.inputs):
+            if tensor is replaced:
+                reader.inputs[index] = out
+    return fitted
+
+
+def _replaced(
+    program: Program, link: Link, kernel: int, outputs: set[str]
+) -> gs.Variable:
+    value = program.values()[link.receiver_value]
+    return value if kernel == 0 else pre_activation(value, outputs)
+
+
+def _joined(
+    donors: list[gs.Variable], name: str, maps: bool, nodes: list[gs.Node]
+) -> gs.Variable:
+    if len(donors) == 1:
+        return donors[0]
+    axis = 1 if maps else len(donors[0].shape) - 1
+    shape = list(donors[0].shape)
+    shape[axis] = sum(int(donor.shape[axis]) for donor in donors)
+    joined = gs.Variable(f"{name}.donors", donors[0].dtype, tuple(shape))
+    nodes.append(gs.Node("Concat", joined.name, {"axis": axis}, list(donors), [joined]))
+    return joined
+
+
+def _resized(
+    donor: gs.Variable, replaced: gs.Variable, name: str, nodes: list[gs.Node]
+) -> tuple[gs.Variable, list[int]]:
+    """The donor at a size from which a strided Conv reaches the replaced value's, and strides."""
+    sizes = [(int(a), int(b)) for a, b in zip(donor.shape[2:], replaced.shape[2:])]
+    strides = [max(1, a // b) for a, b in sizes]
+    scales = [max(1, b // a) for a, b in sizes]
+    if all(scale == 1 for scale in scales):
+        return donor, strides
+    shape = (donor.shape[0], donor.shape[1], *(b for _, b in sizes))
+    resized = gs.Variable(f"{name}.resized", donor.dtype, shape)
+    factors = gs.Constant(f"{name}.scales", np.array([1, 1, *scales], np.float32))
+    attrs = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+    inputs = [donor, gs.Variable.empty(), factors]
+    nodes.append(gs.Node("Resize", resized.name, attrs, inputs, [resized]))
+    return resized, strides

@@ -1,0 +1,298 @@
+"""Latency and memory of a bundle beside its originals, measured in fresh processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BackendError, ModelError, RepsimcError, UsageError
+from .feeds import Inputs, arrange, placeholder
+from .manifest import Manifest, ModelEntry
+from .memory import Usage, can_measure
+from .session import Bundle, check_files, file_entry, import_onnxruntime, inside, load
+from .wire import external_files
+
+SCHEMA = "repsimc.bench/1"
+# glibc raises this threshold as a process frees large blocks, and what lies below it comes from
+# a heap with holes: the same sessions then hold 0 to 2 % more, as it happens. Fixed at its first
+# value, runs agree. (Three ResNet-50 sizes apart: 314.9 MiB, else 320.7; both sides alike.)
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+NOISE = "standard-normal noise, seed 0 (integers: zero)"
+GIVEN = "the frame that was given"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds for one frame through all models: percentiles over the runs, and the mean."""
+
+    p50_seconds: float
+    p90_seconds: float
+    p99_seconds: float
+    mean_seconds: float
+
+    def to_json(self) -> dict[str, float]:
+        """The latency as JSON values."""
+        return {
+            "p50_seconds": self.p50_seconds,
+            "p90_seconds": self.p90_seconds,
+            "p99_seconds": self.p99_seconds,
+            "mean_seconds": self.mean_seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Side:
+    """The merged graph, or the originals apart: measured latency and memory, predicted memory.
+
+    `memory` is above a process that only loaded ONNX Runtime; None where it can't be measured.
+    `predicted_nbytes` is the manifest's, None where it says nothing.
+    """
+
+    latency: Latency
+    memory: Usage | None
+    predicted_nbytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The side as JSON values."""
+        return {
+            "latency": self.latency.to_json(),
+            "memory": None if self.memory is None else self.memory.to_json(),
+            "predicted_nbytes": self.predicted_nbytes,
+        }
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Merged beside apart, from one call; `apart` is None where an original is missing.
+
+    `frame` says what was fed, `notes` what could not be measured and why. Both sides ran with
+    the same session settings, `threads` threads (None: all cores) and taking turns.
+    """
+
+    merged: Side
+    apart: Side | None
+    frame: str
+    runs: int
+    warmup: int
+    threads: int | None
+    onnxruntime: str
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values, with schema version."""
+        return {
+            "schema": SCHEMA,
+            "merged": self.merged.to_json(),
+            "apart": None if self.apart is None else self.apart.to_json(),
+            "measured_saving_nbytes": self.measured_saving_nbytes,
+            "predicted_saving_nbytes": self.predicted_saving_nbytes,
+            "frame": self.frame,
+            "runs": self.runs,
+            "warmup": self.warmup,
+            "threads": self.threads,
+            "onnxruntime": self.onnxruntime,
+            "notes": list(self.notes),
+        }
+
+    @property
+    def measured_saving_nbytes(self) -> int | None:
+        """USS of the originals apart less that of the merged graph."""
+        if self.apart is None or self.apart.memory is None or self.merged.memory is None:
+            return None
+        return self.apart.memory.uss_nbytes - self.merged.memory.uss_nbytes
+
+    @property
+    def predicted_saving_nbytes(self) -> int | None:
+        """The saving that the manifest predicts."""
+        if self.apart is None or self.apart.predicted_nbytes is None:
+            return None
+        if self.merged.predicted_nbytes is None:
+            return None
+        return self.apart.predicted_nbytes - self.merged.predicted_nbytes
+
+
+def bench(
+    bundle: Bundle | str | Path,
+    runs: int = 100,
+    warmup: int = 10,
+    threads: int | None = None,
+    originals: Mapping[str, str | Path] | None = None,
+    inputs: Inputs | None = None,
+    sizes: Mapping[str, int] | None = None,
+    repeats: int = 3,
+) -> BenchResult:
+    """Latency and memory of the bundle's merged graph, beside those of its originals.
+
+    Latency: one frame through all models, `runs` times in one process in which the merged graph
+    and the originals (one after another) take turns. Memory: USS, PSS and anonymous pages of a
+    fresh process after two runs, less those of one without models; median of `repeats`.
+    `originals` gives files by model where they are no longer where the manifest says; their
+    sha256 must match. `inputs` is a frame as for `Session.run`; without it noise is fed, whose
+    symbolic dimensions are 1 or as in `sizes`. Raises UsageError, ModelError, DataError,
+    BackendError.
+    """
+    if runs < 1 or warmup < 0 or repeats < 1:
+        raise UsageError("runs and repeats must be 1 or more, warmup 0 or more")
+    opened = bundle if isinstance(bundle, Bundle) else load(bundle)
+    manifest = opened.manifest
+    check_files(opened.path, manifest)
+    names = [entry.name for entry in manifest.models]
+    feeds = _noise(manifest, sizes or {}) if inputs is None else arrange(manifest, names, inputs)
+    found, notes = _find_originals(opened, originals or {})
+    keys = {value: f"arr{index}" for index, value in enumerate(feeds)}
+    merged = [_model(inside(opened.path, manifest.graph), {v: v for v in feeds}, keys)]
+    cases = [merged]
+    if found is not None:
+        own = {e.name: {s.name: s.value for s in e.inputs} for e in manifest.models}
+        cases.append([_model(path, own[name], keys) for name, path in found.items()])
+    job: dict[str, Any] = {"threads": threads, "runs": runs, "warmup": warmup, "kind": "latency"}
+    with tempfile.TemporaryDirectory(prefix="repsimc-bench-") as scratch:
+        job["frame"] = str(Path(scratch) / "frame.npz")
+        arrays: dict[str, Any] = {keys[value]: _plain(array) for value, array in feeds.items()}
+        np.savez(job["frame"], **arrays)
+        latencies = [_latency(s) for s in _child({**job, "cases": cases})["seconds"]]
+        memories: list[Usage | None] = [None] * len(cases)
+        if can_measure():
+            memories = list(_memories({**job, "kind": "memory"}, cases, repeats))
+        else:
+            notes.append("memory: not measured, this is possible on Linux only")
+    predicted = [manifest.memory.get("merged_nbytes"), manifest.memory.get("apart_nbytes")]
+    sides = [Side(*side) for side in zip(latencies, memories, predicted)]
+    return BenchResult(
+        merged=sides[0],
+        apart=sides[1] if len(sides) > 1 else None,
+        frame=NOISE if inputs is None else GIVEN,
+        runs=runs,
+        warmup=warmup,
+        threads=threads,
+        onnxruntime=import_onnxruntime().__version__,
+        notes=tuple(notes),
+    )
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Text as fixed-width text: object arrays can only be saved by pickling."""
+    return array.astype(np.str_) if array.dtype == object else array
+
+
+def _model(path: Path, inputs: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "inputs": {name: keys[value] for name, value in inputs.items() if value in keys},
+    }
+
+
+def _latency(seconds: list[float]) -> Latency:
+    p50, p90, p99 = (float(np.percentile(seconds, q)) for q in (50, 90, 99))
+    return Latency(p50, p90, p99, statistics.fmean(seconds))
+
+
+def _memories(
+    job: dict[str, Any], cases: list[list[dict[str, Any]]], repeats: int
+) -> tuple[Usage, ...]:
+    """The median memory of each case above that of a process without models."""
+
+    def median(case: list[dict[str, Any]]) -> Usage:
+        found = [Usage(**_child({**job, "cases": [case]})) for _ in range(repeats)]
+        return Usage(
+            int(statistics.median(one.uss_nbytes for one in found)),
+            int(statistics.median(one.pss_nbytes for one in found)),
+            int(statistics.median(one.anonymous_nbytes for one in found)),
+        )
+
+    baseline = median([])
+    return tuple(median(case) - baseline for case in cases)
+
+
+def _child(job: dict[str, Any]) -> dict[str, Any]:
+    """What a fresh process prints for the job. Raises BackendError if it fails."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    if job["kind"] == "memory":
+        environment |= _MALLOC
+    done = subprocess.run(
+        [sys.executable, "-m", "repsimc.runtime.measured"],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise BackendError(
+            f"measuring {job['kind']} failed (exit status {done.returncode}): "
+            f"{said[-1] if said else 'no message'}",
+            "killed (status -9) means that memory ran out",
+        )
+    return json.loads(done.stdout)
+
+
+def _noise(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    random = np.random.default_rng(0)
+    found: dict[str, NDArray[Any]] = {}
+    for entry in manifest.models:
+        for spec in entry.inputs:
+            if spec.value not in found:
+                zeros = placeholder(spec, sizes)
+                floating = zeros.dtype.kind in "fc"
+                noise = random.standard_normal(zeros.shape) if floating else zeros
+                found[spec.value] = noise.astype(zeros.dtype)
+    return found
+
+
+def _find_originals(
+    bundle: Bundle, given: Mapping[str, str | Path]
+) -> tuple[dict[str, Path] | None, list[str]]:
+    """Every model's own file; None, and why, if one is missing or not the one compiled."""
+    known = {entry.name for entry in bundle.manifest.models}
+    for name in given:
+        if name not in known:
+            raise UsageError(f"there is no model '{name}' in this bundle")
+    found: dict[str, Path] = {}
+    notes: list[str] = []
+    for entry in bundle.manifest.models:
+        path = Path(given.get(entry.name, bundle.path / entry.source.path))
+        try:
+            check_original(path, entry)
+            found[entry.name] = path.resolve()
+        except RepsimcError as error:
+            if entry.name in given:
+                raise
+            notes.append(f"apart: not measured, {error.message}")
+    return (None if notes else found), notes
+
+
+def check_original(path: Path, entry: ModelEntry) -> None:
+    """Nothing, if this is the file the model was compiled from. Raises ModelError."""
+    source = entry.source
+    if not path.is_file():
+        raise ModelError(
+            f"the original of model '{entry.name}' ({source.file}) is not at {path}",
+            "say where it is",
+        )
+    differs = ModelError(
+        f"{path} is not the file that model '{entry.name}' was compiled from: its content differs",
+        "give that file",
+    )
+    # Sizes first: a manifest is untrusted and may name a file that has no end.
+    if path.stat().st_size > source.nbytes:
+        raise differs
+    named = {path.parent / name for name in external_files(path.read_bytes())}
+    weights = sorted(named, key=lambda weight: weight.name)
+    for weight in weights:
+        if not weight.resolve().is_relative_to(path.parent.resolve()) or not weight.is_file():
+            raise ModelError(f"{path} keeps weights in {weight}, which is missing", "put it there")
+    nbytes = path.stat().st_size + sum(weight.stat().st_size for weight in weights)
+    if nbytes != source.nbytes or file_entry(path, *weights).sha256 != source.sha256:
+        raise differs

@@ -1,0 +1,92 @@
+"""The process that is measured: `python -m repsimc.runtime.measured` reads a job, prints figures.
+
+Run by `bench`, one fresh process per case, since what a process once held can not be unheld.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .memory import usage
+from .session import import_onnxruntime, session_options
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Feeds = dict[str, NDArray[Any]]
+
+# Conv, Relu, MatMul on 4x4 floats: every case runs it first, so that what ONNX Runtime takes
+# once per process (code, thread pools, tables) is in the baseline and not in the models.
+_TRIVIAL = (
+    "2nagY0SXZc0eA`lcM<_(A_PNkZgx5V3JwYZV-f*!A_P)pY;`&S3KI$eatZ-<5&?N422EjfO?7NK01^RbDia6+2mu"
+    "HI2mufQA_M>c06;<kcPdK=1PBBW0U|&E0DwOL000000000000000000000DwOL000000000000000000000DwOL0"
+    "00000000000000000000DwP20d`s&3ITW$777#y0TK`j0tf*L0tf*L0tf^O0tf_R8wvq=5*7*+2mulh3IYfL3IYf"
+    "L3IYfO3IYfOLIer`5D@"
+)
+
+
+class _Case:
+    """Models that run one after another on one frame, each in a session of its own."""
+
+    def __init__(self, models: list[dict[str, Any]], threads: int | None, frame: Feeds) -> None:
+        ort = import_onnxruntime()
+        self._runs: list[tuple[onnxruntime.InferenceSession, Feeds]] = []
+        for model in models:
+            session = ort.InferenceSession(
+                model["path"], session_options(threads), providers=["CPUExecutionProvider"]
+            )
+            wanted = {value.name for value in session.get_inputs()}
+            inputs: dict[str, str] = model["inputs"]
+            feeds = {name: frame[key] for name, key in inputs.items() if name in wanted}
+            self._runs.append((session, feeds))
+
+    def run(self) -> None:
+        for session, feeds in self._runs:
+            session.run(None, feeds)
+
+
+def _measure_memory(job: dict[str, Any], frame: Feeds) -> dict[str, Any]:
+    case = _Case(job["cases"][0], job["threads"], frame)
+    for _ in range(2):  # what is allocated on the first run is used by the second
+        case.run()
+    return usage().to_json()
+
+
+def _measure_latency(job: dict[str, Any], frame: Feeds) -> dict[str, Any]:
+    """Seconds of every run of every case; cases take turns, so that drift hits all alike."""
+    cases = [_Case(models, job["threads"], frame) for models in job["cases"]]
+    seconds: list[list[float]] = [[] for _ in cases]
+    order = list(zip(cases, seconds))
+    for turn in range(job["warmup"] + job["runs"]):
+        for case, found in order if turn % 2 == 0 else reversed(order):
+            start = time.perf_counter()
+            case.run()
+            if turn >= job["warmup"]:
+                found.append(time.perf_counter() - start)
+    return {"seconds": seconds}
+
+
+def main() -> None:
+    """Reads the job from stdin and prints what was measured, as JSON."""
+    job = json.load(sys.stdin)
+    with np.load(job["frame"], allow_pickle=False) as arrays:
+        frame = {key: arrays[key] for key in arrays.files}
+    trivial = import_onnxruntime().InferenceSession(
+        base64.b85decode(_TRIVIAL),
+        session_options(job["threads"]),
+        providers=["CPUExecutionProvider"],
+    )
+    trivial.run(None, {"x": np.zeros((1, 1, 4, 4), np.float32)})
+    measure = {"memory": _measure_memory, "latency": _measure_latency}[job["kind"]]
+    print(json.dumps(measure(job, frame)))
+
+
+if __name__ == "__main__":
+    main()

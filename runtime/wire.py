@@ -1,0 +1,268 @@
+"""A model file's graph, read and cut into parts without the onnx package.
+
+ONNX Runtime (1.31, as published) ignores `RunOptions.only_execute_path_to_fetches`: asked for
+one output it computes all. To run one model of a merged graph and not the others, the runtime
+cuts the file itself, on the level of protobuf's wire format: a part is a model whose nodes,
+weights and values are byte ranges of the original. Field numbers are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .errors import ModelError
+
+_GRAPH, _FUNCTIONS = 7, 25  # of ModelProto
+_NODE, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO, _SPARSE = 1, 5, 11, 12, 13, 15  # of GraphProto
+_QUANTIZATION = 14
+_MAX_DEPTH = 32  # of If/Loop/Scan bodies within each other; a file is untrusted
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the main graph: what it reads (bodies included), what it makes, its bytes."""
+
+    reads: frozenset[str]
+    makes: tuple[str, ...]
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a graph as a model of its own: `content` computes `outputs` from `inputs`."""
+
+    models: frozenset[str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    content: bytes
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise _damaged()
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | None, memoryview]]:
+    """Field number, payload (None unless the field has a length), and the whole field."""
+    at = 0
+    while at < len(data):
+        start = at
+        key, at = _varint(data, at)
+        kind = key & 7
+        payload: memoryview | None = None
+        if kind == 0:
+            _, at = _varint(data, at)
+        elif kind == 1:
+            at += 8
+        elif kind == 2:
+            length, at = _varint(data, at)
+            payload = data[at : at + length]
+            at += length
+        elif kind == 5:
+            at += 4
+        else:
+            raise _damaged()
+        if at > len(data):
+            raise _damaged()
+        yield key >> 3, payload, data[start:at]
+
+
+def _damaged() -> ModelError:
+    return ModelError("the graph file is damaged: it is not an ONNX model", "compile it again")
+
+
+def _text(data: memoryview) -> str:
+    try:
+        return bytes(data).decode()
+    except UnicodeDecodeError as error:
+        raise _damaged() from error
+
+
+def _payloads(data: memoryview, number: int) -> Iterator[memoryview]:
+    return (p for field, p, _ in _fields(data) if field == number and p is not None)
+
+
+def _first_text(data: memoryview, number: int) -> str:
+    return next((_text(p) for p in _payloads(data, number)), "")
+
+
+def _length(size: int) -> bytes:
+    out = bytearray()
+    while size >= 0x80:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    out.append(size)
+    return bytes(out)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return _length(number << 3 | 2) + _length(len(payload)) + payload
+
+
+def _bodies(node: memoryview) -> Iterator[memoryview]:
+    """The graphs among a node's attributes (AttributeProto.g and .graphs)."""
+    for attribute in _payloads(node, 5):
+        for number, payload, _ in _fields(attribute):
+            if number in (6, 11) and payload is not None:
+                yield payload
+
+
+def _reads(node: memoryview, depth: int = 0) -> set[str]:
+    """Names a node reads; of its bodies all names read, a superset of what they capture."""
+    if depth > _MAX_DEPTH:
+        raise _damaged()
+    found = {_text(p) for p in _payloads(node, 1)}
+    for body in _bodies(node):
+        for inner in _payloads(body, _NODE):
+            found |= _reads(inner, depth + 1)
+        found |= {_first_text(output, 1) for output in _payloads(body, _OUTPUT)}
+    return found - {""}
+
+
+class GraphFile:
+    """The main graph of a serialized model, by value name. Raises ModelError if damaged."""
+
+    def __init__(self, content: bytes) -> None:
+        data = memoryview(content)
+        self._head = [bytes(whole) for number, _, whole in _fields(data) if number != _GRAPH]
+        graphs = list(_payloads(data, _GRAPH))
+        if len(graphs) != 1:
+            raise _damaged()
+        self.nodes: list[Node] = []
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+        self._rest: list[bytes] = []
+        self._weights: dict[str, bytes] = {}
+        self._types: dict[str, bytes] = {}
+        for number, payload, whole in _fields(graphs[0]):
+            if payload is None:
+                continue
+            if number == _NODE:
+                makes = tuple(_text(p) for p in _payloads(payload, 2))
+                self.nodes.append(Node(frozenset(_reads(payload)), makes, bytes(whole)))
+            elif number == _INITIALIZER:
+                self._weights[_first_text(payload, 8)] = bytes(whole)
+            elif number == _SPARSE:
+                values = next(_payloads(payload, 1), memoryview(b""))
+                self._weights[_first_text(values, 8)] = bytes(whole)
+            elif number in (_INPUT, _OUTPUT, _VALUE_INFO):
+                name = _first_text(payload, 1)
+                if any(True for _ in _payloads(payload, 2)):
+                    self._types.setdefault(name, bytes(payload))
+                if number == _INPUT:
+                    self.inputs.append(name)
+                elif number == _OUTPUT:
+                    self.outputs.append(name)
+            elif number != _QUANTIZATION:
+                self._rest.append(bytes(whole))
+        self.inputs = [name for name in self.inputs if name not in self._weights]
+
+    def parts(self, wanted: Mapping[str, Iterable[str]]) -> list[Part] | None:
+        """The graph cut by which models need a node, in an order in which they can run.
+
+        `wanted` maps models to the values they ask for. Running the parts whose `models` name
+        one of some models computes exactly what those models need. A weight that several parts
+        read is in each of them. None if the file does not tell the type of a value that would
+        cross from one part to another, or asks for a value that no node makes.
+        """
+        maker = {name: i for i, node in enumerate(self.nodes) for name in node.makes if name}
+        needed_by: list[set[str]] = [set() for _ in self.nodes]
+        for model, values in wanted.items():
+            stack = list(values)
+            if any(v not in maker and v not in self.inputs for v in stack):
+                return None
+            while stack:
+                index = maker.get(stack.pop())
+                if index is not None and model not in needed_by[index]:
+                    needed_by[index].add(model)
+                    stack.extend(self.nodes[index].reads)
+        groups: dict[frozenset[str], list[Node]] = {}
+        for node, models in zip(self.nodes, needed_by):
+            if models:
+                groups.setdefault(frozenset(models), []).append(node)
+        # What makes a value is needed by every model that needs the value: larger sets first.
+        order = sorted(groups, key=lambda models: (-len(models), sorted(models)))
+        asked = {value for values in wanted.values() for value in values}
+        reads = {models: {n for node in groups[models] for n in node.reads} for models in order}
+        found: list[Part] = []
+        for models in order:
+            made = [name for node in groups[models] for name in node.makes if name]
+            elsewhere = asked.union(*(reads[other] for other in order if other != models))
+            outputs = tuple(name for name in made if name in elsewhere)
+            given = reads[models] - set(made)
+            inputs = tuple(n for n in sorted(given) if n in maker or n in self.inputs)
+            if any(name not in self._types for name in (*inputs, *outputs)):
+                return None
+            content = self._model(groups[models], inputs, outputs, given)
+            found.append(Part(models, inputs, outputs, content))
+        return found
+
+    def _model(
+        self, nodes: list[Node], inputs: Iterable[str], outputs: Iterable[str], given: set[str]
+    ) -> bytes:
+        graph = [node.content for node in nodes]
+        graph += self._rest
+        graph += [weight for name, weight in self._weights.items() if name in given]
+        graph += [_field(_INPUT, self._types[name]) for name in inputs]
+        graph += [_field(_OUTPUT, self._types[name]) for name in outputs]
+        return b"".join(self._head) + _field(_GRAPH, b"".join(graph))
+
+
+def external_files(content: bytes) -> list[str]:
+    """Names of the files that hold weights of a serialized model, as written in it, sorted."""
+    found: set[str] = set()
+    data = memoryview(content)
+    for graph in _payloads(data, _GRAPH):
+        _external_of_graph(graph, found, 0)
+    for function in _payloads(data, _FUNCTIONS):
+        for node in _payloads(function, 7):
+            _external_of_node(node, found, 0)
+    return sorted(found)
+
+
+def _external_of_graph(graph: memoryview, found: set[str], depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise _damaged()
+    for number, payload, _ in _fields(graph):
+        if payload is None:
+            continue
+        if number == _NODE:
+            _external_of_node(payload, found, depth)
+        elif number == _INITIALIZER:
+            _external_of_tensor(payload, found)
+        elif number == _SPARSE:
+            _external_of_sparse(payload, found)
+
+
+def _external_of_node(node: memoryview, found: set[str], depth: int) -> None:
+    for attribute in _payloads(node, 5):
+        for number, payload, _ in _fields(attribute):
+            if payload is None:
+                continue
+            if number in (5, 10):
+                _external_of_tensor(payload, found)
+            elif number in (22, 23):
+                _external_of_sparse(payload, found)
+            elif number in (6, 11):
+                _external_of_graph(payload, found, depth + 1)
+
+
+def _external_of_sparse(tensor: memoryview, found: set[str]) -> None:
+    for number, payload, _ in _fields(tensor):
+        if number in (1, 2) and payload is not None:
+            _external_of_tensor(payload, found)
+
+
+def _external_of_tensor(tensor: memoryview, found: set[str]) -> None:
+    for entry in _payloads(tensor, 13):
+        if _first_text(entry, 1) == "location":
+            found.add(_first_text(entry, 2))

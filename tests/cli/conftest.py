@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from repsimc.compiler import cli
+from repsimc.compiler.backends.bundle import write_bundle
+from repsimc.compiler.frontends.onnx import join, read_model
+
+from tests.programs import model_of_text
+
+# Class scores [N, 3]: the largest is that of the largest input times its weight.
+SCORES = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3] x) => (float[N, 3] y)
+<float[3] w = {1, 1, 1}>
+{ y = Mul (x, w) }
+"""
+SHIFTED = SCORES.replace("{1, 1, 1}", "{1, 1, 4}")
+MAP = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3] x) => (float[N, 3, 1] y)
+<int64[1] axes = {2}>
+{ t = Tanh (x)
+  y = Unsqueeze (t, axes) }
+"""
+
+
+@dataclass
+class Ran:
+    """What a call printed and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def repsimc(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Ran]:
+    """`repsimc("compile", "a.onnx")` runs the command line in this process, in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*words: object) -> Ran:
+        capsys.readouterr()
+        code = cli.main([str(word) for word in words])
+        said = capsys.readouterr()
+        return Ran(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """frames.npz: 48 frames of 3 floats, whose label is the index of the largest."""
+    x = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
+    path = tmp_path / "frames.npz"
+    np.savez(path, x=x, label=x.argmax(-1), other=np.full(48, 7), short=np.zeros(5, np.int64))
+    return path
+
+
+def save(folder: Path, **models: str) -> dict[str, Path]:
+    """The models as files name.onnx in the folder."""
+    paths: dict[str, Path] = {}
+    for name, text in models.items():
+        paths[name] = folder / f"{name}.onnx"
+        onnx.save(model_of_text(text), paths[name])
+    return paths
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """bundle/ of models a (class scores) and b (a map), on one input, beside a.onnx and b.onnx."""
+    return bundle_of(tmp_path, a=SCORES, b=MAP)
+
+
+def bundle_of(folder: Path, tied: bool = True, **models: str) -> Path:
+    """A bundle of the models, whose originals lie beside it; nothing was rewritten."""
+    from tests.reports.test_table import REPORT
+
+    paths = save(folder, **models)
+    programs = [read_model(path, name) for name, path in paths.items()]
+    program = join(programs, [[(name, "x") for name in paths]] if tied else [])
+    return write_bundle(
+        folder / "bundle",
+        program,
+        plan={},
+        report=REPORT.to_json(),
+        fidelity={
+            name: [{"output": "y", "metric": metric, "value": 1.0, "floor": 0.9, "frames": 8}]
+            for name, metric in (("a", "top-1 agreement"), ("b", "explained variance"))
+            if name in models
+        },
+    )

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from repsimc.compiler.config import compile_options, load_config, preprocessings
+from repsimc.compiler.errors import UsageError
+from repsimc.compiler.options import Format
+from repsimc.compiler.units import Budget
+
+FULL = """
+models = ["a.onnx", "nets/b.onnx"]
+budget = "60%"
+calib = { a = "a.npz", b = "images" }
+output = "out"
+min-fidelity = 0.95
+exact-only = false
+plan = "plan.json"
+dry-run = true
+seed = 3
+format = "json"
+same-frames = true
+tie-inputs = false
+overwrite = true
+frames = 256
+held-out = 0.5
+name = { eye = "nets/b.onnx" }
+[preprocess]
+size = [32, 48]
+scale = 0.00392156862745098
+[preprocess.a]
+mean = [0.5, 0.5, 0.5]
+scale = 1.0
+[preprocess."a/x"]
+resize = "crop"
+[fidelity]
+"a/y" = 0.9
+[metrics]
+a = "top1"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "repsimc.toml"
+    path.write_text(text)
+    return path
+
+
+def test_without_a_file_there_are_no_settings(tmp_path: Path) -> None:
+    assert load_config(None, tmp_path) == {}
+
+
+def test_every_key_is_read_and_typed(tmp_path: Path) -> None:
+    write(tmp_path, FULL)
+    assert load_config(None, tmp_path) == {
+        "models": [tmp_path / "a.onnx", tmp_path / "nets/b.onnx"],
+        "budget": Budget(share=0.6),
+        "calib": {"a": tmp_path / "a.npz", "b": tmp_path / "images"},
+        "output": tmp_path / "out",
+        "min-fidelity": 0.95,
+        "exact-only": False,
+        "plan": tmp_path / "plan.json",
+        "dry-run": True,
+        "seed": 3,
+        "format": Format.json,
+        "same-frames": True,
+        "tie-inputs": False,
+        "overwrite": True,
+        "frames": 256,
+        "held-out": 0.5,
+        "name": {"eye": tmp_path / "nets/b.onnx"},
+        "preprocess": {
+            "": {"size": (32, 48), "scale": 0.00392156862745098},
+            "a": {"mean": (0.5, 0.5, 0.5), "scale": 1.0},
+            "a/x": {"resize": "crop"},
+        },
+        "fidelity": {"a/y": 0.9},
+        "metrics": {"a": "top1"},
+    }
+
+
+def test_settings_become_options(tmp_path: Path) -> None:
+    settings = load_config(write(tmp_path, FULL), Path("elsewhere"))
+    options = compile_options(settings)
+    assert options.models == (("a", tmp_path / "a.onnx"), ("eye", tmp_path / "nets/b.onnx"))
+    assert options.budget == Budget(share=0.6)
+    assert (options.seed, options.frames, options.held_out) == (3, 256, 0.5)
+    assert (options.min_fidelity, options.same_frames, options.tie_inputs) == (0.95, True, False)
+    assert (options.dry_run, options.overwrite, options.exact_only) == (True, True, False)
+    assert (options.output, options.plan) == (tmp_path / "out", tmp_path / "plan.json")
+    assert options.output_fidelity == {"a/y": 0.9}
+    assert options.metrics == {"a": "top1"}
+    assert options.calibration == {"a": tmp_path / "a.npz", "b": tmp_path / "images"}
+    assert compile_options(settings, ["f.npz"]).calibration == Path("f.npz")
+
+
+def test_a_table_for_one_model_goes_on_top_of_the_one_for_all(tmp_path: Path) -> None:
+    found = preprocessings(load_config(write(tmp_path, FULL), tmp_path), ["a", "b"])
+    assert list(found) == ["", "a", "a/x"]
+    assert (found[""].size, found[""].mean, found[""].scale) == ((32, 48), (0.0,), 1 / 255)
+    assert (found["a"].size, found["a"].mean, found["a"].scale) == ((32, 48), (0.5,) * 3, 1.0)
+    assert (found["a/x"].mean, found["a/x"].resize) == ((0.5,) * 3, "crop")
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ('bugdet = "2GB"', "unknown key 'bugdet'", "did you mean 'budget'?"),
+        ("min_fidelity = 1.0", "unknown key 'min_fidelity'", "did you mean 'min-fidelity'?"),
+        ("zzz = 1", "unknown key 'zzz'", "known keys are models"),
+        ("seed = true", "'seed' is True, not a whole number", ""),
+        ("seed = 1.5", "'seed' is 1.5, not a whole number", ""),
+        ('min-fidelity = "high"', "not a number", ""),
+        ('exact-only = "no"', "not true or false", ""),
+        ('models = "a.onnx"', "not a list of paths", ""),
+        ("models = [1]", "'models' is 1, not a path", ""),
+        ("calib = { a = 1 }", "entry 'a' is 1, not a path", ""),
+        ('budget = "lots"', "'lots' is not an amount of memory", "write it as"),
+        ('format = "xml"', "'format' is 'xml'", "use 'table'"),
+        ("preprocess = 3", "not a table", ""),
+        ('[fidelity]\na = "high"', "entry 'a' is 'high', not a number", ""),
+        ("allow-script = true", "can't be set in a file", "--allow-script"),
+        ("budget = ", "is not TOML", ""),
+    ],
+)
+def test_what_a_file_may_not_say(tmp_path: Path, text: str, said: str, hint: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError) as error:
+        load_config(path, tmp_path)
+    assert said in error.value.message
+    assert hint in error.value.hint
+
+
+def test_a_budget_may_be_a_number_of_bytes(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "budget = 1000"), tmp_path)["budget"] == Budget(1000)
+
+
+def test_a_file_that_is_asked_for_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can't be read"):
+        load_config(tmp_path / "other.toml", tmp_path)
+
+
+def test_a_file_that_is_no_text_or_too_large(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is not TOML"):
+        load_config(None, tmp_path)
+    path.write_bytes(b"#" * (2**20 + 1))
+    with pytest.raises(UsageError, match="too large"):
+        load_config(None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[preprocess]\ncolor = 'RGB'", r"\[preprocess\] has an unknown key 'color'"),
+        ("[preprocess.c]\nsize = [1, 1]", r"\[preprocess.c\] is for no model"),
+        ("[preprocess.a]\nsize = [0, 1]", "size"),
+    ],
+)
+def test_preprocessing_that_makes_no_sense(tmp_path: Path, text: str, said: str) -> None:
+    settings = load_config(write(tmp_path, text), tmp_path)
+    with pytest.raises(UsageError, match=said):
+        preprocessings(settings, ["a", "b"])

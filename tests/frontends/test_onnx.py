@@ -1,0 +1,696 @@
+"""Models read from ONNX: what they compute, and everything they say of themselves, is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_graphsurgeon as gs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.graph.export import to_proto
+from repsimc.compiler.graph.program import Program
+from repsimc.compiler.graph.weights import array_of
+
+from tests.programs import assert_close, feeds_for, joined, program_of, run
+
+SMALL = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,4] x) => (float[N,3] y) <float[4,3] w = {1,2,3,4,5,6,7,8,9,10,11,12}>
+{ h = MatMul(x, w)  y = Relu(h) }"""
+
+
+def same_outputs(
+    model: onnx.ModelProto,
+    program: Program | None = None,
+    name: str = "a",
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    feeds: dict[str, np.ndarray] | None = None,
+) -> None:
+    """The program computes what the model does, in ONNX Runtime, on random feeds."""
+    program = program or program_of(model, name)
+    own = program.models[name]
+    feeds = feeds_for(model) if feeds is None else feeds
+    expected = run(model, feeds)
+    given = {own.inputs[key]: array for key, array in feeds.items()}
+    given |= {
+        value: array
+        for other in program.models.values()
+        if other is not own
+        for value, array in zip(other.inputs.values(), feeds.values())
+    }
+    actual = run(program, given)
+    assert list(own.outputs) == list(expected)
+    for output, value in own.outputs.items():
+        assert_close(actual[value], expected[output], rtol=rtol, atol=atol)
+
+
+def text(source: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(source)
+
+
+# -- names -------------------------------------------------------------------------------
+
+
+def test_names_carry_the_model():
+    program = program_of(SMALL, "net")
+    assert program.models["net"].inputs == {"x": "net/x"}
+    assert program.models["net"].outputs == {"y": "net/y"}
+    assert [node.name for node in program.graph.nodes] == ["net/MatMul_0", "net/Relu_1"]
+    assert set(program.values()) == {"net/x", "net/h", "net/y"}
+    assert set(program.weights()) == {"net/w"}
+
+
+def test_empty_and_duplicate_node_names_become_unique():
+    model = text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y)
+        { a = Neg(x)  b = Neg(a)  c = Neg(b)  d = Abs(c)  y = Neg(d) }"""
+    )
+    for node, name in zip(model.graph.node, ["n", "n", "", "Neg_2", "n"]):
+        node.name = name
+    program = program_of(model)
+    found = [node.name for node in program.graph.nodes]
+    assert found == ["a/n", "a/n_2", "a/Neg_2_2", "a/Neg_2", "a/n_3"]
+    assert [node.name for node in program_of(model).graph.nodes] == found
+
+
+def test_values_know_their_type_and_shape():
+    program = program_of(SMALL)
+    for name, shape in {"a/x": ["N", 4], "a/h": ["N", 3], "a/y": ["N", 3]}.items():
+        value = program.values()[name]
+        assert value.dtype == np.float32
+        assert value.shape == shape
+
+
+def test_shapes_are_told_through_shape_arithmetic():
+    program = program_of(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2,3,4] x) => (float[p,q] y)
+        <int64[1] zero = {0}, int64[1] minus = {-1}>
+        { s = Shape(x)  n = Gather(s, zero)  t = Concat<axis=0>(n, minus)  r = Reshape(x, t)
+          y = Neg(r) }"""
+    )
+    assert program.values()["a/r"].shape == [2, 12]
+
+
+def test_initializers_listed_as_inputs_are_weights():
+    model = text(SMALL)
+    model.ir_version = 3
+    model.graph.input.append(helper.make_tensor_value_info("w", 1, [4, 3]))
+    program = program_of(model)
+    assert list(program.models["a"].inputs) == ["x"]
+    assert set(program.weights()) == {"a/w"}
+    same_outputs(model, program)
+
+
+def test_constant_nodes_become_weights():
+    model = text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y)
+        { a = Constant<value = float[2] {1, 2}>()  b = Constant<value_float = 3.0>()
+          i = Constant<value_ints = [1]>()
+          p = Mul(x, a)  q = Add(p, b)  y = Gather<axis=0>(q, i) }"""
+    )
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    program = program_of(model)
+    assert [node.op for node in program.graph.nodes] == ["Mul", "Add", "Gather"]
+    assert set(program.weights()) == {"a/a", "a/b", "a/i"}
+    same_outputs(model, program)
+
+
+def test_the_given_model_is_not_changed():
+    model = text(SMALL)
+    before = model.SerializeToString(deterministic=True)
+    program_of(model)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+# -- annotations -------------------------------------------------------------------------
+
+
+def test_annotations_survive_reading_joining_and_writing():
+    model = text(SMALL)
+    model.graph.node[1].metadata_props.add(key="stage", value="2")
+    model.graph.node[1].doc_string = "the activation"
+    model.graph.node[1].name = "act"
+    model.metadata_props.add(key="names", value="{0: 'cat'}")
+    program = joined(a=model, b=SMALL)
+    assert program.metadata["a/act"] == {"stage": "2", "repsimc.source": "a/act"}
+    assert program.docs == {"a/act": "the activation"}
+    assert program.models["a"].metadata == {"names": "{0: 'cat'}"}
+    proto = to_proto(program)
+    node = next(node for node in proto.graph.node if node.name == "a/act")
+    assert node.doc_string == "the activation"
+    assert {e.key: e.value for e in node.metadata_props}["stage"] == "2"
+    assert {e.key: e.value for e in proto.metadata_props} == {"repsimc.model.a.names": "{0: 'cat'}"}
+
+
+def test_annotations_survive_a_newer_opset():
+    model = text(
+        """<ir_version: 8, opset_import: ["" : 9]>
+        g (float[2,3] x) => (float[2,3] y) { h = Clip<min = 0.0, max = 1.0>(x)  y = Relu(h) }"""
+    )
+    for node in model.graph.node:
+        node.name = f"my_{node.op_type}"
+        node.metadata_props.add(key="stage", value=node.op_type)
+        node.doc_string = f"doc of {node.op_type}"
+    program = program_of(model)
+    assert [node.name for node in program.graph.nodes] == ["a/my_Clip", "a/my_Relu"]
+    assert program.metadata["a/my_Clip"]["stage"] == "Clip"
+    assert program.docs["a/my_Clip"] == "doc of Clip"
+
+
+# -- what models may contain -------------------------------------------------------------
+
+MODELS = {
+    "several inputs and outputs": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x, float[N,4] u) => (float[N,4] y, float[N,4] z)
+        { y = Add(x, u)  z = Mul(x, u) }""",
+    "fixed batch": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[3,4] x) => (float[3,4] y) { y = Softmax<axis=-1>(x) }""",
+    "omitted optional inputs": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[4] x) => (float[4] y) <float m = {0.5}> { y = Clip(x, , m) }""",
+    "omitted optional outputs": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2,1,1] x) => (float[1,1,1] h)
+        <float[1,3,1] w = {1, 2, 3}, float[1,3,1] r = {3, 2, 1}>
+        { , h = GRU<hidden_size = 1>(x, w, r) }""",
+    "an input handed out": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[4] x, float[4] u) => (float[4] x, float[4] y) { y = Add(x, u) }""",
+    "a constant handed out": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y, float[2] c) <float[2] c = {1, 2}> { y = Add(x, c) }""",
+    "one value read twice": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[4] x) => (float[4] y) { y = Mul(x, x) }""",
+    "If with captured values": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}, float zero = {0}>
+        { s = ReduceSum<keepdims=0>(x)  c = Greater(s, zero)  h = Mul(x, w)
+          y = If (c) <
+            then_branch = t () => (float[3] o) { k = Constant<value = float[3] {5, 5, 5}>()
+                                                 o = Add(h, k) },
+            else_branch = e () => (float[3] p) { k = Constant<value = float[3] {7, 7, 7}>()
+                                                 q = Mul(h, k)  p = Sub(q, w) }> }""",
+    "If that hands out a constant": """<ir_version: 8, opset_import: ["" : 17]>
+        g (bool c, float[1] x) => (float[1] y)
+        { v = If (c) <
+            then_branch = t () => (float[1] o) { o = Constant<value = float[1] {5}>() },
+            else_branch = e () => (float[1] p) { p = Neg(x) }>
+          y = Add(v, x) }""",
+    "Loop with a carried value": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y, float[s,2] all) <int64 n = {3}, bool go = {1}>
+        { y, all = Loop (n, go, x) <
+            body = b (int64 i, bool c, float[2] v) => (bool c, float[2] w, float[2] w2)
+            { w = Add(v, x)  w2 = Neg(w) }> }""",
+    "Scan": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] s, float[3,2] x) => (float[2] e, float[3,2] y)
+        { e, y = Scan <num_scan_inputs = 1,
+            body = b (float[2] a, float[2] v) => (float[2] r, float[2] o)
+            { r = Add(a, v)  o = Identity(r) }> (s, x) }""",
+    "quantised": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2,3] x) => (float[2,2] y)
+        <float s = {0.1}, int8 z = {0}, int8[3,2] w = {1, 2, 3, 4, 5, 6}, float sw = {0.5}>
+        { q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+          f = DequantizeLinear(w, sw, z)  y = MatMul(d, f) }""",
+    "sequences": """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[4,2] x) => (float[2,2] y) <int64 one = {1}, int64[2] parts = {2, 2}>
+        { s = SplitToSequence<axis=0>(x, parts)  y = SequenceAt(s, one) }""",
+    "local functions": """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[2] x) => (float[2] y) { h = own.twice(x)  y = own.leaky<alpha = 0.5>(h) }
+        <domain: "own", opset_import: ["" : 17, "own" : 1]>
+        twice (v) => (r) { two = Constant<value = float {2}>()  r = Mul(v, two) }
+        <domain: "own", opset_import: ["" : 17]>
+        leaky <alpha> (v) => (r) { r = LeakyRelu<alpha: float = @alpha>(v) }""",
+    "optional": """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[2] x) => (float[2] y) { o = Optional(x)  y = OptionalGetElement(o) }""",
+}
+
+
+def bools(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {
+        name: array if array.dtype != bool else np.array(True)
+        for name, array in feeds_for(model).items()
+    }
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_model_passes_through(case: str):
+    model = text(MODELS[case])
+    same_outputs(model, feeds=bools(model))
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_model_passes_through_copies_and_joins(case: str):
+    model = text(MODELS[case])
+    program = joined(a=model, b=model).copy()
+    for name in ("a", "b"):
+        same_outputs(model, program, name, feeds=bools(model))
+    onnx.checker.check_model(to_proto(program), full_check=True)
+
+
+def test_values_of_bodies_do_not_clash():
+    model = text(MODELS["If with captured values"])
+    program = joined(a=model, b=model)
+    inner = [
+        tensor.name
+        for body in program.graph.subgraphs(recursive=True)
+        for node in body.nodes
+        for tensor in node.outputs
+    ]
+    assert len(inner) == len(set(inner)) == 2 * 5
+    assert all(name.startswith(("a/", "b/")) for name in inner)
+
+
+def test_nodes_of_bodies_have_unique_names_and_a_source():
+    program = joined(a=MODELS["If with captured values"], b=MODELS["If with captured values"])
+    found = [n.name for body in program.graph.subgraphs(recursive=True) for n in body.nodes]
+    assert len(found) == len(set(found))
+    assert all(program.metadata[name]["repsimc.source"] == name for name in found)
+
+
+def test_opaque_operators_keep_everything():
+    model = text(
+        """<ir_version: 8, opset_import: ["" : 11, "acme" : 3]>
+        g (float[2] x) => (float[2] y) { h = Relu(x)  y = acme.Plugin<n = 3>(h) }"""
+    )
+    blob = model.graph.node[1].attribute.add(name="blob", type=onnx.AttributeProto.STRING)
+    blob.s = b"\xff\x00\xfe"
+    kind = model.graph.node[1].attribute.add(name="kind", type=onnx.AttributeProto.TYPE_PROTO)
+    kind.tp.tensor_type.elem_type = TensorProto.FLOAT16
+    empty = model.graph.node[1].attribute.add(name="none", type=onnx.AttributeProto.FLOATS)
+    proto = to_proto(program_of(model).copy())
+    found = {attribute.name: attribute for attribute in proto.graph.node[1].attribute}
+    assert proto.graph.node[1].domain == "acme"
+    assert found["n"].i == 3
+    assert (found["blob"], found["kind"], found["none"]) == (blob, kind, empty)
+    assert {e.domain: e.version for e in proto.opset_import} == {"": 17, "acme": 3}
+
+
+def test_sparse_weights_are_stored_dense():
+    values = numpy_helper.from_array(np.array([2.0, -3.0], np.float32), "w")
+    indices = numpy_helper.from_array(np.array([1, 5], np.int64), "w_at")
+    model = text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[3] x) => (float[2] y) { y = MatMul(w, x) }"""
+    )
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [2, 3]))
+    program = program_of(model)
+    expected = np.array([[0, 2, 0], [0, 0, -3]], np.float32)
+    np.testing.assert_array_equal(array_of(program.weights()["a/w"]), expected)
+    x = np.array([1, 2, 3], np.float32)
+    assert_close(run(program, {"a/x": x})["a/y"], expected @ x)
+
+
+def test_infinite_masks_are_kept():
+    program = program_of(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y) { m = Constant<value = float[2] {0, -1}>()
+          z = Constant<value = float {0}>()  l = Log(z)  n = Mul(m, x)  y = Max(n, l) }"""
+    )
+    masked = to_proto(program)
+    mask = next(t for t in masked.graph.initializer if t.name == "a/z")
+    mask.raw_data = np.array(-np.inf, np.float32).tobytes()
+    again = program_of(masked, "b")
+    assert np.isneginf(array_of(again.weights()["b/a/z"]))
+
+
+# -- external data -----------------------------------------------------------------------
+
+
+def external(tmp_path: Path, rows: int = 600) -> Path:
+    """A model whose 1.2 MiB weight lies in a file beside it."""
+    random = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["N", rows])],
+        [helper.make_tensor_value_info("y", 1, ["N", 512])],
+        [numpy_helper.from_array(random.standard_normal((rows, 512)).astype(np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    return path
+
+
+def test_external_weights_are_mapped(tmp_path: Path):
+    path = external(tmp_path)
+    program = read_model(path, "a")
+    weight = array_of(program.weights()["a/w"])
+    assert isinstance(weight, np.memmap)
+    assert not weight.flags.writeable
+    x = np.random.default_rng(1).standard_normal((2, 600)).astype(np.float32)
+    assert_close(run(program, {"a/x": x})["a/y"], run(path, {"x": x})["y"])
+
+
+def test_source_covers_all_files(tmp_path: Path):
+    path = external(tmp_path)
+    content = path.read_bytes() + (tmp_path / "m.data").read_bytes()
+    source = read_model(path, "a").models["a"].source
+    assert source.path == path
+    assert source.nbytes == len(content)
+    assert source.sha256 == hashlib.sha256(content).hexdigest()
+
+
+READ_A_LARGE_MODEL = """
+import sys
+from pathlib import Path
+from repsimc.compiler.frontends.onnx import read_model, join
+from repsimc.compiler.graph.export import write_model
+
+def resident():
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+
+folder = Path(sys.argv[1])
+read_model(folder / "small.onnx", "small")
+before = resident()
+program = join([read_model(folder / "m.onnx", name) for name in ("a", "b")])
+write_model(program, folder / "out")
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
+def test_large_models_are_never_loaded_at_once(tmp_path: Path):
+    """Two models of 150 MiB each (sparse files) are read, joined and written."""
+    rows = 150 * 2**20 // (4 * 1024)
+    weight = onnx.TensorProto(
+        name="w", data_type=1, dims=[rows, 1024], data_location=TensorProto.EXTERNAL
+    )
+    weight.external_data.add(key="location", value="m.data")
+    with (tmp_path / "m.data").open("wb") as stream:
+        stream.truncate(rows * 1024 * 4)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["N", rows])],
+        [helper.make_tensor_value_info("y", 1, ["N", 1024])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "small.onnx").write_bytes(text(SMALL).SerializeToString())
+    (tmp_path / "out").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", READ_A_LARGE_MODEL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 60 * 2**20
+    assert (tmp_path / "out" / "merged.onnx.data").stat().st_size >= 300 * 2**20
+
+
+# -- opsets ------------------------------------------------------------------------------
+
+OLD: dict[str, tuple[int, str]] = {
+    "Relu": (9, "g (float[2,4,6,6] x) => (float[2,4,6,6] y) { y = Relu(x) }"),
+    "Softmax over several axes": (
+        9,
+        "g (float[2,4,6] x) => (float[2,4,6] y) { y = Softmax<axis=1>(x) }",
+    ),
+    "LogSoftmax": (11, "g (float[2,4] x) => (float[2,4] y) { y = LogSoftmax<axis=1>(x) }"),
+    "Hardmax": (11, "g (float[2,4,3] x) => (float[2,4,3] y) { y = Hardmax<axis=1>(x) }"),
+    "BatchNormalization": (
+        9,
+        """g (float[2,4,6,6] x) => (float[2,4,6,6] y) <float[4] s = {1, 2, 3, 4},
+        float[4] b = {1, 2, 3, 4}, float[4] m = {0, 0, 1, 1}, float[4] v = {1, 2, 1, 2}>
+        { y = BatchNormalization(x, s, b, m, v) }""",
+    ),
+    "Upsample nearest": (
+        9,
+        """g (float[1,2,3,3] x) => (float[1,2,6,6] y) <float[4] s = {1, 1, 2, 2}>
+        { y = Upsample<mode="nearest">(x, s) }""",
+    ),
+    "Upsample by 2.5": (
+        9,
+        """g (float[1,2,4,4] x) => (float[1,2,10,10] y) <float[4] s = {1, 1, 2.5, 2.5}>
+        { y = Upsample<mode="nearest">(x, s) }""",
+    ),
+    "Upsample linear": (
+        9,
+        """g (float[1,2,3,3] x) => (float[1,2,6,6] y) <float[4] s = {1, 1, 2, 2}>
+        { y = Upsample<mode="linear">(x, s) }""",
+    ),
+    "Resize linear": (
+        10,
+        """g (float[1,2,3,3] x) => (float[1,2,6,6] y) <float[4] s = {1, 1, 2, 2}>
+        { y = Resize<mode="linear">(x, s) }""",
+    ),
+    "Resize smaller": (
+        10,
+        """g (float[1,2,5,5] x) => (float[1,2,3,3] y) <float[4] s = {1, 1, 0.6, 0.6}>
+        { y = Resize<mode="nearest">(x, s) }""",
+    ),
+    "Resize of opset 11": (
+        11,
+        """g (float[1,2,3,3] x) => (float[1,2,6,6] y) <float[4] s = {1, 1, 2, 2}, float[0] r = {}>
+        { y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, r, s) }""",
+    ),
+    "Clip": (9, "g (float[2,4] x) => (float[2,4] y) { y = Clip<min = -0.5, max = 0.5>(x) }"),
+    "Clip without bounds": (9, "g (float[2,4] x) => (float[2,4] y) { y = Clip<max = 0.5>(x) }"),
+    "Clip of half precision": (
+        9,
+        """g (float16[2,4] x) => (float16[2,4] y) { y = Clip<min = -0.5, max = 0.5>(x) }""",
+    ),
+    "Pad": (
+        9,
+        """g (float[2,4] x) => (float[4,6] y)
+        { y = Pad<pads = [1, 1, 1, 1], value = 2.0>(x) }""",
+    ),
+    "Pad of float64": (
+        9,
+        "g (double[2,4] x) => (double[4,6] y) { y = Pad<pads = [1, 1, 1, 1]>(x) }",
+    ),
+    "Squeeze and Unsqueeze": (
+        9,
+        """g (float[2,1,4] x) => (float[1,2,4] y)
+        { h = Squeeze<axes = [1]>(x)  y = Unsqueeze<axes = [0]>(h) }""",
+    ),
+    "ReduceSum": (9, "g (float[2,4] x) => (float[2,1] y) { y = ReduceSum<axes = [1]>(x) }"),
+    "ReduceMean of all": (9, "g (float[2,4] x) => (float[1,1] y) { y = ReduceMean(x) }"),
+    "Split": (
+        9,
+        """g (float[2,6] x) => (float[2,2] y, float[2,4] z)
+        { y, z = Split<axis = 1, split = [2, 4]>(x) }""",
+    ),
+    "Slice": (
+        9,
+        """g (float[2,6] x) => (float[2,2] y)
+        { y = Slice<axes = [1], starts = [1], ends = [3]>(x) }""",
+    ),
+    "TopK": (
+        9,
+        """g (float[2,6] x) => (float[2,2] y, int64[2,2] i) { y, i = TopK<k = 2>(x) }""",
+    ),
+    "Dropout": (9, "g (float[2,6] x) => (float[2,6] y) { y = Dropout<ratio = 0.4>(x) }"),
+    "Scatter": (
+        9,
+        """g (float[2,3] x) => (float[2,3] y) <int64[1,2] i = {0, 2}, float[1,2] u = {7, 8}>
+        { y = Scatter<axis = 1>(x, i, u) }""",
+    ),
+    "Gemm": (
+        9,
+        """g (float[2,3] x) => (float[2,2] y) <float[3,2] w = {1, 2, 3, 4, 5, 6},
+        float[2] b = {1, 2}> { y = Gemm<alpha = 0.5>(x, w, b) }""",
+    ),
+    "Flatten, Cast, Concat and Transpose": (
+        9,
+        """g (float[2,3,2] x) => (float[6,4] y)
+        { f = Flatten<axis = 1>(x)  i = Cast<to = 6>(f)  c = Cast<to = 1>(i)
+          k = Concat<axis = 0>(f, c)  y = Transpose<perm = [1, 0]>(k) }""",
+    ),
+    "AveragePool and MaxPool": (
+        9,
+        """g (float[1,2,6,6] x) => (float[1,2,3,3] y, float[1,2,3,3] z)
+        { y = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(x)
+          z = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x) }""",
+    ),
+    "Upsample by attribute": (
+        7,
+        """g (float[1,2,3,3] x) => (float[1,2,6,6] y)
+        { y = Upsample<mode="nearest", scales = [1.0, 1.0, 2.0, 2.0]>(x) }""",
+    ),
+    "Split and Unsqueeze of opset 11": (
+        11,
+        """g (float[2,6] x) => (float[2,1,3] y, float[2,3] z)
+        { h, z = Split<axis = 1>(x)  y = Unsqueeze<axes = [1]>(h) }""",
+    ),
+    "reductions of opset 13": (
+        13,
+        """g (float[2,6] x) => (float[2] y, float[2,1] z, float[1,6] u)
+        { y = ReduceL2<axes = [1], keepdims = 0>(x)  z = ReduceMax<axes = [1]>(x)
+          u = ReduceLogSumExp<axes = [0]>(x) }""",
+    ),
+    "Pad of opset 11": (
+        11,
+        """g (float[2,4] x) => (float[4,6] y) <int64[4] p = {1, 1, 1, 1}, float v = {2}>
+        { y = Pad(x, p, v) }""",
+    ),
+    "Clip of opset 11": (
+        11,
+        "g (float[2,4] x) => (float[2,4] y) <float h = {0.5}> { y = Clip(x, , h) }",
+    ),
+    "GridSample": (
+        16,
+        """g (float[1,2,4,4] x, float[1,3,3,2] u) => (float[1,2,3,3] y)
+        { y = GridSample<mode="bilinear">(x, u) }""",
+    ),
+    "recurrent": (
+        9,
+        """g (float[2,1,1] x) => (float[2,1,1,1] y, float[1,1,1] h, float[1,1,1] c)
+        <float[1,4,1] w = {1, 2, 3, 4}, float[1,4,1] r = {3, 2, 1, 0}>
+        { y, h, c = LSTM<hidden_size = 1>(x, w, r) }""",
+    ),
+    "quantised per channel": (
+        13,
+        """g (float[2,3] x) => (float[2,3] y)
+        <float[3] s = {0.1, 0.2, 0.3}, int8[3] z = {0, 1, 2}>
+        { q = QuantizeLinear<axis = 1>(x, s, z)  y = DequantizeLinear<axis = 1>(q, s, z) }""",
+    ),
+    "indices": (
+        9,
+        """g (float[2,4] x) => (int64[2,1] y, float[2,4] z)
+        <int64[2] i = {1, 0}, float[1,4] k = {1, 2, 3, 4}>
+        { y = ArgMax<axis = 1>(x)  g1 = Gather<axis = 0>(x, i)  c = Greater(x, k)
+          w = Where(c, g1, k)  z = Sub(w, x) }""",
+    ),
+    "DFT": (
+        17,
+        "g (float[1,4,1] x) => (float[1,4,2] y) { y = DFT<axis = 1>(x) }",
+    ),
+    "shapes": (
+        9,
+        """g (float[2,3,4] x) => (float[2,12] y, float[2,3,4] z) <int64[2] t = {0, -1}>
+        { y = Reshape(x, t)  s = Shape(x)  o = ConstantOfShape(s)  z = Add(x, o) }""",
+    ),
+    "activations": (
+        9,
+        """g (float[2,3] x) => (float[2,3] y)
+        { a = LeakyRelu<alpha = 0.2>(x)  b = Elu(a)  c = Selu(b)  d = HardSigmoid(c)
+          e = Softplus(d)  f = PRelu(e, x)  y = Erf(f) }""",
+    ),
+    "ConvTranspose and InstanceNormalization": (
+        9,
+        """g (float[1,1,3,3] x) => (float[1,1,6,6] y)
+        <float[1,1,2,2] w = {1, 2, 3, 4}, float[1] s = {2}, float[1] b = {1}>
+        { h = ConvTranspose<kernel_shape = [2, 2], strides = [2, 2]>(x, w)
+          y = InstanceNormalization(h, s, b) }""",
+    ),
+    "inside a body": (
+        11,
+        """g (bool c, float[2,4,3] x) => (float[2,4,3] y)
+        { y = If (c) <
+            then_branch = t () => (float[2,4,3] o) { o = Softmax<axis = 1>(x) },
+            else_branch = e () => (float[2,4,3] p) { p = Clip(x) }> }""",
+    ),
+    "inside a function": (
+        11,
+        """g (float[2,4,3] x) => (float[2,4] y) { y = own.f<a = 0.5>(x) }
+        <domain: "own", opset_import: ["" : 11]>
+        f <a> (v) => (r) { s = Softmax<axis = 1>(v)  l = LeakyRelu<alpha: float = @a>(s)
+                           r = ReduceSum<axes = [2], keepdims = 0>(l) }""",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OLD)
+def test_raised_models_compute_the_same(case: str):
+    opset, graph = OLD[case]
+    domains = ', "own" : 1' if "own" in graph else ""
+    model = text(f'<ir_version: 8, opset_import: ["" : {opset}{domains}]>\n{graph}')
+    program = program_of(model)
+    assert program.graph.opset == 17
+    onnx.checker.check_model(to_proto(program), full_check=True)
+    same_outputs(model, program, feeds=bools(model), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [18, 19, 20, 21])
+@pytest.mark.parametrize("case", OLD)
+def test_joined_models_are_raised_to_the_newest(case: str, opset: int):
+    old, graph = OLD[case]
+    domains = ', "own" : 1' if "own" in graph else ""
+    model = text(f'<ir_version: 8, opset_import: ["" : {old}{domains}]>\n{graph}')
+    newer = text(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> n (float[1] q) => (float[1] r)'
+        "{ r = Neg(q) }"
+    )
+    program = joined(a=model, b=newer)
+    assert program.graph.opset == opset
+    onnx.checker.check_model(to_proto(program), full_check=True)
+    own = program.models["a"]
+    feeds = bools(model)
+    part = to_proto(program, outputs=list(own.outputs.values()))
+    actual = run(part, {own.inputs[key]: array for key, array in feeds.items()})
+    for output, array in run(model, feeds).items():
+        assert_close(actual[own.outputs[output]], array, rtol=1e-6, atol=1e-6)
+
+
+def test_newer_opsets_are_kept():
+    program = program_of(SMALL.replace("17", "21"))
+    assert program.graph.opset == 21
+    assert to_proto(program).opset_import[0].version == 21
+
+
+# -- random graphs -----------------------------------------------------------------------
+
+UNARY = ["Relu", "Neg", "Abs", "Sigmoid", "Tanh", "Identity"]
+BINARY = ["Add", "Mul", "Sub", "Max"]
+
+
+@st.composite
+def models(draw: st.DrawFn) -> onnx.ModelProto:
+    """Small graphs over [N, 3] values: any wiring, weights, names and opset."""
+    values, nodes, weights = ["x0", "x1"], [], []
+    for index in range(draw(st.integers(1, 8))):
+        kind = draw(st.sampled_from(["unary", "binary", "matmul"]))
+        read = [draw(st.sampled_from(values)) for _ in range(2)]
+        name = draw(st.sampled_from(["", "Add_1", f"n{index}"])) if index == 1 else ""
+        if kind == "unary":
+            op, inputs = draw(st.sampled_from(UNARY)), read[:1]
+        elif kind == "binary":
+            op, inputs = draw(st.sampled_from(BINARY)), read
+        else:
+            array = np.random.default_rng(index).standard_normal((3, 3)).astype(np.float32)
+            weights.append(numpy_helper.from_array(array, f"w{index}"))
+            op, inputs = "MatMul", [read[0], f"w{index}"]
+        nodes.append(helper.make_node(op, inputs, [f"v{index}"], name))
+        values.append(f"v{index}")
+    made = values[2:]
+    outputs = draw(st.lists(st.sampled_from(made), min_size=1, max_size=3, unique=True))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, 1, ["N", 3]) for name in ("x0", "x1")],
+        [helper.make_tensor_value_info(name, 1, ["N", 3]) for name in outputs],
+        weights,
+    )
+    opset = draw(st.sampled_from([9, 11, 13, 17, 19, 21]))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+@settings(
+    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+@given(first=models(), second=models())
+def test_random_models_compute_the_same_alone_and_joined(
+    first: onnx.ModelProto, second: onnx.ModelProto
+):
+    program = joined(a=first, b=second)
+    proto = to_proto(program)
+    onnx.checker.check_model(proto, full_check=True)
+    feeds = feeds_for(first)
+    actual = run(proto, {f"{m}/{key}": v for m in "ab" for key, v in feeds.items()})
+    for name, model in (("a", first), ("b", second)):
+        for output, expected in run(model, feeds).items():
+            assert_close(actual[f"{name}/{output}"], expected, rtol=1e-6, atol=1e-6)
+    assert len({node.name for node in program.graph.nodes}) == len(program.graph.nodes)
+    assert all(isinstance(tensor, gs.Constant) for tensor in program.weights().values())

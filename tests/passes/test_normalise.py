@@ -1,0 +1,468 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from repsimc.compiler.graph.program import SOURCE_KEY, Program
+from repsimc.compiler.graph.text import text
+from repsimc.compiler.graph.verifier import verify
+from repsimc.passes.normalise import Normalise
+
+from tests.programs import assert_close, program_of, run
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+
+
+def floats(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def ops(program: Program) -> list[str]:
+    return [node.op for node in program.graph.nodes]
+
+
+def normalised(
+    model: str | onnx.ModelProto,
+    feeds: dict[str, np.ndarray[Any, Any]] | None = None,
+    steps: Normalise | None = None,
+) -> Program:
+    """The normalised program, checked: same outputs, honest report, nothing left to do."""
+    steps = steps or Normalise()
+    program = program_of(model)
+    before = program.copy()
+    changes = steps.run(program)
+    verify(program)
+    assert bool(changes) == (text(program) != text(before))
+    again = text(program)
+    assert steps.run(program) == [] and text(program) == again
+    if feeds is not None:
+        feeds = {f"a/{name}": array for name, array in feeds.items()}
+        expected, actual = run(before, feeds), run(program, feeds)
+        assert expected.keys() == actual.keys()
+        for name, array in expected.items():
+            assert_close(actual[name], array, rtol=1e-5, atol=1e-5)
+    return program
+
+
+# -- nodes that do nothing -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "m = Identity(h)",
+        "m = Dropout(h)",
+        "m, unread = Dropout(h, ratio, no)",
+        "m = Cast<to = 1>(h)",
+        "m = Reshape(h, same)",
+        "m = Reshape(h, open)",
+        "m = Flatten(h)",
+        "m = Transpose<perm = [0, 1]>(h)",
+        "m = Concat<axis = 1>(h)",
+    ],
+)
+def test_nodes_that_change_nothing_go(line: str) -> None:
+    model = f"""{HEAD} net (float[N,4] x) => (float[N,4] y)
+    <float ratio = {{0.5}}, bool no = {{0}}, int64[2] same = {{0, 4}}, int64[2] open = {{-1, 4}}>
+    {{ h = Relu(x) {line} y = Neg(m) }}"""
+    program = normalised(model, {"x": floats(3, 4)})
+    assert ops(program) == ["Relu", "Neg"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "m, mask = Dropout(h) k = Cast<to = 1>(mask)",
+        "m = Dropout(h, ratio, yes) k = Neg(h)",
+        "c = Cast<to = 11>(h) m = Cast<to = 1>(c) k = Neg(h)",
+        "m = Reshape(h, other) k = Neg(h)",
+        "m = Transpose<perm = [1, 0]>(h) k = Neg(h)",
+        "m = Transpose(h) k = Neg(h)",
+        "m = Flatten<axis = 0>(h) k = Neg(h)",
+        "m = Concat<axis = 0>(h, h) k = Neg(h)",
+    ],
+)
+def test_must_not_fire_when_something_changes(line: str) -> None:
+    model = f"""{HEAD} net (float[4,4] x) => (float[P,Q] y, float[R,S] z)
+    <float ratio = {{0.5}}, bool yes = {{1}}, int64[2] other = {{2, 8}}>
+    {{ h = Relu(x) {line} y = Abs(m) z = Abs(k) }}"""
+    program = program_of(model)
+    before = text(program)
+    assert Normalise().run(program) == []
+    assert text(program) == before
+
+
+def test_reshape_stays_where_two_dimensions_are_unknown() -> None:
+    model = f"""{HEAD} net (float[N,M] x, int64[2] s) => (float[P,Q] y)
+    {{ h = Relu(x) m = Reshape(h, s) y = Neg(m) }}"""
+    assert ops(normalised(model)) == ["Relu", "Reshape", "Neg"]
+
+
+def test_must_not_fire_when_an_output_would_lose_its_name() -> None:
+    model = f"""{HEAD} net (float[N,4] x) => (float[N,4] y, float[N,4] z)
+    {{ h = Relu(x) y = Identity(h) z = Dropout(y) }}"""
+    program = normalised(model, {"x": floats(2, 4)})
+    assert ops(program) == ["Relu", "Identity", "Dropout"]
+
+
+def test_bodies_read_the_value_before() -> None:
+    model = f"""{HEAD} net (float[N,4] x, bool flag) => (float[N,4] y) {{
+      h = Relu(x) m = Identity(h)
+      y = If (flag) <then_branch = t () => (float[N,4] a) {{ a = Neg(m) }},
+                     else_branch = e () => (float[N,4] b) {{ b = Identity(m) }}>
+    }}"""
+    program = normalised(model, {"x": floats(2, 4), "flag": np.array(True)})
+    assert ops(program) == ["Relu", "If"]
+    bodies = list(program.graph.nodes[1].subgraphs())
+    assert [body.nodes[0].inputs[0].name for body in bodies] == ["a/h", "a/h"]
+    assert bodies[1].nodes[0].op == "Identity"  # bodies themselves are left alone
+
+
+# -- constants -----------------------------------------------------------------------------
+
+
+def test_constants_are_computed() -> None:
+    model = f"""{HEAD} net (float[N,4] x) => (float[N,4] y)
+    <float[4] w = {{1, 2, 3, 4}}, float[4] v = {{5, 6, 7, 8}}>
+    {{ s = Add(w, v) t = Exp(s) u = Sqrt(s) p = Mul(x, u) y = Div(p, t) }}"""
+    program = normalised(model, {"x": floats(2, 4)})
+    assert ops(program) == ["Mul", "Div"]
+    assert list(program.weights()) == ["a/u", "a/t"]
+    assert set(program.metadata) == {node.name for node in program.graph.nodes}
+
+
+def test_bytes_saved_are_the_difference() -> None:
+    model = f"""{HEAD} net (float[N,4] x) => (float[N,4] y)
+    <float[4] w = {{1, 2, 3, 4}}, float[4] v = {{5, 6, 7, 8}}>
+    {{ s = Add(w, v) t = Exp(s) y = Div(x, t) }}"""
+    changes = Normalise().run(program_of(model))
+    assert sum(change.nbytes_saved for change in changes) == 16
+    assert [change.node for change in changes] == ["a/Add_0", "a/Exp_1"]
+    assert changes[0].what == "Add 'a/Add_0' depends on constants alone"
+
+
+def test_static_shapes_are_constants() -> None:
+    model = f"""{HEAD} net (float[2,3,4] x) => (float[6,4] y, int64[1] d, float z)
+    <int64[1] last = {{-1}}, int64 two = {{2}}, int64[1] four = {{4}}>
+    {{ s = Shape(x) r = Reshape(x, last) n = Size(x) p = Shape(r)
+       c = Concat<axis = 0>(last, four) y = Reshape(x, c)
+       e = Shape<start = 1, end = 2>(x) d0 = Neg(e) d = Mul(d0, p)
+       m = Cast<to = 1>(n) q = Mul(x, m) z = ReduceSum<keepdims = 0>(q) }}"""
+    program = normalised(model, {"x": floats(2, 3, 4)})
+    assert "Shape" not in ops(program) and "Size" not in ops(program)
+    assert program.weights()["a/m"].values == 24.0
+
+
+def test_what_is_taken_from_partly_known_shapes() -> None:
+    model = f"""{HEAD} net (float[N,3,4] x) => (float[N,12] y, int64[1] n, int64[1] c)
+    <int64 zero = {{0}}, int64[2] rest = {{1, 2}}, int64[1] one = {{1}}, int64[1] two = {{2}},
+     int64[1] front = {{0}}>
+    {{ s = Shape(x) b = Gather(s, zero) u = Unsqueeze(b, front)
+       k = Gather(s, rest) p = ReduceProd<keepdims = 1>(k)
+       shape = Concat<axis = 0>(u, p) y = Reshape(x, shape)
+       n = Neg(u) t = Slice(s, one, two) c = Neg(t) }}"""
+    program = normalised(model, {"x": floats(2, 3, 4)})
+    assert program.weights()["a/p"].values.tolist() == [12]
+    assert ops(program).count("Shape") == 1 and "Slice" not in ops(program)
+
+
+def test_large_results_are_left_to_the_runtime() -> None:
+    model = f"""{HEAD} net (float[N,600] x) => (float[600,600] y, float[60,60] z)
+    <int64[2] big = {{600, 600}}, int64[2] small = {{60, 60}}, int64[1] first = {{0}}>
+    {{ w = ConstantOfShape(big) y = Add(w, w) v = ConstantOfShape(small) z = Neg(v) }}"""
+    program = program_of(model)
+    Normalise().run(program)
+    assert "a/w" not in program.weights()
+    assert "a/v" in program.weights()
+
+
+def test_huge_results_are_never_made() -> None:
+    model = f"""{HEAD} net (float[4] x) => (float[4] y)
+    <int64[3] huge = {{1000000, 1000000, 1000}}, float one = {{1.0}}, int64[1] i = {{0}}>
+    {{ n = Identity(huge) w = ConstantOfShape(n) e = Expand(one, n) b = ReduceSum<keepdims = 0>(w)
+       c = ReduceSum<keepdims = 0>(e) d = Add(b, c) y = Add(x, d) }}"""
+    program = program_of(model)
+    Normalise().run(program)
+    assert ops(program)[:2] == ["ConstantOfShape", "Expand"]
+
+
+def test_ranges_are_computed_if_their_length_is_known() -> None:
+    model = f"""{HEAD} net (float[5] x) => (float[5] y, float[P] z)
+    <float zero = {{0}}, float five = {{5}}, float one = {{1}}, float tiny = {{0.0000001}}>
+    {{ r = Range(zero, five, one) y = Add(x, r) e = Range(zero, five, tiny) z = Neg(e) }}"""
+    program = program_of(model)
+    Normalise().run(program)
+    assert program.weights()["a/r"].values.tolist() == [0, 1, 2, 3, 4]
+    assert "a/e" not in program.weights()
+
+
+def test_large_weights_are_transposed_only_if_nobody_else_reads_them() -> None:
+    weight = numpy_helper.from_array(floats(40, 40), "w")
+
+    def model(*lines: str) -> onnx.ModelProto:
+        proto = onnx.parser.parse_model(
+            f"{HEAD} net (float[N,40] x) => (float[N,40] y) {{ {' '.join(lines)} }}"
+        )
+        proto.graph.initializer.append(weight)
+        return proto
+
+    small = Normalise(growth_nbytes=100)
+    feeds = {"x": floats(2, 40)}
+    alone = normalised(model("t = Transpose(w) y = MatMul(x, t)"), feeds, small)
+    assert ops(alone) == ["MatMul"]
+    shared = ("t = Transpose(w) p = MatMul(x, t) y = MatMul(p, w)",)
+    assert ops(normalised(model(*shared), feeds, small)) == ["Transpose", "MatMul", "MatMul"]
+    assert ops(normalised(model(*shared), feeds)) == ["MatMul", "MatMul"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "stays"),
+    [
+        ("q = DequantizeLinear(i, scale) y = MatMul(x, q)", "DequantizeLinear"),
+        ("q = QuantizeLinear(w, scale) d = DequantizeLinear(q, scale) y = MatMul(x, d)",
+         "QuantizeLinear"),
+        ("q = RandomNormal<shape = [4, 4], seed = 1.0>() y = Add(x, q)", "RandomNormal"),
+        ("q = RandomUniformLike<seed = 1.0>(w) y = Add(x, q)", "RandomUniformLike"),
+        ("q, m = Dropout(w, ratio, yes) y = MatMul(x, q)", "Dropout"),
+        ("q = acme.Twist(w) y = Add(x, q)", "Twist"),
+        ("q = If (yes) <then_branch = t () => (float[4,4] a) { a = Neg(w) },"
+         " else_branch = e () => (float[4,4] b) { b = Abs(w) }> y = Add(x, q)", "If"),
+        ("q = SequenceConstruct(w) n = SequenceAt(q, zero) y = MatMul(x, n)",
+         "SequenceConstruct"),
+    ],
+)  # fmt: skip
+def test_must_not_fold_what_is_opaque_random_or_quantised(lines: str, stays: str) -> None:
+    model = f"""<ir_version: 8, opset_import: ["": 17, "acme": 1]>
+    net (float[4,4] x) => (float[4,4] y)
+    <float[4,4] w = {{1,2,3,4,5,6,7,8,9,8,7,6,5,4,3,2}}, float scale = {{0.5}},
+     int8[4,4] i = {{1,2,3,4,5,6,7,8,9,8,7,6,5,4,3,2}}, float ratio = {{0.5}}, bool yes = {{1}},
+     int64 zero = {{0}}>
+    {{ {lines} }}"""
+    program = program_of(model)
+    Normalise().run(program)
+    verify(program)
+    assert stays in ops(program)
+
+
+def test_model_outputs_keep_their_nodes() -> None:
+    model = f"""{HEAD} net (float[N,4] x) => (float[4] y, int64[2] s, float[N,4] z)
+    <float[4] w = {{1, 2, 3, 4}}> {{ h = Neg(w) y = Abs(h) s = Shape(x) z = Add(x, y) }}"""
+    program = normalised(model, {"x": floats(2, 4)})
+    assert ops(program) == ["Abs", "Shape", "Add"]
+    assert all(isinstance(value, gs.Variable) for value in program.graph.outputs)
+
+
+def test_one_node_that_fails_does_not_stop_the_others() -> None:
+    # A Gather that reads past the end: only running it tells.
+    model = f"""{HEAD} net (float[N,4] x, bool flag) => (float[N,4] y)
+    <float[4] w = {{1, 2, 3, 4}}, int64[4] i = {{0, 9, 0, 0}}>
+    {{ g = Gather(w, i) h = Neg(g) n = Neg(w) p = Add(x, h) y = Add(p, n) }}"""
+    program = normalised(model)
+    assert ops(program) == ["Gather", "Neg", "Add", "Add"]
+    assert program.weights()["a/n"].values.tolist() == [-1, -2, -3, -4]
+
+
+# -- BatchNormalization --------------------------------------------------------------------
+
+
+def convolution(
+    op: str = "Conv",
+    shape: tuple[int, ...] = (4, 3, 3, 3),
+    image: tuple[int, ...] = (2, 3, 8, 8),
+    channels: int = 4,
+    bias: np.ndarray[Any, Any] | None = None,
+    norm: dict[str, Any] | None = None,
+    more: list[onnx.NodeProto] | None = None,
+    outputs: tuple[str, ...] = ("y",),
+    scale: np.ndarray[Any, Any] | None = None,
+    **attributes: Any,
+) -> onnx.ModelProto:
+    """x -> operator -> BatchNormalization -> Relu, and what `more` adds."""
+    weights = {
+        "w": floats(*shape, seed=1),
+        "scale": floats(channels, seed=2) if scale is None else scale,
+        "offset": floats(channels, seed=3),
+        "mean": floats(channels, seed=4),
+        "variance": np.abs(floats(channels, seed=5)) + np.float32(0.1),
+    }
+    if bias is not None:
+        weights["b"] = bias
+    nodes = [
+        helper.make_node(op, ["x", "w", *(["b"] if bias is not None else [])], ["h"], "op",
+                         **attributes),
+        helper.make_node("BatchNormalization", ["h", "scale", "offset", "mean", "variance"],
+                         ["n"], "bn", **(norm or {})),
+        helper.make_node("Relu", ["n"], ["y"], "relu"),
+        *(more or []),
+    ]  # fmt: skip
+    dims = ["N", *(f"d{axis}" for axis in range(1, len(image)))]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, image)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+IMAGE = {"x": floats(2, 3, 8, 8)}
+FEATURES = {"x": floats(5, 3)}
+FOLDED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "conv": ({}, IMAGE),
+    "conv with bias": ({"bias": floats(4, seed=6), "norm": {"epsilon": 0.01}}, IMAGE),
+    "padded conv": ({"pads": [1, 1, 1, 1], "strides": [2, 2]}, IMAGE),
+    "grouped conv": (
+        {"shape": (4, 3, 3, 3), "image": (2, 6, 8, 8), "group": 2}, {"x": floats(2, 6, 8, 8)}),
+    "depthwise conv": ({"shape": (3, 1, 3, 3), "channels": 3, "group": 3}, IMAGE),
+    "1d conv": ({"shape": (4, 3, 3), "image": (2, 3, 8)}, {"x": floats(2, 3, 8)}),
+    "transposed conv": (
+        {"op": "ConvTranspose", "shape": (3, 4, 2, 2), "strides": [2, 2],
+         "bias": floats(4, seed=6)}, IMAGE),
+    "grouped transposed conv": (
+        {"op": "ConvTranspose", "shape": (6, 2, 3, 3), "group": 2, "image": (2, 6, 8, 8)},
+        {"x": floats(2, 6, 8, 8)}),
+    "gemm": ({"op": "Gemm", "shape": (3, 4), "image": (5, 3)}, FEATURES),
+    "square gemm": ({"op": "Gemm", "shape": (3, 3), "image": (5, 3), "channels": 3}, FEATURES),
+    "transposed gemm": (
+        {"op": "Gemm", "shape": (4, 3), "image": (5, 3), "transB": 1, "alpha": 0.5, "beta": 2.0,
+         "bias": floats(4, seed=6)}, FEATURES),
+    "gemm with one bias": (
+        {"op": "Gemm", "shape": (3, 4), "image": (5, 3), "bias": floats(1, seed=6)}, FEATURES),
+    "gemm with a row of biases": (
+        {"op": "Gemm", "shape": (3, 4), "image": (5, 3), "bias": floats(1, 4, seed=6)}, FEATURES),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLDED)
+def test_batch_norm_is_folded(case: str) -> None:
+    arguments, feeds = FOLDED[case]
+    program = normalised(convolution(**arguments), feeds)
+    assert ops(program) == [arguments.get("op", "Conv"), "Relu"]
+    operator = program.graph.nodes[0]
+    assert operator.name == "a/op" and operator.outputs[0].name == "a/n"
+    assert program.metadata["a/op"][SOURCE_KEY] == "a/op,a/bn"
+    assert set(program.metadata) == {"a/op", "a/relu"}
+
+
+def test_batch_norm_that_is_an_output_keeps_its_name() -> None:
+    program = normalised(convolution(outputs=("n", "y")), IMAGE)
+    assert ops(program) == ["Conv", "Relu"]
+
+
+def test_bytes_saved_by_a_fold() -> None:
+    program = program_of(convolution())
+    (change,) = Normalise().run(program)
+    assert change.nbytes_saved == 3 * 4 * 4  # scale, mean and variance go, offset becomes bias
+    assert change.what == "BatchNormalization 'a/bn' is folded into Conv 'a/op'"
+
+
+def test_shared_filter_is_copied() -> None:
+    other = [
+        helper.make_node("Conv", ["x", "w"], ["k"], "other"),
+        helper.make_node("Neg", ["k"], ["z"], "neg"),
+    ]
+    model = convolution(more=other, outputs=("y", "z"))
+    program = normalised(model, IMAGE)
+    assert ops(program) == ["Conv", "Relu", "Conv", "Neg"]
+    assert {"a/w", "a/w.folded"} <= set(program.weights())
+    stays = normalised(model, IMAGE, Normalise(growth_nbytes=100))
+    assert "BatchNormalization" in ops(stays)
+
+
+def test_two_folds_of_one_filter() -> None:
+    other = [
+        helper.make_node("Conv", ["x", "w"], ["k"], "other"),
+        helper.make_node(
+            "BatchNormalization", ["k", "offset", "scale", "mean", "variance"], ["z"], "bn2"
+        ),
+    ]
+    program = normalised(convolution(more=other, outputs=("y", "z")), IMAGE)
+    assert ops(program) == ["Conv", "Relu", "Conv"]
+    assert {"a/w.folded", "a/w.folded_2"} & set(program.weights())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"more": [helper.make_node("Neg", ["h"], ["z"])], "outputs": ("y", "z")},
+        {"outputs": ("y", "h")},
+        {"op": "MatMul", "shape": (3, 4), "image": (5, 3)},
+        {"scale": np.full(4, np.inf, np.float32)},
+        {"norm": {"epsilon": -1.0}},
+        {"op": "Gemm", "shape": (3, 4), "image": (5, 3), "bias": floats(5, 1)},
+        {"op": "Gemm", "shape": (3, 4), "image": (4, 3), "bias": floats(4, 1)},
+    ],
+    ids=[
+        "another reader",
+        "an output",
+        "no bias to take",
+        "inf",
+        "negative variance",
+        "rows",
+        "square rows",
+    ],
+)
+def test_must_not_fold_batch_norm(arguments: dict[str, Any]) -> None:
+    program = program_of(convolution(**arguments))
+    before = text(program)
+    assert Normalise().run(program) == []
+    assert text(program) == before
+
+
+def test_training_batch_norm_stays() -> None:
+    model = convolution(norm={"training_mode": 1})
+    model.graph.node[1].output.extend(["running_mean", "running_variance"])
+    program = program_of(model)
+    assert Normalise().run(program) == []
+
+
+def test_lone_batch_norm_stays() -> None:
+    model = convolution()
+    model.graph.node[0].CopyFrom(helper.make_node("Abs", ["x"], ["h"], "op"))
+    model.graph.initializer.remove(model.graph.initializer[0])
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:3], tensor.name))
+    assert ops(normalised(model, IMAGE)) == ["Abs", "BatchNormalization", "Relu"]
+
+
+def test_quantised_filter_stays() -> None:
+    model = convolution()
+    filters = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.int8), "q")
+    model.graph.initializer[0].CopyFrom(filters)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "s"))
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["q", "s"], ["w"], "dq"))
+    assert ops(normalised(model, IMAGE)) == [
+        "DequantizeLinear", "Conv", "BatchNormalization", "Relu",
+    ]  # fmt: skip
+
+
+def test_half_precision_weights_stay_half() -> None:
+    model = convolution()
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    program = program_of(model)
+    before = program.copy()
+    assert len(Normalise().run(program)) == 1
+    feeds = {"a/x": IMAGE["x"].astype(np.float16)}
+    assert_close(run(program, feeds)["a/y"], run(before, feeds)["a/y"], rtol=2e-2, atol=5e-2)
+    assert {str(weight.dtype) for weight in program.weights().values()} == {"float16"}
+
+
+def test_a_wrong_fold_would_be_seen() -> None:
+    program = program_of(convolution())
+    before = program.copy()
+    Normalise().run(program)
+    weight = program.graph.nodes[0].inputs[1]
+    assert isinstance(weight, gs.Constant)
+    weight.values = weight.values * np.float32(1.01)
+    with pytest.raises(AssertionError):
+        feeds = {"a/x": IMAGE["x"]}
+        assert_close(run(program, feeds)["a/y"], run(before, feeds)["a/y"], 1e-5, 1e-5)

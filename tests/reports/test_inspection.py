@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from repsimc.compiler.errors import ModelError
+from repsimc.compiler.reports.inspection import (
+    bundle_grids,
+    inspect_model,
+    model_grids,
+    read_report,
+)
+from repsimc.compiler.reports.table import markdown
+from repsimc.runtime.manifest import Manifest
+
+from tests.programs import program_of
+from tests.reports.test_table import REPORT
+from tests.runtime.bundles import bundled, tied_pair
+
+CHAIN = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 4] x) => (float[N, 2] y)
+<float[4, 3] w = {1,2,3,4,5,6,7,8,9,10,11,12}, float[3, 2] v = {1,2,3,4,5,6}>
+{
+  h = MatMul (x, w)
+  r = Relu (h)
+  y = MatMul (r, v)
+}
+"""
+
+
+def test_a_model_at_a_glance() -> None:
+    found = inspect_model(program_of(CHAIN, "m"), "m")
+    assert found.nodes == 3
+    assert dict(found.operators) == {"MatMul": 2, "Relu": 1}
+    assert found.weights_nbytes == (12 + 6) * 4
+    assert found.macs == 12 + 6
+    assert [str(line) for line in found.inputs] == ["x float32 [N, 4]"]
+    assert [str(line) for line in found.outputs] == ["y float32 [N, 2]"]
+    assert [(cut.values, round(cut.depth, 2)) for cut in found.cuts] == [
+        (("h",), 0.33),
+        (("r",), 0.67),
+        (("y",), 1.0),
+    ]
+    data = found.to_json()
+    assert json.loads(json.dumps(data)) == data
+    assert data["schema"] == "repsimc.inspection/1"
+    assert data["cuts"][0] == {"values": ["h"], "shapes": [["N", 3]], "depth": 0.333333}
+
+
+def test_of_many_cuts_some_are_shown_and_the_rest_is_said() -> None:
+    lines = "\n".join(f"v{i + 1} = Relu (v{i})" for i in range(60))
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]>\n'
+        f"g (float[1, 2] v0) => (float[1, 2] v60) {{\n{lines}\n}}"
+    )
+    found = inspect_model(program_of(text, "m"), "m")
+    cuts = model_grids(found)[1]
+    assert len(found.cuts) == 60
+    assert len(cuts.rows) == 20
+    assert cuts.notes == ("one in 3 of the 60 cuts; --format json has all",)
+
+
+def test_a_bundle_tells_interface_sharing_and_files(tmp_path: Path) -> None:
+    path = bundled(tmp_path, tied_pair(), report=REPORT.to_json())
+    manifest = Manifest.loads((path / "manifest.json").read_text())
+    assert read_report(path, manifest) == REPORT
+    models, files = bundle_grids(path, manifest, REPORT)
+    assert [row[0] for row in models.rows] == ["a", "b"]
+    assert "x float32 [N, 3]" in markdown(models).replace("\\", "")
+    assert {row[0] for row in files.rows} >= {"merged.onnx", "plan.json", "report.json"}
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"schema": "other"}', b"\xff", b"[" * 100_000])
+def test_a_damaged_report_is_a_bad_bundle(tmp_path: Path, content: bytes) -> None:
+    path = bundled(tmp_path, tied_pair(), report=REPORT.to_json())
+    manifest = Manifest.loads((path / "manifest.json").read_text())
+    (path / "report.json").write_bytes(content)
+    with pytest.raises(ModelError):
+        read_report(path, manifest)

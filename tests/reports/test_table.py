@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from repsimc.compiler.reports.report import ModelReport, OutputFidelity, Report, Sharing
+from repsimc.compiler.reports.table import (
+    Column,
+    Grid,
+    bytes_change,
+    count_change,
+    fidelity_value,
+    markdown,
+    print_grid,
+    report_grid,
+)
+from rich.console import Console
+
+MIB = 2**20
+REPORT = Report(
+    models=(
+        ModelReport("resnet20", 1_100_000, 1_100_000, 41_200_000, 41_200_000, 262144, 262144),
+        ModelReport(
+            "habitat_classifier",
+            1_100_000,
+            20_000,
+            41_200_000,
+            200_000,
+            262144,
+            1024,
+            (
+                Sharing("resnet20", ("relu_18",), ("relu_18",), 0.954, False),
+                Sharing("other", ("relu_1",), ("relu_1",), 0.1, True),
+            ),
+            (OutputFidelity("logits", "top-1 agreement", 0.99999, 0.99, 500),),
+        ),
+        ModelReport(
+            "detector",
+            4 * MIB,
+            3 * MIB,
+            1_500_000_000,
+            700_000_000,
+            9 * MIB,
+            5 * MIB,
+            (Sharing("resnet20", ("relu_9",), ("p3", "p4"), 0.4, False),),
+            (
+                OutputFidelity("boxes", "explained variance", 0.9851, 0.99, 500),
+                OutputFidelity("scores", "explained variance", 0.9999, 0.99, 500),
+            ),
+        ),
+    ),
+    weights_before_nbytes=6_394_304,
+    weights_after_nbytes=4_265_728,
+    memory_before_nbytes=16 * MIB,
+    memory_after_nbytes=10 * MIB,
+    macs_before=1_582_400_000,
+    macs_after=741_400_000,
+    budget_nbytes=12 * MIB,
+    frames_fit=1500,
+    frames_held_out=500,
+    inputs_tied=True,
+    notes=("model 'other' shares nothing with resnet20 beyond its first layer",),
+)
+
+
+def printed(grid: Grid, width: int = 100) -> str:
+    out = io.StringIO()
+    print_grid(grid, Console(file=out, width=width, highlight=False))
+    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+
+
+def test_the_table_at_the_end(golden: Callable[[str, str], None]) -> None:
+    golden("report_table.txt", printed(report_grid(REPORT)))
+
+
+def test_the_table_as_markdown(golden: Callable[[str, str], None]) -> None:
+    golden("report_table.md", markdown(report_grid(REPORT)))
+
+
+def test_it_fits_into_100_columns_and_has_no_escapes_off_a_terminal() -> None:
+    text = printed(report_grid(REPORT))
+    table = text[: text.index("weights:")]
+    assert max(map(len, table.splitlines())) <= 100
+    assert "\x1b" not in text
+
+
+def test_names_are_never_read_as_markup_nor_steer_the_terminal() -> None:
+    name = "[bold]x[/bold] [link=file:///]\x1b]0;title\x07\x1b[2J"
+    grid = Grid(name, (Column("model"),), ((name,),), (name,), (name,), (name,))
+    text = printed(grid, width=200)
+    assert text.count("[bold]x[/bold] [link=file:///]?]0;title??[2J") == 5
+    assert "\x1b" not in text and "\x07" not in text
+
+
+def test_markdown_cells_stay_cells() -> None:
+    text = markdown(Grid("", (Column("model"),), (("a|b\nc`*_<br>",),)))
+    assert text.splitlines()[-1] == r"| a\|b c\`\*\_\<br\> |"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (1_100_000, 1_100_000, "1.05 MiB"),
+        (1_100_000, 550_000, "1.05 -> 0.52 MiB"),
+        (1_100_000, 1, "1.05 -> <0.01 MiB"),
+        (1_100_000, 0, "1.05 -> 0 B"),
+        (0, 1000, "0 -> 1000 B"),
+        (800, 60, "800 -> 60 B"),
+        (300 * MIB, 45 * MIB, "300 -> 45 MiB"),
+        (0, 0, "0 B"),
+    ],
+)
+def test_both_amounts_are_in_one_unit(before: int, after: int, said: str) -> None:
+    assert bytes_change(before, after) == said
+
+
+def test_counts_are_decimal() -> None:
+    assert count_change(41_200_000, 20_600_000) == "41.2 -> 20.6 M"
+    assert count_change(900, 45) == "900 -> 45"
+
+
+def test_a_floor_missed_by_little_does_not_read_as_kept() -> None:
+    missed = OutputFidelity("y", "top-1 agreement", 0.989999, 0.99, 10_000)
+    assert fidelity_value(missed) == "0.9899 top-1"
+    assert fidelity_value(OutputFidelity("y", "max abs difference", 2e-6, 1e-5, 8)) == (
+        "2.0e-06 max diff"
+    )
