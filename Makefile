@@ -30,7 +30,7 @@ demo: $(VENV)/.repsimc ## compile, verify and bench the shipped example
 	$(BIN)/repsimc compile $(DIGITS)/*.onnx --calib $(DIGITS)/frames.npz --budget $(BUDGET) \
 		--output $(DEMO) --overwrite
 	$(BIN)/repsimc verify $(DEMO) --data $(DIGITS)/labelled.npz \
-		--labels digit=digit --labels parity=parity --labels digit_deep=digit
+		--labels digit=digit_label --labels digit_deep=digit_label --labels parity=parity_label
 	$(BIN)/repsimc bench $(DEMO)
 
 test: $(VENV)/.repsimc-dev ## the whole test suite (ARGS="-k word" for a part)

@@ -67,7 +67,6 @@ app = typer.Typer(
     + "\n\n"
     + "Exit codes: 0 done, 1 internal error, 2 usage, 3 bad model or data, 4 fidelity floor not "
     "met, 5 budget not met, 6 backend missing.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -202,8 +201,8 @@ def compile_command(
     finally:
         progress.done()
     written = result.bundle
-    where = {"bundle": None if written is None else str(written)}
-    call.show(result.report.to_json() | where, report_grid(result.report))
+    value = {"plan": result.plan.to_json(), "bundle": str(written) if written else None}
+    call.show(result.report.to_json() | value, report_grid(result.report))
     call.say(f"bundle written to {_folder(written)}" if written else "dry run: nothing was written")
 
 
@@ -428,7 +427,7 @@ def passes(ctx: typer.Context, format: FormatOption = None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line (default: this process's); errors are told, not raised."""
-    words = list(process_arguments[1:] if arguments is None else arguments)
+    words = list(process_arguments[1:] if arguments is None else arguments) or ["--help"]
 
     def run(call: Call) -> object:
         return app(args=words, prog_name="repsimc", standalone_mode=False, obj=call)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from threadpoolctl import threadpool_limits
+
 from ..passes.pipeline import CLEANING, passes_of, run_passes
 from .analysis.calibration import Frames
 from .analysis.cost import program_cost
@@ -161,7 +163,9 @@ class Workbench:
             unique = list(dict.fromkeys(names))
             samples = sample_values(self.program, unique, feeds, self._options.seed)
             aligned = dict.fromkeys(stream, stream)
-            sites = find_sites(self.program, samples, aligned, self.skeleton)
+            # Thousands of solves of 16 to 256 unknowns: threads cost more than they bring.
+            with threadpool_limits(1, user_api="blas"):
+                sites = find_sites(self.program, samples, aligned, self.skeleton)
             found.ladders |= sites.ladders
             found.reasons |= sites.reasons
             self._progress.advance()

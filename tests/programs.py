@@ -84,5 +84,32 @@ def feeds_for(
         tensor = value.type.tensor_type
         shape = [d.dim_value or (sizes or {}).get(d.dim_param, 2) for d in tensor.shape.dim]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        found[value.name] = random.standard_normal(shape).astype(dtype)
+        # A scalar cannot be drawn as an array: NumPy gives a number.
+        found[value.name] = np.asarray(random.standard_normal(shape)).astype(dtype)
     return found
+
+
+def assert_same_outputs(
+    model: onnx.ModelProto,
+    program: Program | None = None,
+    name: str = "a",
+    rtol: float = 0.0,
+    atol: float = 0.0,
+) -> None:
+    """Fails unless model `name` of the program computes what `model` does, on random feeds.
+
+    Other models of the program must take the same inputs.
+    """
+    program = program or program_of(model, name)
+    own = program.models[name]
+    feeds = feeds_for(model)
+    expected = run(model, feeds)
+    given = {
+        value: array
+        for other in program.models.values()
+        for value, array in zip(other.inputs.values(), feeds.values(), strict=True)
+    }
+    actual = run(program, given)
+    assert list(own.outputs) == list(expected)
+    for output, value in own.outputs.items():
+        assert_close(actual[value], expected[output], rtol=rtol, atol=atol)

@@ -107,7 +107,8 @@ class AffineRanking:
     """Held-out R2 of affine maps from many donors (alone or several at once) to a receiver.
 
     R2 = 1 - SSE / SST on rows the map was not fitted on, all channels together; clipped at 0.
-    One Gram matrix serves every subset of donors and every receiver.
+    Works on Gram blocks between pairs of values, computed once each, so that a map costs a solve
+    of its channels and no pass over the rows.
     """
 
     def __init__(self, samples: Samples, donors: Sequence[str], ridge: float = 1e-3) -> None:
@@ -116,75 +117,92 @@ class AffineRanking:
         self._ridge = ridge
         rows = len(next(iter(samples.rows.values()))) if samples.rows else 0
         self._split = int(rows * _FIT_SHARE)
-        self._columns: dict[str, slice] = {}
-        start = 0
-        for name in self.donors:
-            width = samples.rows[name].shape[1]
-            self._columns[name] = slice(start, start + width)
-            start += width
-        stacked = (
-            np.concatenate([samples.rows[name] for name in self.donors], axis=1)
-            if self.donors
-            else np.zeros((rows, 0), np.float32)
-        )
-        self._fit = stacked[: self._split]
-        self._judge = stacked[self._split :]
-        self._mean = self._fit.mean(axis=0) if start else np.zeros(0, np.float32)
-        centred = self._fit - self._mean
-        self._centred = centred
-        self._gram = (centred.T @ centred).astype(np.float64)
+        self._centred: dict[str, Float32] = {}
+        self._blocks: dict[tuple[str, str], tuple[Float64, Float64]] = {}
+        self._factors: dict[str, tuple[Float64, bool]] = {}
 
-    def r2(self, donors: Sequence[str], receiver: str) -> float:
-        """Held-out R2 of the affine map from `donors` together to `receiver`; nan if constant."""
-        target = self.samples.rows[receiver]
-        return self._r2(donors, target, self._cross(receiver))
+    def best(
+        self, receiver: str, count: int = 1, gain: float = 0.004
+    ) -> list[tuple[float, tuple[str, ...]]]:
+        """The best single donor, then ever larger sets while each addition explains `gain` more.
 
-    def best(self, receiver: str, count: int = 1, gain: float = 0.004) -> list[tuple[float, tuple[str, ...]]]:
-        """The best single donor, then ever larger sets as long as each addition gains `gain`.
-
-        Greedy forward selection; sets have one spatial size so that they can be concatenated.
-        Returns (R2, donors) of growing size, empty when no donor is comparable.
+        Greedy forward selection among the six best; sets have one spatial size so that they can
+        be concatenated. Returns (R2, donors) of growing size, empty when no donor is comparable.
         """
         donors = [name for name in self.donors if self.samples.comparable(name, receiver)]
-        if not donors:
+        scored = [(self._single(name, receiver), name) for name in donors]
+        singles = sorted((pair for pair in scored if pair[0] == pair[0]), reverse=True)
+        if not singles:
             return []
-        target, cross = self.samples.rows[receiver], self._cross(receiver)
-        singles = sorted(
-            ((self._r2([name], target, cross), name) for name in donors),
-            key=lambda pair: (-pair[0] if pair[0] == pair[0] else 1.0, pair[1]),
-        )
-        score, first = singles[0]
-        found: list[tuple[float, tuple[str, ...]]] = [(score, (first,))]
-        size = self.samples.spatial[first]
-        pool = [n for _, n in singles[1:] if self.samples.spatial[n] == size][:6]
+        found: list[tuple[float, tuple[str, ...]]] = [(singles[0][0], (singles[0][1],))]
+        size = self.samples.spatial[singles[0][1]]
+        pool = [name for _, name in singles[1:] if self.samples.spatial[name] == size][:6]
         while len(found) < count and pool:
-            chosen = found[-1][1]
-            value, name = max((self._r2([*chosen, name], target, cross), name) for name in pool)
-            if not value > found[-1][0] + gain * (1 - found[-1][0]) + 1e-4:
+            score, chosen = found[-1]
+            value, name = max((self._together([*chosen, name], receiver), name) for name in pool)
+            if not value > score + gain * (1 - score) + 1e-4:
                 break
             found.append((value, (*chosen, name)))
             pool.remove(name)
+        self._forget(receiver)
         return found
 
-    def _cross(self, receiver: str) -> Float64:
-        target = self.samples.rows[receiver][: self._split]
-        return (self._centred.T @ (target - target.mean(axis=0))).astype(np.float64)
+    def _single(self, donor: str, receiver: str) -> float:
+        gram, judged_gram = self._block(donor, donor)
+        if donor not in self._factors:
+            self._factors[donor] = scipy.linalg.cho_factor(self._damped(gram), lower=True)
+        cross, judged_cross = self._block(donor, receiver)
+        weight = scipy.linalg.cho_solve(self._factors[donor], cross)
+        return self._score(weight, judged_gram, judged_cross, receiver)
 
-    def _r2(self, donors: Sequence[str], target: Float32, cross: Float64) -> float:
-        index = np.concatenate([np.arange(s.start, s.stop) for s in map(self._columns.get, donors) if s])
-        gram = self._gram[np.ix_(index, index)]
-        damping = self._ridge * float(np.trace(gram)) / max(len(index), 1) + 1e-9
-        weight = scipy.linalg.solve(
-            gram + damping * np.eye(len(index)), cross[index], assume_a="pos", check_finite=False
-        ).astype(np.float32)
-        mean = target[: self._split].mean(axis=0)
-        truth = target[self._split :]
-        predicted = (self._judge[:, index] - self._mean[index]) @ weight + mean
-        total = float(np.square(truth - truth.mean(axis=0), dtype=np.float64).sum())
-        if total <= 0:
+    def _together(self, donors: Sequence[str], receiver: str) -> float:
+        grams = [[self._block(a, b) for b in donors] for a in donors]
+        crosses = [self._block(name, receiver) for name in donors]
+        gram, judged_gram = (np.block([[pair[i] for pair in row] for row in grams]) for i in (0, 1))
+        cross, judged_cross = (np.concatenate([pair[i] for pair in crosses]) for i in (0, 1))
+        weight = scipy.linalg.solve(self._damped(gram), cross, assume_a="pos", check_finite=False)
+        return self._score(weight, judged_gram, judged_cross, receiver)
+
+    def _score(self, weight: Float64, gram: Float64, cross: Float64, receiver: str) -> float:
+        judged = self._rows(receiver)[self._split :]
+        power = float(np.square(judged, dtype=np.float64).sum())
+        mean = judged.mean(axis=0, dtype=np.float64)
+        total = power - len(judged) * float(mean @ mean)
+        if total <= 1e-12 * max(power, 1e-30):
             return float("nan")
-        error = float(np.square(truth - predicted, dtype=np.float64).sum())
+        error = power - 2 * float(np.vdot(weight, cross)) + float(np.vdot(weight, gram @ weight))
         return max(0.0, 1.0 - error / total)
+
+    def _damped(self, gram: Float64) -> Float64:
+        size = len(gram)
+        return gram + (self._ridge * float(np.trace(gram)) / size + 1e-9) * np.eye(size)
+
+    def _block(self, a: str, b: str) -> tuple[Float64, Float64]:
+        """a^T b over the rows to fit and over those that judge (both centred on the former)."""
+        if (a, b) not in self._blocks:
+            if (b, a) in self._blocks:
+                fit, judge = self._blocks[b, a]
+                return fit.T, judge.T
+            left, right = self._rows(a), self._rows(b)
+            cut = self._split
+            self._blocks[a, b] = (
+                (left[:cut].T @ right[:cut]).astype(np.float64),
+                (left[cut:].T @ right[cut:]).astype(np.float64),
+            )
+        return self._blocks[a, b]
+
+    def _rows(self, name: str) -> Float32:
+        if name not in self._centred:
+            rows = self.samples.rows[name]
+            self._centred[name] = rows - rows[: self._split].mean(axis=0)
+        return self._centred[name]
+
+    def _forget(self, receiver: str) -> None:
+        # Only the donors' own blocks serve the next receiver; the rest would grow without bound.
+        for key in [key for key in self._blocks if key[0] != key[1]]:
+            del self._blocks[key]
+        if receiver not in self.donors:
+            self._centred.pop(receiver, None)
 
 
 def debiased_cka(x: Array, y: Array) -> float:

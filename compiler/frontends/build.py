@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ..graph.export import GRAPH_KEY, LocalFunction, NonTensorValue
+from ..graph.export import GRAPH_KEY
+from ..graph.opaque import LocalFunction, NonTensorValue
 from ..graph.program import SOURCE_KEY, Model, Program, Source, qualified
 from .prepare import all_nodes
 

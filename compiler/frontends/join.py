@@ -9,9 +9,11 @@ import onnx_graphsurgeon as gs
 from onnx import defs, helper
 
 from ..errors import ModelError, UsageError
-from ..graph.export import LocalFunction, calls, every_node, opset_versions, standard
+from ..graph.export import calls, every_node, opset_versions, standard
+from ..graph.opaque import LocalFunction
 from ..graph.program import SEPARATOR, Program
 from .dimensions import unify_dimensions
+from .inference import add_types
 from .opset import raise_opset
 
 Tied = Sequence[Sequence[tuple[str, str]]]
@@ -40,7 +42,9 @@ def join(programs: Sequence[Program], tied: Tied = ()) -> Program:
             raise UsageError(f"two models are called '{name}'", "give one another name")
     opset = max(program.graph.opset for program in copies)
     for program in copies:
-        raise_opset(program, opset, f"model '{next(iter(program.models))}'")
+        if program.graph.opset < opset:
+            raise_opset(program, opset, f"model '{next(iter(program.models))}'")
+            add_types(program)
     domains = _domains(copies)
     functions = _functions(copies)
     unify_dimensions(copies, _groups(copies, tied))

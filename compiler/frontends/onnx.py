@@ -7,17 +7,16 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import shape_inference
 
 from ..errors import ModelError, UsageError
-from ..graph.export import to_proto
 from ..graph.program import SEPARATOR, Program, Source
 from .build import build
 from .check import check_proto, check_runs, check_weights
 from .external_data import TensorFiles
+from .inference import add_types, with_types
 from .join import join
 from .opset import OLDEST_OPSET, raise_opset
-from .prepare import LIGHT_ELEMENTS, prepare
+from .prepare import prepare
 
 __all__ = ["import_model", "join", "read_model"]
 
@@ -76,37 +75,15 @@ def _import(proto: onnx.ModelProto, name: str, source: Source, files: TensorFile
             f"'{name}' cannot be a model's name", f"it is empty or has a '{SEPARATOR}'"
         )
     weights = prepare(proto, files)
+    proto = with_types(proto)
     check_proto(proto, files.where)
-    program = build(_with_types(proto), weights, name, source)
+    program = build(proto, weights, name, source)
     if program.graph.opset < OLDEST_OPSET:
         raise_opset(program, OLDEST_OPSET, files.where)
-        _add_types(program)
+        add_types(program)
     check_weights(program, files.where)
     check_runs(program, files.where)
     return program
-
-
-def _with_types(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The light model with value_info for all values whose type can be told."""
-    try:
-        return shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception:  # what is wrong is told better by ONNX Runtime, which loads the model next
-        return proto
-
-
-def _add_types(program: Program) -> None:
-    """Gives types and shapes to values that have none yet."""
-    proto = _with_types(to_proto(program, light_elements=LIGHT_ELEMENTS))
-    values = program.values()
-    typed = build(proto, {}, "typed", next(iter(program.models.values())).source).values()
-    for name, value in values.items():
-        found = typed.get(f"typed{SEPARATOR}{name}")
-        if found is None:
-            continue
-        if value.dtype is None:
-            value.dtype = found.dtype
-        if value.shape is None:
-            value.shape = found.shape
 
 
 def _not_onnx(path: Path) -> ModelError:

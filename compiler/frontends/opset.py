@@ -14,7 +14,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import defs, helper, numpy_helper
 
-from ..graph.export import LocalFunction, attribute_proto, every_node, opset_versions
+from ..graph.export import attribute_proto, every_node, opset_versions
+from ..graph.opaque import LocalFunction
 from ..graph.program import Program, model_of, own_name
 from ..graph.weights import array_of, element_type
 from .build import GraphBuilder

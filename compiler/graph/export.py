@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
+from .opaque import LocalFunction, NonTensorValue
 from .program import Model, Program, node_inputs
 from .weights import array_of, byte_chunks, element_type, nbytes_of
 
@@ -22,37 +23,6 @@ _PAGED_NBYTES = 2**20
 _SMALL_NBYTES = 4096  # stays in the model, where tools can read shapes and scales
 GRAPH_KEY = "repsimc.graph."  # Model.metadata: what the model's GraphProto said of itself
 MODEL_KEY = "repsimc.model."  # ModelProto.metadata_props of a program of several models
-
-
-class NonTensorValue(gs.Variable):
-    """A value that is no tensor (sequence, optional, map, sparse): its ONNX type is kept as is.
-
-    `dtype` and `shape` are None: onnx-graphsurgeon has no words for these types, and its own
-    `Variable.copy()` forgets that the value is not a tensor.
-    """
-
-    def __init__(self, name: str, type_proto: onnx.TypeProto) -> None:
-        super().__init__(name)
-        self.type_proto = type_proto
-
-    def copy(self) -> NonTensorValue:
-        """The same value without producers and readers."""
-        return NonTensorValue(self.name, self.type_proto)
-
-
-class LocalFunction(gs.Function):
-    """A local function of a model, kept as it is: `proto` is what is exported.
-
-    Its nodes are not part of the graph; nothing rewrites them.
-    """
-
-    def __init__(self, proto: onnx.FunctionProto) -> None:
-        opset = next((e.version for e in proto.opset_import if not e.domain), None)
-        super().__init__(
-            proto.name, proto.domain, opset=opset, import_domains=list(proto.opset_import)
-        )
-        self.proto = onnx.FunctionProto()
-        self.proto.CopyFrom(proto)
 
 
 def to_proto(

@@ -192,8 +192,9 @@ def main() -> None:
     np.savez_compressed(
         output / "labelled.npz",
         image=pixels[:HELD_OUT],
-        digit=digits[:HELD_OUT],
-        parity=digits[:HELD_OUT] % 2,
+        # Not called like a model: an array of that name would be taken as the model's frames.
+        digit_label=digits[:HELD_OUT],
+        parity_label=digits[:HELD_OUT] % 2,
     )
 
 

@@ -25,6 +25,7 @@ def test_every_help_has_examples(command: str) -> None:
 def test_help_tells_the_exit_codes(repsimc: Call) -> None:
     ran = repsimc("--help")
     assert ran.code == 0
+    assert repsimc() == ran
     assert "5 budget not met" in " ".join(ran.out.split())
 
 

@@ -6,7 +6,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from repsimc.compiler.errors import (
     UsageError,
 )
 from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.plan import Plan
 from repsimc.compiler.reports.report import Report
 from repsimc.compiler.units import Budget
 
@@ -34,6 +35,7 @@ Call = Callable[..., Ran]
 class Result:
     report: Report
     bundle: Path | None
+    plan: Plan = field(default_factory=lambda: Plan({}))
 
 
 class Driver:
@@ -142,6 +144,7 @@ def test_json_is_one_document_that_reads_back(repsimc: Call, driver: Driver) -> 
     data = json.loads(ran.out)
     assert Report.from_json(data) == REPORT
     assert data["bundle"] == "bundle"
+    assert data["plan"] == Plan({}).to_json()
     assert ran.err == ""
 
 

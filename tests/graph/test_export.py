@@ -207,3 +207,39 @@ def test_other_weights_are_written_as_other_bytes(tmp_path: Path):
     write_model(big(0), tmp_path, "one", inline_limit_nbytes=10_000)
     write_model(big(1), tmp_path, "two", inline_limit_nbytes=10_000)
     assert (tmp_path / "one.onnx.data").read_bytes() != (tmp_path / "two.onnx.data").read_bytes()
+
+
+def test_a_constant_of_two_bodies_is_written_once():
+    program = program_of(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (bool c, float[2] x) => (float[2] y) <float[2] w = {1, 2}, float[2] v = {3, 4}>
+        { y = If (c) < then_branch = t () => (float[2] o) { p = Add(x, w)  o = Mul(p, v) },
+                       else_branch = e () => (float[2] q) { q = Sub(x, w) }> }"""
+    ).copy()
+    proto = to_proto(program)
+    assert [tensor.name for tensor in proto.graph.initializer] == ["a/w"]
+    inner = [tensor.name for a in proto.graph.node[0].attribute for tensor in a.g.initializer]
+    assert inner == ["a/v"]
+    onnx.checker.check_model(proto, full_check=True)
+    x = np.array([5, 6], np.float32)
+    w, v = np.array([1, 2]), np.array([3, 4])
+    for condition, expected in ((True, (x + w) * v), (False, x - w)):
+        found = run(proto, {"a/c": np.array(condition), "a/x": x})["a/y"]
+        assert_close(found, expected.astype(np.float32))
+
+
+def test_large_weights_of_bodies_lie_beside_the_model_too(tmp_path: Path):
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (bool c, float[2000] x) => (float[2000] y)
+        { y = If (c) < then_branch = t () => (float[2000] o) { o = Add(x, w) },
+                       else_branch = e () => (float[2000] q) { q = Neg(x) }> }"""
+    )
+    weight = np.arange(2000, dtype=np.float32)
+    body = model.graph.node[0].attribute[0].g
+    body.initializer.append(numpy_helper.from_array(weight, "w"))
+    paths = write_model(program_of(model), tmp_path, inline_limit_nbytes=1000)
+    assert len(paths) == 2
+    onnx.checker.check_model(str(paths[0]), full_check=True)
+    feeds = {"a/c": np.array(True), "a/x": np.ones(2000, np.float32)}
+    assert_close(run(paths[0], feeds)["a/y"], weight + 1)

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-LABELS = {"digit": "digit", "parity": "parity", "digit_deep": "digit"}
+LABELS = {"digit": "digit_label", "parity": "parity_label", "digit_deep": "digit_label"}
 
 
 def read(model: str) -> onnx.ModelProto:

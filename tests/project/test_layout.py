@@ -33,7 +33,8 @@ TEXTS = sorted(
     ]
 )
 
-# A module may import its own level and those below it.
+# A module may import its own level and those below it. A file of compiler/ that is not listed is
+# of the driver's level; so is the driver.
 LEVELS = {
     "repsimc": 0,
     "compiler.errors": 0,
@@ -47,10 +48,7 @@ LEVELS = {
     "passes": 4,
     "compiler.backends": 5,
     "compiler.reports": 5,
-    "compiler.verification": 6,
-    "compiler.running": 6,
-    "compiler.console": 6,
-    "compiler.driver": 6,
+    "compiler": 6,
     "compiler.cli": 7,
 }
 
@@ -62,12 +60,9 @@ def name(path: Path) -> str:
 
 
 def part(module: str) -> str:
-    """The entry of LEVELS, or the top folder, that a module belongs to."""
+    """The longest entry of LEVELS that holds a module, or else its top folder."""
     found = [entry for entry in LEVELS if module == entry or module.startswith(f"{entry}.")]
-    if found:
-        return found[0]
-    # compiler.compile_options and the like: a file of compiler/ that nobody gave a level.
-    return module if module.startswith("compiler.") else module.split(".")[0]
+    return max(found, key=len) if found else module.split(".")[0]
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
@@ -111,15 +106,13 @@ def test_imports_point_downwards(path: Path) -> None:
         where = f"{named(path)}:{line} imports {module[1:]}"
         if own == "runtime":
             assert target == "runtime", f"{where}: the runtime imports only itself"
-        elif target != "runtime" and own != "compiler":
-            assert own in LEVELS, f"{named(path)} has no level; add it to LEVELS in this test"
-            assert target in LEVELS, f"{where}, which has no level"
+        elif target != "runtime":
             assert LEVELS[target] <= LEVELS[own], f"{where}, which comes later"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=named)
-def test_only_driver_and_cli_import_passes(path: Path) -> None:
-    if part(name(path)) in ("passes", "compiler.driver", "compiler.cli"):
+def test_only_the_driver_and_the_cli_import_passes(path: Path) -> None:
+    if part(name(path)) in ("passes", "compiler", "compiler.cli"):
         return
     assert not [line for module, line in imports(path) if module.startswith(".passes")]
 
@@ -136,7 +129,7 @@ def test_imports_reads_relative_imports() -> None:
     driver = dict(imports(ROOT / "compiler" / "errors.py"))
     assert ".runtime.errors" in driver
     assert part("compiler.graph.program") == "compiler.graph"
-    assert part("compiler.unknown") not in LEVELS
+    assert part("compiler.driver") == "compiler"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +145,9 @@ def test_init_files_hold_a_docstring_only(path: Path) -> None:
 def test_files_are_short_and_postpone_annotations(path: Path) -> None:
     text = path.read_text()
     count = len(text.splitlines())
-    assert count <= 450, f"{named(path)} has {count} lines; split it by what it does"
+    # Tests are read one by one, so their files may be longer.
+    most = 700 if path.is_relative_to(ROOT / "tests") else 450
+    assert count <= most, f"{named(path)} has {count} lines; split it by what it does"
     if path.name != "__init__.py":
         assert "from __future__ import annotations\n" in text
 

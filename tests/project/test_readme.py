@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from repsimc.compiler.config import load_config, preprocessings
+from repsimc.compiler.errors import UsageError
 
 import repsimc
 
@@ -145,5 +146,11 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_front_door_is_what_the_readme_says() -> None:
+    from repsimc.compiler.options import CompileOptions
+
     wanted = {"models", "budget", "calibration", "output", "min_fidelity", "exact_only", "seed"}
-    assert wanted <= set(inspect.signature(repsimc.compile).parameters)
+    # compile() passes keywords that it doesn't name on to the options.
+    known = {*inspect.signature(repsimc.compile).parameters, *CompileOptions.__dataclass_fields__}
+    assert wanted <= known
+    with pytest.raises(UsageError):
+        repsimc.compile(["a.onnx"], no_such_option=1)
