@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from .graph.program import Program
 from .options import CompileOptions, model_names
 from .planning.comparison import OutputComparison
 from .planning.plan import Plan, check_plan, read_plan
-from .reports.progress import Progress, NoProgress
+from .reports.progress import NoProgress, Progress
 from .reports.report import Report
 from .rewriting import Workbench
 from .summary import report_of
@@ -73,20 +73,24 @@ def _compile(options: CompileOptions, progress: Progress) -> CompileResult:
     run_passes(program, EXACT)
 
     memory = predicted_memory(program, apart)
-    limit = _limit(options.budget, program, memory)
+    limit = _limit(options.budget, memory)
+
+    def excess(program: Program) -> int:
+        return _excess(options.budget, program, memory)
+
     bench = Workbench(original, program, frames, options, progress)
     if plan is not None:
         check_plan(plan, program)
         program, compared = bench.replay(plan)
         _enforce_floors(compared)
+        _enforce_budget(excess(program))
     else:
-        program, plan, compared = _planned(options, bench, program, limit, frames)
+        program, plan, compared = _planned(options, bench, program, limit, excess, frames)
 
     memory = predicted_memory(program, apart)
     notes = _notes(options, frames, tied, plan)
-    budget_nbytes = None if limit is None else limit + _beside(memory)
     report = report_of(
-        original, program, plan, compared, memory, frames, tied, notes, budget_nbytes
+        original, program, plan, compared, memory, frames, tied, notes, options.budget
     )
     bundle = None
     if writing:
@@ -112,6 +116,7 @@ def _planned(
     bench: Workbench,
     program: Program,
     limit: int | None,
+    excess: Callable[[Program], int],
     frames: Frames | None,
 ) -> tuple[Program, Plan, list[OutputComparison]]:
     """The program within the budget with the least damage, exact means first."""
@@ -121,7 +126,7 @@ def _planned(
         if limit is not None and not enough:
             raise _budget_error(options, limit, exact_nbytes, frames, bench)
         return program, bench.exact_plan(), bench.compare(program)
-    planned = bench.plan(limit)
+    planned = bench.plan(limit, excess)
     if planned is None:
         assert limit is not None
         raise _budget_error(options, limit, bench.smallest_nbytes(), frames, bench)
@@ -162,6 +167,14 @@ def _enforce_floors(compared: Sequence[OutputComparison]) -> None:
         raise FidelityError(
             f"the plan misses the fidelity floor: {lines}",
             "edit the plan, lower --min-fidelity, or let repsimc plan by leaving out --plan",
+        )
+
+
+def _enforce_budget(excess: int) -> None:
+    if excess > 0:
+        raise BudgetError(
+            f"the plan needs {format_bytes(excess)} more than the budget",
+            "raise the budget, edit the plan, or let repsimc plan by leaving out --plan",
         )
 
 
@@ -208,7 +221,7 @@ def _tied(
     return [group for group in alike.values() if len(group) > 1]
 
 
-def _limit(budget: Budget | None, program: Program, memory: Mapping[str, int]) -> int | None:
+def _limit(budget: Budget | None, memory: Mapping[str, int]) -> int | None:
     """The weight bytes that the budget leaves.
 
     A share is one of the models' weights apart. Bytes are of all that is predicted to be needed,
@@ -219,6 +232,15 @@ def _limit(budget: Budget | None, program: Program, memory: Mapping[str, int]) -
     if budget.nbytes is None:
         return budget.limit(memory["apart_weights_nbytes"])
     return budget.nbytes - _beside(memory)
+
+
+def _excess(budget: Budget | None, program: Program, memory: Mapping[str, int]) -> int:
+    """Bytes by which a program exceeds the budget: of weights or of predicted memory."""
+    if budget is None:
+        return 0
+    cost = program_cost(program)
+    used = cost.weights_nbytes if budget.nbytes is None else cost.predicted_nbytes
+    return used - budget.limit(memory["apart_weights_nbytes"])
 
 
 def _beside(memory: Mapping[str, int]) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from threadpoolctl import threadpool_limits
 
 from ..passes.pipeline import CLEANING, passes_of, run_passes
 from .analysis.calibration import Frames
-from .analysis.cost import program_cost
 from .analysis.feeds import StreamFeeds, fit_feeds, held_out_feeds
-from .analysis.reconstruction import Reference
+from .analysis.reconstruction import ROWS_PER_UNKNOWN, SEARCH_ROWS_PER_UNKNOWN, Reference
 from .analysis.similarity import sample_values
 from .graph.program import Program
 from .options import CompileOptions
@@ -69,12 +68,12 @@ class Workbench:
         return self._outputs.compare(program, list(program.models))
 
     def apply(self, actions: Sequence[SharePrefixAction]) -> tuple[Program, list[OutputComparison]]:
-        """The program with all `actions` carried out on all fit frames, and its outputs compared."""
+        """The program after all `actions`, fitted on all fit frames, and its outputs compared."""
         program = self.program.copy()
         if actions:
             self._progress.stage("fitting adapters and refitting", 2 * len(actions))
             passes = passes_of(in_order(actions), lambda act: self._reference(act.receiver, None))
-            run_passes(program, passes, lambda *_: self._progress.advance())
+            run_passes(program, passes, lambda _step, _changes, _time: self._progress.advance())
             run_passes(program, CLEANING)
         return program, self.compare(program)
 
@@ -101,11 +100,14 @@ class Workbench:
 
     # -- planning ----------------------------------------------------------------------------
 
-    def plan(self, limit: int | None) -> tuple[Program, Plan, list[OutputComparison]] | None:
+    def plan(
+        self, limit: int | None, excess: Callable[[Program], int]
+    ) -> tuple[Program, Plan, list[OutputComparison]] | None:
         """The least damage within `limit` weight bytes, or the fewest bytes when None.
 
-        Backs off where a combination misses a floor that its actions kept one by one. None when
-        nothing fits.
+        Backs off where a combination misses a floor that its actions kept one by one, or where
+        the program it gives is over the budget after all (`excess`, in bytes, above 0). None
+        when nothing fits.
         """
         search = self.search()
         allowed = limit
@@ -118,7 +120,7 @@ class Workbench:
             if missed and choice.sites:
                 search.reject(self._culprit(choice, missed, search))
                 continue
-            over = 0 if limit is None else program_cost(program).weights_nbytes - limit
+            over = excess(program)
             if over > 0:
                 assert allowed is not None
                 allowed -= over
@@ -188,7 +190,8 @@ class Workbench:
         key = (stream[0], limit)
         if key not in self._references:
             feeds = fit_feeds(self.program, self._frames, stream[0], limit)
-            self._references[key] = Reference(self.program, feeds, self._options.seed)
+            rows = ROWS_PER_UNKNOWN if limit is None else SEARCH_ROWS_PER_UNKNOWN
+            self._references[key] = Reference(self.program, feeds, self._options.seed, rows)
         return self._references[key]
 
     def _culprit(self, choice: Choice, missed: set[str], search: Search) -> Site:

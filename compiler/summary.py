@@ -12,7 +12,8 @@ from .graph.program import SOURCE_KEY, Program, model_of, own_name
 from .graph.weights import digest, nbytes_of
 from .planning.comparison import OutputComparison
 from .planning.plan import Plan, SharePrefixAction
-from .reports.report import ModelReport, OutputFidelity, Report, Sharing
+from .reports.report import MEMORY, WEIGHTS, ModelReport, OutputFidelity, Report, Sharing
+from .units import Budget
 
 
 def report_of(
@@ -24,12 +25,11 @@ def report_of(
     frames: Frames | None,
     tied: Sequence[Sequence[InputRef]],
     notes: tuple[str, ...],
-    budget_nbytes: int | None,
+    budget: Budget | None,
 ) -> Report:
     """The report of a compilation from `original` (as read) to `program`.
 
-    `memory` is what `analysis.cost.predicted_memory` says of the two; `budget_nbytes` the budget
-    in bytes of predicted memory.
+    `memory` is what `analysis.cost.predicted_memory` says of the two.
     """
     sharing = _exact_sharing(program)
     for planned in plan.actions:
@@ -69,7 +69,8 @@ def report_of(
         memory_after_nbytes=memory["merged_nbytes"],
         macs_before=macs_before,
         macs_after=program_cost(program).macs,
-        budget_nbytes=budget_nbytes,
+        budget_nbytes=None if budget is None else budget.limit(memory["apart_weights_nbytes"]),
+        budget_counts=MEMORY if budget is None or budget.nbytes is not None else WEIGHTS,
         frames_fit=sum(len(rows) for rows in counts),
         frames_held_out=sum(len(rows) for rows in held_out),
         inputs_tied=bool(tied),

@@ -109,16 +109,12 @@ def insert_adapter(program: Program, link: Link, replaced: gs.Variable, kernel: 
     return fitted
 
 
-def _replaced(
-    program: Program, link: Link, kernel: int, outputs: set[str]
-) -> gs.Variable:
+def _replaced(program: Program, link: Link, kernel: int, outputs: set[str]) -> gs.Variable:
     value = program.values()[link.receiver_value]
     return value if kernel == 0 else pre_activation(value, outputs)
 
 
-def _joined(
-    donors: list[gs.Variable], name: str, maps: bool, nodes: list[gs.Node]
-) -> gs.Variable:
+def _joined(donors: list[gs.Variable], name: str, maps: bool, nodes: list[gs.Node]) -> gs.Variable:
     if len(donors) == 1:
         return donors[0]
     axis = 1 if maps else len(donors[0].shape) - 1

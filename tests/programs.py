@@ -11,6 +11,7 @@ import onnx
 import onnx.parser
 import onnxruntime as ort
 from numpy.typing import NDArray
+
 from repsimc.compiler.frontends.onnx import import_model, join
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program, Source

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -51,12 +52,8 @@ class Segment:
         needed = program.needed_nodes(
             [program.values()[name] for name in outputs], stop=inputs or ()
         )
-        weight_nbytes = sum(
-            nbytes_of(tensor)
-            for tensor in {
-                t.name: t for node in needed for t in node.inputs if is_constant(t)
-            }.values()
-        )
+        weights = {t.name: t for node in needed for t in node.inputs if isinstance(t, gs.Constant)}
+        weight_nbytes = sum(nbytes_of(tensor) for tensor in weights.values())
         try:
             if weight_nbytes < _INLINE_NBYTES:
                 model = to_proto(program, inputs=inputs, outputs=outputs).SerializeToString()
@@ -150,11 +147,6 @@ def batches_of(rows: NDArray[np.int64], batch: int) -> Iterator[NDArray[np.int64
     """`rows` in consecutive pieces of `batch`."""
     for start in range(0, len(rows), batch):
         yield rows[start : start + batch]
-
-
-def is_constant(tensor: object) -> bool:
-    """Whether a graph tensor is a weight."""
-    return type(tensor).__name__ == "Constant"
 
 
 def _first_line(error: Exception) -> str:

@@ -42,10 +42,7 @@ class StreamFeeds:
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Arrays [batch, ...] for the graph inputs named in `values`."""
         wanted = set(values)
-        owners = {
-            name: {own: value for own, value in self.program.models[name].inputs.items()}
-            for name in self.models
-        }
+        owners = {name: self.program.models[name].inputs for name in self.models}
         for rows in batches_of(self.rows, self.batch):
             feeds: dict[str, Array] = {}
             for name in self.models:

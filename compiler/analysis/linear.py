@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class LinearOperator:
         """Unknowns per output, without the bias."""
         shape = self.weight.shape
         if self.node.op == "Conv":
-            return int(np.prod(shape[1:]))
+            return math.prod(shape[1:])
         return int(shape[1] if self.node.op == "Gemm" and self._transposed else shape[0])
 
     @property
@@ -104,14 +105,12 @@ class LinearOperator:
         if self.bias is None:
             if self.node.op == "MatMul" or not np.any(bias):
                 return
-            constant = gs.Constant(
-                program.unique_name(f"{fresh.name}_bias"), bias.astype(dtype)
-            )
+            constant = gs.Constant(program.unique_name(f"{fresh.name}_bias"), bias.astype(dtype))
             self.node.inputs.append(constant)
             return
         reader = self.bias_node or self.node
         index = next(i for i, tensor in enumerate(reader.inputs) if tensor is self.bias)
-        shape = self.bias.shape if int(np.prod(self.bias.shape)) == bias.size else bias.shape
+        shape = self.bias.shape if math.prod(self.bias.shape) == bias.size else bias.shape
         reader.inputs[index] = gs.Constant(
             program.unique_name(f"{self.bias.name}_refit"), bias.reshape(shape).astype(dtype)
         )
@@ -135,7 +134,8 @@ class LinearOperator:
         pads = tuple(attrs.get("pads", [0] * 2 * rank))
         auto = attrs.get("auto_pad", "NOTSET")
         if auto in ("SAME_UPPER", "SAME_LOWER"):
-            before, after = [], []
+            before: list[int] = []
+            after: list[int] = []
             for size, k, s, d in zip(spatial, kernel, strides, dilations):
                 total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
                 small, large = total // 2, total - total // 2
@@ -170,16 +170,14 @@ class ConvGeometry:
 def conv_rows(
     x: Array, positions: Rows, geometry: ConvGeometry, groups: int
 ) -> NDArray[np.float32]:
-    """Patches [frames * p, groups, channels / groups * kernel] at flat output positions [frames, p].
+    """Patches [frames * p, groups, channels / groups * kernel] at output positions [frames, p].
 
     Only the sampled patches are gathered, never the whole im2col matrix.
     """
-    frames, channels = x.shape[:2]
+    frames = len(x)
     spatial = x.shape[2:]
     rank = len(spatial)
-    padding = [(0, 0)] + [
-        (geometry.pads[axis], geometry.pads[rank + axis]) for axis in range(rank)
-    ]
+    padding = [(0, 0)] + [(geometry.pads[axis], geometry.pads[rank + axis]) for axis in range(rank)]
     last = np.moveaxis(x, 1, -1)
     padded = np.pad(last, [*padding, (0, 0)]) if any(geometry.pads) else last
     corner = np.unravel_index(positions.reshape(-1), geometry.output_size(spatial))
@@ -208,7 +206,7 @@ def value_rows(value: Array, positions: Rows, channels_last: bool) -> NDArray[np
 
 
 def sample_positions(frames: int, size: int, rows: int, seed: int) -> Rows:
-    """Flat positions [frames, p], p = ceil(rows / frames) at most `size`, without repeats per frame.
+    """Flat positions [frames, p], p = ceil(rows / frames) at most `size`, none twice in a frame.
 
     Every frame draws its own, so all positions are covered over the frames.
     """
@@ -239,7 +237,7 @@ def linear_operator(node: gs.Node) -> LinearOperator | None:
         return LinearOperator(node, weight, bias, None) if len(weight.shape) in (3, 4) else None
     if node.op == "Gemm":
         plain = not node.attrs.get("transA", 0) and float(node.attrs.get("beta", 1.0)) != 0
-        row_bias = bias is None or int(np.prod(bias.shape)) in (1, max(bias.shape[-1:], default=1))
+        row_bias = bias is None or math.prod(bias.shape) in (1, max(bias.shape[-1:], default=1))
         return LinearOperator(node, weight, bias, None) if plain and row_bias else None
     if node.op == "MatMul" and len(weight.shape) == 2:
         readers = node.outputs[0].outputs
@@ -247,7 +245,7 @@ def linear_operator(node: gs.Node) -> LinearOperator | None:
             for constant in readers[0].inputs:
                 if (
                     isinstance(constant, gs.Constant)
-                    and int(np.prod(constant.shape)) == weight.shape[1]
+                    and math.prod(constant.shape) == weight.shape[1]
                     and constant.shape[-1:] == type(constant.shape)([weight.shape[1]])
                 ):
                     return LinearOperator(node, weight, constant, readers[0])

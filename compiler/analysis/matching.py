@@ -219,21 +219,29 @@ class Matcher:
         names = [f"{model}/{spec.name}", spec.name]
         if len(self.models[model]) == 1:
             names.insert(1, model)
-        return next((name for name in names if name in table.columns), None)
+        present = [name for name in names if name in table.columns]
+        # 'digit' may as well be the labels of model digit: what names no input has to fit one.
+        fitting = [
+            name
+            for name in present
+            if name != model or self._usable(table.columns[name], model, spec)
+        ]
+        return next(iter(fitting or present), None)
+
+    def _usable(self, pieces: Sequence[StoredArray], model: str, spec: InputSpec) -> bool:
+        """Whether frames of that kind can feed the input, if need be through preprocessing."""
+        if fits(pieces[0], spec):
+            return True
+        return self._preprocessing(model, spec) is not None and _are_pixels(pieces[0])
 
     def _only_fitting(self, model: str, spec: InputSpec, table: Table) -> str:
         """The one array that can feed an input nothing is named after."""
-        recipe = self._preprocessing(model, spec)
         free = {
             key: pieces
             for key, pieces in table.columns.items()
             if not any(key == m or key.startswith(f"{m}/") for m in self.models)
         }
-        usable = [
-            key
-            for key, pieces in free.items()
-            if fits(pieces[0], spec) or (recipe is not None and _are_pixels(pieces[0]))
-        ]
+        usable = [key for key, pieces in free.items() if self._usable(pieces, model, spec)]
         several = len(self.models[model]) > 1
         if len(usable) == 1 and not several:
             return usable[0]

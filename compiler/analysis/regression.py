@@ -56,7 +56,7 @@ class Normal:
         self._grams: list[Float64] = []
         self._factors: list[tuple[Float64, bool]] = []
         for group in range(groups):
-            gram = cross_matrix(x[:, group], x[:, group])
+            gram = gram_matrix(x[:, group])
             # A dead input (all zero) would make G singular; the floor keeps W0 there.
             damping = max(ridge * float(np.trace(gram)) / fan_in, 1e-12 * max(rows, 1))
             self._grams.append(gram)
@@ -87,6 +87,15 @@ class Normal:
         """What `solution` gives on the rows themselves, [rows, groups, fan_out]."""
         offset = solution.bias + np.einsum("gi,gio->go", self.mean, solution.weight)
         return _apply(self.centred, solution.weight) + offset.astype(np.float32)
+
+
+def gram_matrix(x: NDArray[Any]) -> Float64:
+    """sum over rows of x x^T, x [rows, d]: float32 products, float64 sums."""
+    upper = np.zeros((x.shape[1], x.shape[1]))
+    for start in range(0, len(x), _CHUNK):
+        # Symmetric rank-k update: half the work of a general product.
+        upper += scipy.linalg.blas.ssyrk(1.0, x[start : start + _CHUNK].T)
+    return np.triu(upper) + np.triu(upper, 1).T
 
 
 def cross_matrix(x: NDArray[Any], t: NDArray[Any]) -> Float64:

@@ -109,9 +109,7 @@ class Program:
         outputs = set(self.models[model].outputs.values())
         return self.needed_nodes([value for value in self.graph.outputs if value.name in outputs])
 
-    def needed_nodes(
-        self, values: Iterable[gs.Tensor], stop: Iterable[str] = ()
-    ) -> list[gs.Node]:
+    def needed_nodes(self, values: Iterable[gs.Tensor], stop: Iterable[str] = ()) -> list[gs.Node]:
         """The nodes needed to compute `values`, in topological order.
 
         The walk does not go past values named in `stop` (they are taken as given). Values that
@@ -137,9 +135,7 @@ class Program:
 
     # -- rewriting -----------------------------------------------------------------------
 
-    def replace_uses(
-        self, old: gs.Tensor, new: gs.Tensor, keep: Iterable[gs.Node] = ()
-    ) -> int:
+    def replace_uses(self, old: gs.Tensor, new: gs.Tensor, keep: Iterable[gs.Node] = ()) -> int:
         """Let every reader of `old` (bodies of If/Loop/Scan included) read `new` instead.
 
         Graph outputs are left alone: a model output keeps its own name. Nodes in `keep` are

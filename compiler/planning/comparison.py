@@ -98,7 +98,13 @@ class OriginalOutputs:
                     meter.update(original, array)
         return [
             OutputComparison(
-                name, own, meter.metric, meter.value, self._floor(name, own), feeds.count, fine.value
+                name,
+                own,
+                meter.metric,
+                meter.value,
+                self._floor(name, own),
+                feeds.count,
+                fine.value,
             )
             for (name, own), (meter, fine) in meters.items()
         ]

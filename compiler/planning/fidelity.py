@@ -26,7 +26,7 @@ _SPELLINGS = {
 def metric_for(
     shape: Sequence[int | str | None] | None, override: str | None = None, dtype: Any = np.float32
 ) -> str:
-    """The metric of an output: top-1 agreement for class scores [N, C > 1], else explained variance.
+    """The metric of an output: top-1 agreement for scores [N, C > 1], else explained variance.
 
     `override` is a user's wish ('top1' or 'variance'). Raises UsageError for an unknown one.
     """

@@ -125,7 +125,9 @@ def read_plan(path: Path) -> Plan:
     except OSError as error:
         raise UsageError(f"cannot read the plan {path}: {error.strerror}") from error
     except ValueError as error:
-        raise ModelError(f"{path} is not a plan: {error}", "give the plan.json of a bundle") from error
+        raise ModelError(
+            f"{path} is not a plan: {error}", "give the plan.json of a bundle"
+        ) from error
     return plan_from_json(data, str(path))
 
 

@@ -75,7 +75,9 @@ class Search:
             fitting = [c for c in self._combinations() if c.bill.weights_nbytes <= weights_nbytes]
             if not fitting:
                 return None
-            best = min(fitting, key=lambda c: (self._damage(c.sites), c.bill.weights_nbytes, c.bill.macs))
+            best = min(
+                fitting, key=lambda c: (self._damage(c.sites), c.bill.weights_nbytes, c.bill.macs)
+            )
             unmeasured = [site for site in best.sites if site not in self.measured]
             if not unmeasured:
                 return best

@@ -98,8 +98,7 @@ def is_representation(value: gs.Variable) -> bool:
     shape: Any = value.shape
     if shape is None or not 2 <= len(shape) <= 5 or value.dtype is None:
         return False
-    dtype = value.dtype
-    if not isinstance(dtype, (np.dtype, type)) or np.dtype(dtype) not in (np.float32, np.float64):
+    if value.dtype not in (np.float32, np.float64):
         return False
     return all(isinstance(size, int) and size > 0 for size in shape[1:])
 
@@ -130,7 +129,9 @@ def find_sites(
         best_r2 = 0.0
         for cut in _distinct(skeleton, receiver_cuts(program, receiver)):
             for donor in donors:
-                for site in _sites_at(skeleton, samples, rankings[donor], base, donor, receiver, cut):
+                for site in _sites_at(
+                    skeleton, samples, rankings[donor], base, donor, receiver, cut
+                ):
                     best_r2 = max(best_r2, site.r2)
                     if site.r2 >= MIN_R2:
                         sites.append(site)
@@ -146,7 +147,9 @@ def find_sites(
 def ladder(sites: Sequence[Site]) -> list[Site]:
     """The Pareto front of saved bytes against predicted damage, thinned to LADDER rungs."""
     front: list[Site] = []
-    for site in sorted(sites, key=lambda s: (-s.saved_nbytes, s.damage, -s.saved_macs, str(s.action))):
+    for site in sorted(
+        sites, key=lambda s: (-s.saved_nbytes, s.damage, -s.saved_macs, str(s.action))
+    ):
         if not front or site.damage < front[-1].damage:
             front.append(site)
     front.reverse()
@@ -200,7 +203,7 @@ def _sites_at(
 
     sites: list[Site] = []
     cka = float("nan")
-    for r2, candidate in dict((str(act), (score, act)) for score, act in variants).values():
+    for r2, candidate in {str(act): (score, act) for score, act in variants}.values():
         bill = skeleton.bill([candidate])
         if bill is None:
             continue
@@ -216,7 +219,9 @@ def _sites_at(
             continue
         if cka != cka:
             first = chosen[0][0][1][0]
-            cka = debiased_cka(samples.rows[first][:_CKA_ROWS], samples.rows[targets[0]][:_CKA_ROWS])
+            cka = debiased_cka(
+                samples.rows[first][:_CKA_ROWS], samples.rows[targets[0]][:_CKA_ROWS]
+            )
         sites.append(Site(candidate, cut.depth, saved, saved_macs, r2, cka, 1 - r2))
     return sites
 

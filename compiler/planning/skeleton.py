@@ -57,7 +57,7 @@ class Skeleton:
         return receiver_value if kernel == 0 else self._pre.get(receiver_value, receiver_value)
 
     def bill(self, actions: Sequence[SharePrefixAction]) -> Bill | None:
-        """Cost under all `actions` together; None when they form a cycle or claim one value twice."""
+        """Cost under all `actions` together; None for a cycle, or a value that two claim."""
         swapped: dict[str, tuple[str, ...]] = {}
         adapters: dict[str, Bill] = {}
         for action in actions:
@@ -135,6 +135,4 @@ class Skeleton:
         window = 1 if last else kernel ** len(sizes)
         places = int(np.prod([size for size in sizes if isinstance(size, int)], dtype=np.int64))
         itemsize = np.dtype(value.dtype).itemsize
-        return Bill(
-            (fan_in * window + 1) * fan_out * itemsize, fan_in * window * fan_out * places
-        )
+        return Bill((fan_in * window + 1) * fan_out * itemsize, fan_in * window * fan_out * places)

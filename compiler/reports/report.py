@@ -15,6 +15,7 @@ from ..errors import ModelError
 
 SCHEMA = "repsimc.report/1"
 MAX_DIFFERENCE = "max abs difference"
+WEIGHTS, MEMORY = "weights", "memory"  # what a budget counts
 
 T = TypeVar("T")
 
@@ -167,7 +168,9 @@ class Report:
     """A whole compilation: every model, and the merged program beside the models apart.
 
     `memory_*` is predicted: unique weights + peak of live activations + what the backend needs.
-    MACs are per frame of each model. `frames_*` count the calibration frames used.
+    `budget_nbytes` counts what `budget_counts` says: 'memory', predicted (a budget in bytes), or
+    'weights' (a share of the models' weights apart). MACs are per frame of each model.
+    `frames_*` count the calibration frames used.
     """
 
     models: tuple[ModelReport, ...]
@@ -178,6 +181,7 @@ class Report:
     macs_before: int
     macs_after: int
     budget_nbytes: int | None = None
+    budget_counts: str = MEMORY
     frames_fit: int = 0
     frames_held_out: int = 0
     inputs_tied: bool = False
@@ -185,10 +189,18 @@ class Report:
 
     @property
     def budget_met(self) -> bool | None:
-        """Whether the predicted memory is within the budget; None without a budget."""
+        """Whether what the budget counts is within it; None without a budget."""
+        return None if self.budget_spare_nbytes is None else self.budget_spare_nbytes >= 0
+
+    @property
+    def budget_spare_nbytes(self) -> int | None:
+        """Bytes left of the budget, negative when it is not met; None without a budget."""
         if self.budget_nbytes is None:
             return None
-        return self.memory_after_nbytes <= self.budget_nbytes
+        weights = self.budget_counts == WEIGHTS
+        return self.budget_nbytes - (
+            self.weights_after_nbytes if weights else self.memory_after_nbytes
+        )
 
     def model(self, name: str) -> ModelReport:
         """The report of that model. Raises KeyError."""
@@ -209,6 +221,7 @@ class Report:
             "macs_before": self.macs_before,
             "macs_after": self.macs_after,
             "budget_nbytes": self.budget_nbytes,
+            "budget_counts": self.budget_counts,
             "frames_fit": self.frames_fit,
             "frames_held_out": self.frames_held_out,
             "inputs_tied": self.inputs_tied,
@@ -239,6 +252,7 @@ class Report:
             budget_nbytes=(
                 None if fields.value("budget_nbytes") is None else fields.count("budget_nbytes")
             ),
+            budget_counts=fields.one_of("budget_counts", (MEMORY, WEIGHTS)),
             frames_fit=fields.count("frames_fit"),
             frames_held_out=fields.count("frames_held_out"),
             inputs_tied=fields.flag("inputs_tied"),
@@ -267,6 +281,12 @@ class _Fields:
 
     def text(self, key: str) -> str:
         return self._typed(key, str, "a text")
+
+    def one_of(self, key: str, words: tuple[str, ...]) -> str:
+        word = self.text(key)
+        if word not in words:
+            raise self.fault(key, f"is none of {', '.join(words)}")
+        return word
 
     def flag(self, key: str) -> bool:
         return self._typed(key, bool, "true or false")

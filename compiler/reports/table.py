@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..units import format_bytes, format_count
-from .report import MAX_DIFFERENCE, ModelReport, OutputFidelity, Report, Sharing
+from .report import MAX_DIFFERENCE, WEIGHTS, ModelReport, OutputFidelity, Report, Sharing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -231,15 +231,25 @@ def _summary(report: Report) -> tuple[str, ...]:
         _reduction("weights", report.weights_before_nbytes, report.weights_after_nbytes),
         _reduction("memory, predicted", report.memory_before_nbytes, report.memory_after_nbytes),
     ]
-    if report.budget_nbytes is not None:
-        spare = report.budget_nbytes - report.memory_after_nbytes
+    spare = report.budget_spare_nbytes
+    if spare is not None:
         verdict = (
             f"met with {format_bytes(spare)} to spare"
             if report.budget_met
             else f"NOT met, {format_bytes(-spare)} too much"
         )
-        lines.append(f"budget {format_bytes(report.budget_nbytes)}: {verdict}")
+        lines.append(f"budget {_budget_text(report)}: {verdict}")
     return tuple(lines)
+
+
+def _budget_text(report: Report) -> str:
+    """'40 % of the weights apart = 1.23 MiB', or '12 MiB of predicted memory'."""
+    assert report.budget_nbytes is not None
+    amount = format_bytes(report.budget_nbytes)
+    if report.budget_counts == WEIGHTS and report.weights_before_nbytes:
+        share = 100 * report.budget_nbytes / report.weights_before_nbytes
+        return f"{share:.4g} % of the weights apart = {amount}"
+    return f"{amount} of {'weights' if report.budget_counts == WEIGHTS else 'predicted memory'}"
 
 
 def _reduction(what: str, before: int, after: int) -> str:

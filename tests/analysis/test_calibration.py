@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
 from repsimc.compiler.analysis.calibration import (
     MIN_FIT_FRAMES,
     InputSpec,
@@ -71,6 +72,32 @@ def test_npz_with_one_usable_array_feeds_every_model(tmp_path):
     np.testing.assert_array_equal(fed(frames, "b", "data"), x)
     assert frames.streams == (("a", "b"),)
     assert frames.tied_groups() == [[("a", "x"), ("b", "data")]]
+
+
+def test_labels_named_like_a_model_are_not_its_frames(tmp_path):
+    x = floats()
+    np.savez(tmp_path / "c.npz", a=np.arange(20), b=np.arange(20), x=x)
+    frames = load_frames(tmp_path / "c.npz", {"a": [spec()], "b": [spec()]})
+    for model in ("a", "b"):
+        np.testing.assert_array_equal(fed(frames, model), x)
+    assert frames.streams == (("a", "b"),)
+
+
+def test_frames_named_like_a_model_come_before_those_of_its_input(tmp_path):
+    own, x = floats(seed=1), floats()
+    np.savez(tmp_path / "c.npz", a=own, x=x)
+    frames = load_frames(tmp_path / "c.npz", {"a": [spec()], "b": [spec()]})
+    np.testing.assert_array_equal(fed(frames, "a"), own)
+    np.testing.assert_array_equal(fed(frames, "b"), x)
+
+
+def test_pixels_named_like_a_model_are_its_frames_where_there_is_a_recipe(tmp_path):
+    own, x = pixels(), floats()
+    np.savez(tmp_path / "c.npz", a=own, x=x)
+    frames = load_frames(tmp_path / "c.npz", ONE, preprocessing={"a": UNIT})
+    np.testing.assert_array_equal(fed(frames), own.transpose(0, 3, 1, 2).astype(np.float32))
+    # Without one only the array that fits is taken.
+    np.testing.assert_array_equal(fed(load_frames(tmp_path / "c.npz", ONE)), x)
 
 
 def test_large_uncompressed_arrays_are_mapped_not_read(tmp_path):

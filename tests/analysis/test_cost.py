@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+
 from repsimc.compiler.analysis.cost import (
     NODE_NBYTES,
     SESSION_NBYTES,
@@ -11,7 +12,6 @@ from repsimc.compiler.analysis.cost import (
     predicted_memory,
     program_cost,
 )
-
 from tests.programs import joined, program_of
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from repsimc.compiler.backends import bundle as writer
 from repsimc.compiler.backends.bundle import check_output, write_bundle
 from repsimc.compiler.errors import UsageError
 from repsimc.runtime.manifest import TensorSpec
 from repsimc.runtime.session import Session, load
-
 from tests.programs import assert_close, joined
 from tests.runtime.bundles import NEGATIVE, bundled, tied_pair, trunk_and_pick
 

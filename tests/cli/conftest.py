@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from repsimc.compiler import cli
 from repsimc.compiler.backends.bundle import write_bundle
 from repsimc.compiler.frontends.onnx import join, read_model
-
 from tests.programs import model_of_text
 
 # Class scores [N, 3]: the largest is that of the largest input times its weight.

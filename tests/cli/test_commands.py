@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from repsimc.compiler.cli import app
 from typer.testing import CliRunner
 
+from repsimc.compiler.cli import app
 from tests.cli.conftest import SCORES, Ran, save
 
 Call = Callable[..., Ran]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from repsimc.compiler.errors import (
     BackendError,
     BudgetError,
@@ -24,7 +25,6 @@ from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning.plan import Plan
 from repsimc.compiler.reports.report import Report
 from repsimc.compiler.units import Budget
-
 from tests.cli.conftest import MAP, Ran, bundle_of
 from tests.reports.test_table import REPORT
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from repsimc.compiler.config import compile_options, load_config, preprocessings
 from repsimc.compiler.errors import UsageError
 from repsimc.compiler.options import Format

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from repsimc.compiler.errors import UsageError
 from repsimc.compiler.options import (
     CompileOptions,

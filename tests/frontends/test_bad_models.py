@@ -10,9 +10,9 @@ import onnx
 import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from repsimc.compiler.errors import ModelError, UsageError
 from repsimc.compiler.frontends.onnx import read_model
-
 from tests.programs import program_of
 
 GOOD = """<ir_version: 8, opset_import: ["" : 17]>

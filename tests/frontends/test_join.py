@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+
 from repsimc.compiler.errors import ModelError, UsageError
 from repsimc.compiler.frontends.onnx import join
 from repsimc.compiler.graph.export import to_proto
-
 from tests.programs import assert_close, joined, program_of, run
 
 TWICE = """<ir_version: 8, opset_import: ["" : 17]>

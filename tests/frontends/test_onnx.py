@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+
 from repsimc.compiler.frontends.onnx import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.weights import array_of
-
 from tests.programs import (
     assert_close,
     assert_same_outputs,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from repsimc.compiler.graph.export import to_proto
 
+from repsimc.compiler.graph.export import to_proto
 from tests.programs import (
     assert_close,
     assert_same_outputs,

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import onnx
 from hypothesis import given, settings
+
 from repsimc.compiler.graph.cuts import Cut, cuts
 from repsimc.compiler.graph.program import Program, node_inputs
-
 from tests.programs import joined, program_of
 from tests.random_graphs import siblings
 

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.graph.export import to_proto, write_model
 from repsimc.compiler.graph.program import Program
-
 from tests.programs import assert_close, feeds_for, joined, program_of, run
 
 CHAIN = """<ir_version: 8, opset_import: ["" : 17]>

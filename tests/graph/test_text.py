@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from onnx import helper
-from repsimc.compiler.graph.text import short_type, text
 
+from repsimc.compiler.graph.text import short_type, text
 from tests.programs import joined, program_of
 
 CONV = """

@@ -7,10 +7,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
+
 from repsimc.compiler.errors import RepsimcError
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import RULES, VerificationError, verify
-
 from tests.programs import joined, program_of
 from tests.random_graphs import siblings
 

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+
 from repsimc.compiler.graph.weights import byte_chunks, chunks, digest, nbytes_of, unique_nbytes
 
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.drop_dead import DropDead
-
 from tests.programs import assert_close, joined, program_of, run
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

@@ -7,13 +7,13 @@ import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
+
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import VerificationError, verify
 from repsimc.passes.base import Change, Pass
 from repsimc.passes.pipeline import EXACT, run_passes
-
 from tests.programs import assert_close, joined, program_of, run
 from tests.random_graphs import siblings
 

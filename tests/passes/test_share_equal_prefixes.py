@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+
 from repsimc.compiler.graph.program import PASS_KEY, SOURCE_KEY, Program
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.share_equal_prefixes import ShareEqualPrefixes
-
 from tests.programs import assert_close, joined, program_of, run
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 from hypothesis import given, settings
+
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.graph.weights import nbytes_of, unique_nbytes
 from repsimc.passes.share_equal_weights import ShareEqualWeights
-
 from tests.programs import assert_close, joined, program_of, run
 from tests.random_graphs import siblings
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from repsimc.compiler.config import load_config, preprocessings
-from repsimc.compiler.errors import UsageError
 
 import repsimc
+from repsimc.compiler.config import load_config, preprocessings
+from repsimc.compiler.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -41,6 +41,7 @@ def commands(word: str) -> Iterator[tuple[str, list[str]]]:
 def cli() -> Any:
     """The command tree as typer built it."""
     import typer.main
+
     from repsimc.compiler.cli import app
 
     return typer.main.get_command(app)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.reports.inspection import (
     bundle_grids,
@@ -13,7 +14,6 @@ from repsimc.compiler.reports.inspection import (
 )
 from repsimc.compiler.reports.table import markdown
 from repsimc.runtime.manifest import Manifest
-
 from tests.programs import program_of
 from tests.reports.test_table import REPORT
 from tests.runtime.bundles import bundled, tied_pair

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.reports.report import ModelReport, OutputFidelity, Report, Sharing
 
@@ -36,6 +37,7 @@ def report(**changes: Any) -> Report:
         "macs_before": 150,
         "macs_after": 60,
         "budget_nbytes": 2400,
+        "budget_counts": "memory",
         "frames_fit": 384,
         "frames_held_out": 128,
         "inputs_tied": True,
@@ -44,7 +46,14 @@ def report(**changes: Any) -> Report:
     return Report(**(values | changes))
 
 
-@pytest.mark.parametrize("value", [report(), report(budget_nbytes=None, models=(), notes=())])
+@pytest.mark.parametrize(
+    "value",
+    [
+        report(),
+        report(budget_nbytes=None, models=(), notes=()),
+        report(budget_nbytes=1800, budget_counts="weights"),
+    ],
+)
 def test_round_trip_through_json_text(value: Report) -> None:
     text = json.dumps(value.to_json(), allow_nan=False)
     assert Report.from_json(json.loads(text)) == value
@@ -73,6 +82,7 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
         (("models", 1, "sharing", 0, "donor_values"), [1], "is not a list of texts"),
         (("models", 1, "sharing", 0), "a", "'sharing' is not a JSON object"),
         (("inputs_tied",), 1, "is not true or false"),
+        (("budget_counts",), "time", "'budget_counts' of 'report' is none of memory, weights"),
     ],
 )
 def test_a_damaged_report_is_refused_by_field(
@@ -115,7 +125,15 @@ def test_worst_is_the_output_nearest_to_or_farthest_below_its_floor() -> None:
     assert ModelReport("a", 1, 1, 1, 1, 1, 1).worst is None
 
 
-def test_the_budget_is_on_memory() -> None:
+def test_a_budget_in_bytes_is_on_memory() -> None:
     assert report().budget_met is True
     assert report(memory_after_nbytes=2401).budget_met is False
+    assert report(weights_after_nbytes=2401).budget_met is True
     assert report(budget_nbytes=None).budget_met is None
+
+
+def test_a_budget_that_is_a_share_is_on_weights() -> None:
+    share = report(budget_counts="weights", budget_nbytes=1500)
+    assert (share.budget_met, share.budget_spare_nbytes) == (True, 0)
+    over = report(budget_counts="weights", budget_nbytes=1499)
+    assert (over.budget_met, over.budget_spare_nbytes) == (False, -1)

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
+
 from repsimc.compiler.reports.report import ModelReport, OutputFidelity, Report, Sharing
 from repsimc.compiler.reports.table import (
     Column,
@@ -15,7 +18,6 @@ from repsimc.compiler.reports.table import (
     print_grid,
     report_grid,
 )
-from rich.console import Console
 
 MIB = 2**20
 REPORT = Report(
@@ -72,6 +74,23 @@ def printed(grid: Grid, width: int = 100) -> str:
 
 def test_the_table_at_the_end(golden: Callable[[str, str], None]) -> None:
     golden("report_table.txt", printed(report_grid(REPORT)))
+
+
+def budget_line(**changes: object) -> str:
+    lines = report_grid(replace(REPORT, **changes)).summary  # type: ignore[arg-type]
+    return next(line for line in lines if line.startswith("budget"))
+
+
+def test_the_budget_line_says_what_the_budget_counts() -> None:
+    assert budget_line() == "budget 12 MiB of predicted memory: met with 2 MiB to spare"
+    # 40 % of 6 394 304 bytes; the weights take 4 265 728.
+    share = {"budget_counts": "weights", "budget_nbytes": 2_557_721}
+    assert budget_line(**share) == (
+        "budget 40 % of the weights apart = 2.44 MiB: NOT met, 1.63 MiB too much"
+    )
+    assert budget_line(**share, weights_after_nbytes=2_557_721) == (
+        "budget 40 % of the weights apart = 2.44 MiB: met with 0 B to spare"
+    )
 
 
 def test_the_table_as_markdown(golden: Callable[[str, str], None]) -> None:

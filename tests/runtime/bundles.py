@@ -9,7 +9,6 @@ from typing import Any
 
 from repsimc.compiler.backends.bundle import write_bundle
 from repsimc.compiler.graph.program import Program
-
 from tests.programs import joined
 
 TRUNK = """

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from repsimc.compiler.frontends.onnx import join, read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.runtime import bench as module
 from repsimc.runtime.bench import GIVEN, NOISE, bench, check_original
 from repsimc.runtime.errors import BackendError, ModelError, UsageError
 from repsimc.runtime.session import load
-
 from tests.programs import model_of_text
 from tests.runtime.bundles import NEGATIVE, PLAIN, bundled
 

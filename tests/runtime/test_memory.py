@@ -3,9 +3,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+
 from repsimc.runtime.errors import BackendError
 from repsimc.runtime.memory import Usage, usage, usage_of
-
 from tests.runtime.bundles import in_child
 
 SMAPS = """\

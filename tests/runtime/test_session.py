@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import repsimc
 from repsimc.compiler.graph import export
 from repsimc.compiler.graph.program import Program
 from repsimc.runtime.errors import BackendError, DataError, ModelError, UsageError
 from repsimc.runtime.manifest import TensorSpec
 from repsimc.runtime.session import Session, load
-
-import repsimc
 from tests.programs import assert_close, joined
 from tests.runtime.bundles import PLAIN, bundled, in_child, share, tied_pair, trunk_and_pick
 

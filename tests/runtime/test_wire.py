@@ -5,9 +5,9 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from repsimc.runtime.errors import ModelError
 from repsimc.runtime.wire import GraphFile, external_files
-
 from tests.programs import assert_close, model_of_text, run
 
 SHARED = """

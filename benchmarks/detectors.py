@@ -1,0 +1,102 @@
+"""Two face detectors on the same frame: compiled within their floor, or refused with the reason."""
+
+from __future__ import annotations
+
+import shutil
+
+from compiling import Compiled, compiled
+from measuring import (
+    Outcome,
+    Round,
+    Row,
+    benched,
+    cost_records,
+    latency_ratio,
+    memory_record,
+    save_frames,
+    timed_compile,
+)
+from records import figure
+
+from repsimc.compiler.verification import verify_bundle
+from repsimc.runtime.session import load
+
+CASE = "detectors"
+NAMES = ("version-RFB-320", "version-slim-320")
+
+
+def run_detectors(round_: Round) -> Outcome:
+    """Two detectors at the least memory within the default floor.
+
+    The zoo has no photographs of their kind: frames are mosaics of CIFAR-10 images.
+    """
+    models = [(name, round_.zoo.model(f"detect/{name}")) for name in NAMES]
+    frames = round_.zoo.mosaics("calib2000", 32 if round_.quick else 128, seed=0)
+    calibration = save_frames(round_.scratch / "detectors.npz", frames)
+    timed = timed_compile(models, frames, round_.scratch / CASE, batch=1, calibration=calibration)
+    calibration.unlink()
+    found = timed.compiled
+    exact = compiled(models, exact_only=True, dry_run=True)
+    outcome = Outcome()
+    if found.report is None or found.bundle is None:
+        outcome.records.append(
+            figure(f"{CASE}/compiled or refused with the reason", 1, "", "== 1", found.refusal)
+        )
+        return outcome
+
+    outputs = [(model.name, item) for model in found.report.models for item in model.fidelity]
+    name, worst = min(outputs, key=lambda pair: pair[1].margin)
+    fresh_frames = round_.zoo.mosaics("dev4000", 16 if round_.quick else 64, seed=1)
+    fresh_data = save_frames(round_.scratch / "detectors.dev.npz", fresh_frames)
+    fresh = min(
+        verify_bundle(load(found.bundle), fresh_data), key=lambda item: item.fidelity.margin
+    )
+    fresh_data.unlink()
+    reason = _reason(found)
+    results = benched(round_, found.bundle)
+    ratio, remark = latency_ratio(results)
+    floor = f">= {worst.floor:g}"
+    outcome.records += [
+        figure(f"{CASE}/compiled or refused with the reason", 1, "", "== 1", reason),
+        figure(
+            f"{CASE}/lowest fidelity, held-out frames",
+            worst.value,
+            "share",
+            floor,
+            f"{name}/{worst.output}, {worst.metric}, {worst.frames} frames",
+        ),
+        figure(
+            f"{CASE}/lowest fidelity, fresh frames",
+            fresh.fidelity.value,
+            "share",
+            floor,
+            f"{fresh.model}/{fresh.fidelity.output}, {fresh.fidelity.frames} frames",
+        ),
+        figure(f"{CASE}/weights", found.share, "ratio"),
+        figure(f"{CASE}/weights, exact only", exact.share, "ratio"),
+        *cost_records(CASE, timed, len(frames), judged=False),
+        figure(f"{CASE}/latency", ratio, "ratio", None, remark),
+        memory_record(CASE, results),
+    ]
+    outcome.rows.append(
+        Row(
+            models="two face detectors (RFB, slim)",
+            apart_nbytes=found.report.weights_before_nbytes,
+            exact=exact.share or 1.0,
+            share=found.share,
+            change=f"variance {worst.value:.4f}",
+            latency=ratio,
+            remark="left alone" if not found.plan.get("actions") else "",
+        )
+    )
+    shutil.rmtree(found.bundle)
+    return outcome
+
+
+def _reason(found: Compiled) -> str:
+    """What was shared, or why nothing was."""
+    left_alone = found.plan.get("left_alone", {})
+    shared = len(found.plan.get("actions", ()))
+    lines = [f"{shared} inexact rewrites"]
+    lines += [f"{name} is left alone: {why}" for name, why in left_alone.items()]
+    return "; ".join(lines)

@@ -1,0 +1,28 @@
+"""The part of scipy.linalg that repsimc uses, typed for float64 (upstream ships no annotations)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import blas as blas
+
+Float64 = NDArray[np.float64]
+
+def cho_factor(
+    a: Float64, lower: bool = False, overwrite_a: bool = False, check_finite: bool = True
+) -> tuple[Float64, bool]: ...
+def cho_solve(
+    c_and_lower: tuple[Float64, bool],
+    b: Float64,
+    overwrite_b: bool = False,
+    check_finite: bool = True,
+) -> Float64: ...
+def solve(
+    a: Float64,
+    b: Float64,
+    lower: bool = False,
+    overwrite_a: bool = False,
+    overwrite_b: bool = False,
+    check_finite: bool = True,
+    assume_a: str | None = None,
+    transposed: bool = False,
+) -> Float64: ...
