@@ -61,9 +61,9 @@ class Segment:
                     model, options, providers=["CPUExecutionProvider"]
                 )
             else:
-                # The whole program is written out; unneeded outputs are never asked for.
                 self._folder = tempfile.TemporaryDirectory(prefix="repsimc-")
-                written = write_model(program, Path(self._folder.name))
+                place = Path(self._folder.name)
+                written = write_model(program, place, inputs=inputs, outputs=outputs)
                 self._session = ort.InferenceSession(
                     str(written[0]), options, providers=["CPUExecutionProvider"]
                 )

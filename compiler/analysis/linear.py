@@ -236,7 +236,9 @@ def linear_operator(node: gs.Node) -> LinearOperator | None:
     if node.op == "Conv":
         return LinearOperator(node, weight, bias, None) if len(weight.shape) in (3, 4) else None
     if node.op == "Gemm":
-        plain = not node.attrs.get("transA", 0) and float(node.attrs.get("beta", 1.0)) != 0
+        plain = not node.attrs.get("transA", 0) and all(
+            float(node.attrs.get(factor, 1.0)) != 0 for factor in ("alpha", "beta")
+        )
         row_bias = bias is None or math.prod(bias.shape) in (1, max(bias.shape[-1:], default=1))
         return LinearOperator(node, weight, bias, None) if plain and row_bias else None
     if node.op == "MatMul" and len(weight.shape) == 2:

@@ -91,10 +91,13 @@ def write_model(
     directory: Path,
     stem: str = "merged",
     *,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
     inline_limit_nbytes: int = INLINE_LIMIT_NBYTES,
 ) -> list[Path]:
     """The files written: `stem`.onnx and, if the weights exceed the limit, `stem`.onnx.data.
 
+    `inputs` and `outputs` as for `to_proto`; the limit is held against the whole program.
     Equal programs give equal bytes. Weights go to the data file one piece at a time, at offsets
     that can be memory-mapped; small ones stay in the model. Raises OSError if the disk is full.
     """
@@ -107,11 +110,12 @@ def write_model(
     }
     total = sum(weights.values())
     if total <= inline_limit_nbytes:
-        path.write_bytes(to_proto(program).SerializeToString(deterministic=True))
+        proto = _exported(program, inputs, outputs, None, None)
+        path.write_bytes(proto.SerializeToString(deterministic=True))
         return [path]
     data = directory / f"{stem}.onnx.data"
     with data.open("wb") as stream:
-        proto = _exported(program, None, None, None, DataFile(stream, data.name))
+        proto = _exported(program, inputs, outputs, None, DataFile(stream, data.name))
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return [path, data]
 

@@ -17,6 +17,9 @@ from .skeleton import Bill
 
 # Swaps measured per receiver before the rest of its ladder counts as out of reach.
 EFFORT = 5
+# The most saving is looked for among sites whose expected damage is at most this many times what
+# the floors allow: the prediction may be off by that much, not by more.
+PATIENCE = 3.0
 # Combinations enumerated exactly; beyond, one receiver is improved at a time.
 _MAX_COMBINATIONS = 6_000
 
@@ -52,6 +55,7 @@ class Search:
     """Lazy best-first choice among the sites of several receivers.
 
     `bill(actions)` prices a combination (None: impossible), `measure(site)` swaps and compares.
+    `allowance` is the loss of fidelity that the floors allow.
     Measurements are kept: asking for another budget measures only what is new.
     """
 
@@ -59,6 +63,7 @@ class Search:
     bill: Callable[[Sequence[SharePrefixAction]], Bill | None]
     measure: Callable[[Site], Measurement]
     effort: int = EFFORT
+    allowance: float = 0.01
     measured: dict[Site, Measurement] = field(default_factory=dict[Site, Measurement])
     _rejected: set[Site] = field(default_factory=set[Site])
     _prices: dict[tuple[Site, ...], Bill | None] = field(
@@ -88,7 +93,7 @@ class Search:
         """The combination with the fewest weight bytes that keeps the floors (ties: fewer MACs)."""
         while True:
             best = min(
-                self._combinations(),
+                self._combinations(self._plausible),
                 key=lambda c: (c.bill.weights_nbytes, c.bill.macs, self._damage(c.sites)),
             )
             doubtful = [site for site in best.sites if site not in self.measured]
@@ -118,6 +123,10 @@ class Search:
             return False  # a milder site already failed
         return len(mine) < self.effort
 
+    def _plausible(self, site: Site) -> bool:
+        """Whether an open site is worth a measurement when looking for the most saving."""
+        return site in self.measured or self._expected(site) <= PATIENCE * self.allowance
+
     def _probe(self, site: Site) -> Site:
         """The site itself, or, once a bolder one failed, the middle of what is still open."""
         mine = self._measured_of(site)
@@ -127,7 +136,10 @@ class Search:
         between = [
             other
             for other in self.ladders[site.receiver]
-            if self._open(other) and other not in self.measured and other.damage > passed
+            if self._open(other)
+            and self._plausible(other)
+            and other not in self.measured
+            and other.damage > passed
         ]
         return between[len(between) // 2] if between else site
 
@@ -154,9 +166,10 @@ class Search:
 
     # -- combinations -----------------------------------------------------------------------
 
-    def _combinations(self) -> list[Choice]:
+    def _combinations(self, wanted: Callable[[Site], bool] | None = None) -> list[Choice]:
         choices: list[list[Site | None]] = [
-            [None, *(site for site in rungs if self._open(site))] for rungs in self.ladders.values()
+            [None, *(s for s in rungs if self._open(s) and (wanted is None or wanted(s)))]
+            for rungs in self.ladders.values()
         ]
         size = 1
         for rungs in choices:

@@ -30,7 +30,7 @@ LADDER = 12
 _CKA_ROWS = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # looked up by identity thousands of times in a search
 class Site:
     """A possible share action with what it saves and how well it should work.
 
@@ -56,9 +56,9 @@ class Site:
 
 @dataclass
 class Sites:
-    """All sites worth measuring: a ladder per receiver, and why a receiver has none.
+    """All sites worth measuring: per receiver by predicted damage, and why a receiver has none.
 
-    A ladder rises in saved bytes and in predicted damage (its Pareto front).
+    Each donor gives a ladder: its Pareto front of saved bytes against predicted damage.
     """
 
     ladders: dict[str, list[Site]] = field(default_factory=dict[str, list[Site]])
@@ -125,17 +125,19 @@ def find_sites(
         if not donors:
             found.reasons[receiver] = "no other model sees the same frames"
             continue
-        sites: list[Site] = []
+        rungs: list[Site] = []
         best_r2 = 0.0
-        for cut in _distinct(skeleton, receiver_cuts(program, receiver)):
-            for donor in donors:
-                for site in _sites_at(
-                    skeleton, samples, rankings[donor], base, donor, receiver, cut
-                ):
-                    best_r2 = max(best_r2, site.r2)
-                    if site.r2 >= MIN_R2:
-                        sites.append(site)
-        found.ladders[receiver] = ladder(sites)
+        receiving = _distinct(skeleton, receiver_cuts(program, receiver))
+        for donor in donors:
+            sites: list[Site] = []
+            for cut in receiving:
+                sites += _sites_at(skeleton, samples, rankings[donor], base, donor, receiver, cut)
+            best_r2 = max([best_r2, *(site.r2 for site in sites)])
+            # A ladder per donor: the best donor alone may be one whose own prefix is better
+            # dropped, which only shows when receivers are combined.
+            length = 2 + LADDER // len(donors)
+            rungs += ladder([site for site in sites if site.r2 >= MIN_R2], length)
+        found.ladders[receiver] = sorted(rungs, key=lambda s: (s.damage, str(s.action)))
         if not found.ladders[receiver]:
             found.reasons[receiver] = (
                 f"no representation of another model explains one of its own "
@@ -144,8 +146,8 @@ def find_sites(
     return found
 
 
-def ladder(sites: Sequence[Site]) -> list[Site]:
-    """The Pareto front of saved bytes against predicted damage, thinned to LADDER rungs."""
+def ladder(sites: Sequence[Site], length: int = LADDER) -> list[Site]:
+    """The Pareto front of saved bytes against predicted damage, thinned to `length` rungs."""
     front: list[Site] = []
     for site in sorted(
         sites, key=lambda s: (-s.saved_nbytes, s.damage, -s.saved_macs, str(s.action))
@@ -153,9 +155,9 @@ def ladder(sites: Sequence[Site]) -> list[Site]:
         if not front or site.damage < front[-1].damage:
             front.append(site)
     front.reverse()
-    if len(front) <= LADDER:
+    if len(front) <= length:
         return front
-    keep = np.unique(np.linspace(0, len(front) - 1, LADDER).round().astype(int))
+    keep = np.unique(np.linspace(0, len(front) - 1, length).round().astype(int))
     return [front[index] for index in keep]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,7 @@ class Skeleton:
                     self._producer[tensor.name] = index
                     self._pre[tensor.name] = pre_activation(tensor, graph_outputs).name
         self._values = program.values()
+        self._adapters: dict[tuple[tuple[str, ...], str, int], Bill] = {}
 
     def replaced(self, receiver_value: str, kernel: int) -> str:
         """The value whose readers an adapter takes over."""
@@ -123,9 +124,15 @@ class Skeleton:
         ]
         return Bill(sum(b.weights_nbytes for b in bills), sum(b.macs for b in bills))
 
-    def _adapter(self, donors: Iterable[str], replaced: str, kernel: int) -> Bill:
+    def _adapter(self, donors: tuple[str, ...], replaced: str, kernel: int) -> Bill:
         if kernel == 0:
             return Bill(0, 0)
+        key = (donors, replaced, kernel)
+        if key not in self._adapters:
+            self._adapters[key] = self._adapter_cost(*key)
+        return self._adapters[key]
+
+    def _adapter_cost(self, donors: tuple[str, ...], replaced: str, kernel: int) -> Bill:
         value = self._values[replaced]
         last = layout_of(value) is Layout.CHANNELS_LAST
         axis = -1 if last else 1
