@@ -14,7 +14,7 @@ from measuring import (
     Row,
     benched,
     cost_records,
-    latency_ratio,
+    latency_records,
     memory_record,
     save_frames,
     timed_compile,
@@ -196,17 +196,12 @@ def finish(
     """Latency and memory go into the outcome; the README's row comes back."""
     assert found.report is not None and found.bundle is not None
     exact = found if case.exact else compiled(models, exact_only=True, dry_run=True)
-    results = benched(round_, found.bundle, 3 if case.latency and not round_.quick else 1)
-    ratio, remark = latency_ratio(results)
+    results = benched(round_, found.bundle)
+    bar = None if case.latency is None else f"<= {case.latency:.2f}"
+    latency = latency_records(case.name, round_, found.bundle, results, bar)
     outcome.records += [
         figure(f"{case.name}/weights, exact only", exact.share, "ratio"),
-        figure(
-            f"{case.name}/latency",
-            ratio,
-            "ratio",
-            None if case.latency is None else f"<= {case.latency:.2f}",
-            remark,
-        ),
+        *latency,
         memory_record(case.name, results),
     ]
     shutil.rmtree(found.bundle)
@@ -216,7 +211,7 @@ def finish(
         exact=exact.share or 1.0,
         share=found.share,
         change=f"{worst_change(checked)[0]:+.2f} points",
-        latency=ratio,
+        latency=latency[-1].value,
     )
 
 
@@ -228,7 +223,9 @@ def verification(case: Classifiers, round_: Round, found: Compiled) -> list[Outp
         round_.zoo.frames(case.family, "dev4000", round_.judged),
         **round_.zoo.labels(case.family, "dev4000", round_.judged),
     )
-    checked = verify_bundle(load(found.bundle), data, labels=case.tasks)
+    # Accuracy is only told of outputs that are judged as class scores.
+    metrics = dict.fromkeys(case.tasks, "top1")
+    checked = verify_bundle(load(found.bundle), data, labels=case.tasks, metrics=metrics)
     data.unlink()
     return checked
 

@@ -11,7 +11,7 @@ from measuring import (
     Row,
     benched,
     cost_records,
-    latency_ratio,
+    latency_records,
     memory_record,
     save_frames,
     timed_compile,
@@ -54,7 +54,7 @@ def run_detectors(round_: Round) -> Outcome:
     fresh_data.unlink()
     reason = _reason(found)
     results = benched(round_, found.bundle)
-    ratio, remark = latency_ratio(results)
+    latency = latency_records(CASE, round_, found.bundle, results)
     floor = f">= {worst.floor:g}"
     outcome.records += [
         figure(f"{CASE}/compiled or refused with the reason", 1, "", "== 1", reason),
@@ -75,7 +75,7 @@ def run_detectors(round_: Round) -> Outcome:
         figure(f"{CASE}/weights", found.share, "ratio"),
         figure(f"{CASE}/weights, exact only", exact.share, "ratio"),
         *cost_records(CASE, timed, len(frames), judged=False),
-        figure(f"{CASE}/latency", ratio, "ratio", None, remark),
+        *latency,
         memory_record(CASE, results),
     ]
     outcome.rows.append(
@@ -85,7 +85,7 @@ def run_detectors(round_: Round) -> Outcome:
             exact=exact.share or 1.0,
             share=found.share,
             change=f"variance {worst.value:.4f}",
-            latency=ratio,
+            latency=latency[-1].value,
             remark="left alone" if not found.plan.get("actions") else "",
         )
     )

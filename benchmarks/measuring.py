@@ -19,6 +19,7 @@ from repsimc.runtime.bench import BenchResult, bench
 
 # Frames per run of the plain pass: as many as the compiler takes at a time.
 BATCH = 64
+NOT_QUICK = "not in --quick"
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,26 @@ def cost_records(case: str, timed: Timed, frames: int, judged: bool) -> list[Rec
     ]
 
 
-def benched(round_: Round, bundle: Path, times: int = 1) -> list[BenchResult]:
-    """Merged beside apart, `times` times: the machine is rarely quiet."""
-    return [
-        bench(bundle, runs=round_.runs, warmup=10, repeats=1 if round_.quick else 3)
-        for _ in range(times)
-    ]
+def benched(round_: Round, bundle: Path) -> list[BenchResult]:
+    """Merged beside apart with default threads, three times: the machine is rarely quiet."""
+    times = 1 if round_.quick else 3
+    return [bench(bundle, runs=round_.runs, warmup=10, repeats=1) for _ in range(times)]
+
+
+def latency_records(
+    case: str, round_: Round, bundle: Path, results: list[BenchResult], bar: str | None = None
+) -> list[Record]:
+    """Latency of the merged graph by that of the models apart: default threads, and one thread.
+
+    One thread is what other programs on the machine disturb least; threads that wait for each
+    other are held up by them many times over, the models apart more often than the merged graph.
+    """
+    ratio, remark = latency_ratio(results)
+    found = [figure(f"{case}/latency", ratio, "ratio", bar, remark)]
+    if not round_.quick:
+        ratio, remark = latency_ratio([bench(bundle, round_.runs, 10, threads=1, repeats=1)])
+        found.append(figure(f"{case}/latency, one thread", ratio, "ratio", None, remark))
+    return found
 
 
 def latency_ratio(results: list[BenchResult]) -> tuple[float | None, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from compiling import compiled
-from measuring import Outcome, Round, Row, benched, latency_ratio, memory_record
+from measuring import NOT_QUICK, Outcome, Round, Row, benched, latency_records, memory_record
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from records import figure
@@ -24,10 +24,7 @@ _FROZEN = 3
 def run_memory(round_: Round) -> Outcome:
     """Three siblings of ResNet-50 size with random weights, exact sharing, memory measured."""
     if round_.quick:
-        skipped = figure(
-            f"{CASE}/predicted saving against measured", None, "share", None, "not in --quick"
-        )
-        return Outcome([skipped])
+        return Outcome([figure(f"{CASE}/skipped", None, "", None, NOT_QUICK)])
     models = [(f"sibling{n}", round_.scratch / f"sibling{n}.onnx") for n in range(3)]
     for seed, (_, path) in enumerate(models):
         write_sibling(path, seed)
@@ -45,12 +42,12 @@ def run_memory(round_: Round) -> Outcome:
             ]
         )
     results = benched(round_, found.bundle)
-    ratio, remark = latency_ratio(results)
+    latency = latency_records(CASE, round_, found.bundle, results)
     outcome = Outcome(
         [
             memory_record(CASE, results, "<= 0.10"),
             figure(f"{CASE}/weights", found.share, "ratio"),
-            figure(f"{CASE}/latency", ratio, "ratio", None, remark),
+            *latency,
             figure(f"{CASE}/peak memory of compiling", found.peak_nbytes / 2**20, "MiB"),
         ],
         [
@@ -60,7 +57,7 @@ def run_memory(round_: Round) -> Outcome:
                 exact=found.share or 1.0,
                 share=found.share,
                 change="exact",
-                latency=ratio,
+                latency=latency[-1].value,
             )
         ],
     )

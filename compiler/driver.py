@@ -257,13 +257,13 @@ def _notes(
     notes: list[str] = []
     if frames is None and len(options.models) > 1:
         notes.append(
-            "exact sharing only: approximate sharing needs frames (--calib PATH)"
-            + ("; what fidelity is left was not measured" if not options.exact_only else "")
+            "no frames were given, so only what is exact was shared and nothing was measured; "
+            "--calib PATH lets models share approximately too"
         )
         if tied:
             names = ", ".join(dict.fromkeys(own for group in tied for _, own in group))
             notes.append(
-                f"one frame feeds input {names} of all models; --separate-inputs keeps them apart"
+                f"one frame feeds input '{names}' of the models; --separate-inputs keeps them apart"
             )
     notes += [f"{name} is left alone: {why}" for name, why in plan.left_alone.items()]
     return tuple(notes)

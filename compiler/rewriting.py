@@ -11,6 +11,7 @@ from .analysis.calibration import Frames
 from .analysis.feeds import StreamFeeds, fit_feeds, held_out_feeds
 from .analysis.reconstruction import ROWS_PER_UNKNOWN, SEARCH_ROWS_PER_UNKNOWN, Reference
 from .analysis.similarity import sample_values
+from .errors import ModelError, UsageError
 from .graph.program import Program
 from .options import CompileOptions
 from .planning.comparison import OriginalOutputs, OutputComparison, measurement
@@ -81,12 +82,15 @@ class Workbench:
         """Carry out a given plan. Raises UsageError when it needs frames and there are none."""
         actions = [planned.action for planned in plan.actions]
         if actions and self._frames is None:
-            from .errors import UsageError
-
             raise UsageError("the plan has actions that are fitted on frames", "give --calib PATH")
+        for action in actions:
+            if self._frames is not None and not self._frames.aligned(action.donor, action.receiver):
+                raise UsageError(
+                    f"the plan lets {action.receiver} take from {action.donor}, which is not fed "
+                    "the same frames",
+                    "give one set of frames for both, or --same-frames if row k is the same frame",
+                )
         if self.skeleton.bill(actions) is None:
-            from .errors import ModelError
-
             raise ModelError(
                 "the plan's actions feed each other in a circle, or replace a value twice",
                 "take one of them out",

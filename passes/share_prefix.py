@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,9 @@ from ..compiler.graph.program import PASS_KEY, Program
 from ..compiler.planning.plan import Link, SharePrefixAction
 from .base import Change
 from .refit import is_rectified
+
+
+REPLACES_KEY = "repsimc.replaces"  # node metadata: the value whose readers an adapter took over
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def insert_adapter(program: Program, link: Link, replaced: gs.Variable, kernel: 
     values = program.values()
     maps = layout_of(replaced) is Layout.CHANNELS_FIRST
     nodes: list[gs.Node] = []
-    donor = _joined([values[donor] for donor in link.donor_values], name, maps, nodes)
+    donors = [_present(program, values, donor) for donor in link.donor_values]
+    donor = _joined(donors, name, maps, nodes)
     out = gs.Variable(name, replaced.dtype, replaced.shape)
     dtype = np.dtype(replaced.dtype)
     if kernel == 0:
@@ -102,11 +107,20 @@ def insert_adapter(program: Program, link: Link, replaced: gs.Variable, kernel: 
     program.graph.nodes.extend(nodes)
     for node in nodes:
         program.metadata[node.name] = {PASS_KEY: SharePrefix.name}
+    program.metadata[name][REPLACES_KEY] = replaced.name
     for reader in readers:
         for index, tensor in enumerate(reader.inputs):
             if tensor is replaced:
                 reader.inputs[index] = out
     return fitted
+
+
+def _present(program: Program, values: Mapping[str, gs.Variable], name: str) -> gs.Variable:
+    """The donor's value, or the adapter's that an earlier action put in its place."""
+    for adapter, entries in program.metadata.items():
+        if entries.get(REPLACES_KEY) == name:
+            return values[adapter]
+    return values[name]
 
 
 def _replaced(program: Program, link: Link, kernel: int, outputs: set[str]) -> gs.Variable:

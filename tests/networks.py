@@ -156,3 +156,49 @@ class ArrayFrames:
         self.walks.append(tuple(values))
         for start in range(0, self.count, self.batch):
             yield {name: self.arrays[name][start : start + self.batch] for name in values}
+
+
+# -- networks that several tests use ------------------------------------------------------------
+
+
+def pyramid(seed: int = 0, widths: Sequence[int] = (4, 6, 8), classes: int = 5) -> onnx.ModelProto:
+    """Convolutions c1, c2, c3 with ReLUs s1 [8, 8], s2 [4, 4], s3 [2, 2] after them, scores y."""
+    net = Net(seed)
+    x, channels = "x", 3
+    for stage, width in enumerate(widths, 1):
+        strides = [1, 1] if stage == 1 else [2, 2]
+        x = net.relu(
+            net.conv(x, channels, width, strides=strides, out=f"c{stage}"), out=f"s{stage}"
+        )
+        channels = width
+    net.head(x, channels, classes)
+    return net.model(x=("N", 3, 8, 8))
+
+
+def branches(seed: int = 0) -> onnx.ModelProto:
+    """Two branches from x: p1, p2 and q1, q2 (after ReLUs), concatenated for scores y."""
+    net = Net(seed)
+    ends: list[str] = []
+    for branch in "pq":
+        x = net.relu(net.conv("x", 3, 5), out=f"{branch}1")
+        ends.append(net.relu(net.conv(x, 5, 4), out=f"{branch}2"))
+    net.head(net.relu(net.conv(net.node("Concat", *ends, axis=1), 8, 6), out="r"), 6, 5)
+    return net.model(x=("N", 3, 8, 8))
+
+
+def tokens_net(seed: int = 0, width: int = 12, inner: int = 16) -> onnx.ModelProto:
+    """Tokens x [6, 10]: linear t1, ReLU t2, linear t3, ReLU t4, scores y of their mean."""
+    net = Net(seed)
+    x = net.relu(net.linear("x", 10, width, out="t1"), out="t2")
+    x = net.relu(net.linear(x, width, inner, out="t3"), out="t4")
+    net.gemm(net.node("ReduceMean", x, axes=[1], keepdims=0), inner, 5, out="y")
+    return net.model(x=("N", 6, 10))
+
+
+def features_net(seed: int = 0, width: int = 12) -> onnx.ModelProto:
+    """Features x [10]: Gemm f1, ReLU f2, Gemm f3, ReLU f4, scores y."""
+    net = Net(seed)
+    x = net.relu(net.gemm("x", 10, width, out="f1"), out="f2")
+    x = net.relu(net.gemm(x, width, 14, out="f3"), out="f4")
+    net.gemm(x, 14, 5, out="y")
+    return net.model(x=("N", 10))

@@ -19,9 +19,11 @@ from ..graph.weights import nbytes_of
 
 Array = NDArray[Any]
 
-# Frames go through the network in batches of this many when the batch axis is free: large enough
-# to keep two cores busy on 32x32 images, small enough for 224x224 ones.
+# Frames go through the network in batches of this many when the batch axis is free (enough to keep
+# the cores busy on 32x32 images), or as many as have this many bytes of input: a convolution's
+# activations are some twenty times its input.
 BATCH = 64
+BATCH_NBYTES = 8 << 20
 # Activations that have to outlive a batch are kept in memory up to this many bytes, then in
 # unnamed temporary files. This is the "stated cache" of the compiler's memory use.
 CACHE_NBYTES = 1 << 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..graph.program import Program
 from .calibration import Frames
-from .execution import BATCH, batches_of
+from .execution import BATCH, BATCH_NBYTES, batches_of
 
 Array = NDArray[Any]
 
@@ -35,9 +36,16 @@ class StreamFeeds:
 
     @property
     def batch(self) -> int:
-        """Frames per batch: the models' fixed batch, or as many as keep the cores busy."""
+        """Frames per batch: the models' fixed one, else enough to keep the cores busy."""
         fixed = [batch for name in self.models if (batch := self.frames.batch(name)) is not None]
-        return max(fixed) if fixed else BATCH
+        if fixed:
+            return max(fixed)
+        frame_nbytes = sum(
+            spec.dtype.itemsize * math.prod(n for n in spec.shape[1:] if isinstance(n, int))
+            for name in self.models
+            for spec in self.frames.inputs[name]
+        )
+        return max(1, min(BATCH, BATCH_NBYTES // max(frame_nbytes, 1)))
 
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Arrays [batch, ...] for the graph inputs named in `values`."""

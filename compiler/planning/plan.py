@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from ..errors import ModelError, UsageError
 from ..graph.program import Program, own_name
+from .links import fault_of
 
 SCHEMA = "repsimc.plan/1"
 _MAX_PLAN_NBYTES = 16 << 20
@@ -124,7 +125,7 @@ def read_plan(path: Path) -> Plan:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the plan {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(
             f"{path} is not a plan: {error}", "give the plan.json of a bundle"
         ) from error
@@ -145,7 +146,7 @@ def plan_from_json(data: object, where: str = "plan") -> Plan:
         for index, entry in enumerate(_items(top.get("actions"), f"{where}: actions"))
     )
     seed = top.get("seed", 0)
-    if not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, int):
         raise ModelError(f"{where}: seed is {seed!r}, not a whole number")
     return Plan(models, actions, seed)
 
@@ -176,6 +177,12 @@ def check_plan(plan: Plan, program: Program) -> None:
                         f"the plan names value {value!r}, which is not in the program",
                         "`repsimc inspect MODEL` lists the values where a model can be cut",
                     )
+            fault = fault_of(program, link.receiver_value, link.donor_values, planned.action.kernel)
+            if fault is not None:
+                raise ModelError(
+                    f"the plan links what cannot be linked: {fault}",
+                    "`repsimc inspect MODEL` lists the values where a model can be cut",
+                )
 
 
 def _action(entry: Mapping[str, Any], where: str) -> PlannedAction:
@@ -183,7 +190,7 @@ def _action(entry: Mapping[str, Any], where: str) -> PlannedAction:
         raise ModelError(f"{where} is of unknown kind {entry.get('kind')!r}")
     donor, receiver = _text(entry, "donor", where), _text(entry, "receiver", where)
     kernel = entry.get("kernel")
-    if kernel not in (0, 1, 3):
+    if isinstance(kernel, bool) or kernel not in (0, 1, 3):
         raise ModelError(f"{where}: kernel is {kernel!r}, not 0, 1 or 3")
     links: list[Link] = []
     for item in _items(entry.get("links"), f"{where}: links"):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from ..analysis.similarity import AffineRanking, Samples, debiased_cka
 from ..graph.cuts import Cut, cuts
 from ..graph.layout import ACTIVATIONS, pre_activation
 from ..graph.program import Program, own_name
+from .links import is_representation
 from .plan import Link, SharePrefixAction
 from .skeleton import Bill, Skeleton
 
@@ -91,16 +90,6 @@ def receiver_cuts(program: Program, model: str) -> list[Cut]:
         if cut.depth > 0
         and all(name not in outside and is_representation(known[name]) for name in cut.values)
     ]
-
-
-def is_representation(value: gs.Variable) -> bool:
-    """Whether a value can be donated or replaced: float, rank 2 to 5, known channel count."""
-    shape: Any = value.shape
-    if shape is None or not 2 <= len(shape) <= 5 or value.dtype is None:
-        return False
-    if value.dtype not in (np.float32, np.float64):
-        return False
-    return all(isinstance(size, int) and size > 0 for size in shape[1:])
 
 
 def find_sites(

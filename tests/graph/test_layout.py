@@ -7,6 +7,7 @@ import pytest
 from repsimc.compiler.graph.layout import Layout, layout_of, pre_activation
 from tests.programs import program_of
 
+MATRIX = f"float[6,6] w = {{{','.join('1' * 36)}}}"
 FIRST, LAST = Layout.CHANNELS_FIRST, Layout.CHANNELS_LAST
 
 
@@ -22,10 +23,9 @@ def network(shape: str, body: str, constants: str = "") -> str:
     [
         ("N,4,6,6", "t = Relu (x) y = MaxPool<kernel_shape=[1,1]> (t)", "", "t", FIRST),
         ("N,4,6", "t = MaxPool<kernel_shape=[1]> (x) u = Relu (t) y = Tanh (u)", "", "u", FIRST),
-        ("N,4,6", "t = Relu (x) y = MatMul (t, w)", "float[6,6] w = {%s}" % ",".join("1" * 36), "t",
-         LAST),
+        ("N,4,6", "t = Relu (x) y = MatMul (t, w)", MATRIX, "t", LAST),
         ("N,4,6,6", "t = Relu (x) y = MatMul (t, w)",
-         "float[6,6] w = {%s}" % ",".join("1" * 36), "t", LAST),
+         MATRIX, "t", LAST),
         ("N,4,6", "t = Relu (x) u = Add (t, t) y = LayerNormalization (u, s)",
          "float[6] s = {1,1,1,1,1,1}", "t", LAST),
         ("N,6", "t = Relu (x) y = Tanh (t)", "", "t", LAST),

@@ -1,0 +1,75 @@
+"""Whether a donor's values can take the place of a receiver's: shapes, dtypes, layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..graph.layout import Layout, layout_of
+from ..graph.program import Program
+
+
+def is_representation(value: gs.Variable) -> bool:
+    """Whether a value can be donated or replaced: float, rank 2 to 5, known channel count."""
+    shape: Any = value.shape
+    if shape is None or not 2 <= len(shape) <= 5 or value.dtype is None:
+        return False
+    if value.dtype not in (np.float32, np.float64):
+        return False
+    return all(isinstance(size, int) and size > 0 for size in shape[1:])
+
+
+def fault_of(
+    program: Program, receiver_value: str, donor_values: Sequence[str], kernel: int
+) -> str | None:
+    """Why no adapter of that kernel can stand between the values; None when one can.
+
+    The values have to exist. Donors have one size; it is the receiver's or a whole multiple of
+    it, one way or the other, tokens correspond one to one. Kernel 0 takes the donor as it is.
+    """
+    values = program.values()
+    receiver = values[receiver_value]
+    donors = [values[name] for name in donor_values]
+    if receiver_value in {value.name for value in (*program.graph.inputs, *program.graph.outputs)}:
+        return f"{receiver_value} is an input or output of a model"
+    for value in (receiver, *donors):
+        if not is_representation(value):
+            return f"{value.name} is {_described(value)}, which no adapter reads or makes"
+    layout = layout_of(receiver)
+    for donor in donors:
+        if donor.dtype != receiver.dtype or len(donor.shape) != len(receiver.shape):
+            return f"{_described(donor)} of {donor.name} cannot become {_described(receiver)}"
+        if layout_of(donor) is not layout:
+            return f"{donor.name} has its channels on another axis than {receiver_value}"
+    if len({_size(donor, layout) for donor in donors}) > 1:
+        return f"the donors {', '.join(donor_values)} differ in size"
+    wanted, given = _size(receiver, layout), _size(donors[0], layout)
+    channels = sum(_channels(donor, layout) for donor in donors)
+    if kernel == 0 and (given, channels) != (wanted, _channels(receiver, layout)):
+        return f"{' + '.join(donor_values)} as it is has not the shape of {receiver_value}"
+    if layout is Layout.CHANNELS_LAST:
+        return None if given == wanted else f"{donor_values[0]} has another number of tokens"
+    larger = all(a >= b and a % b == 0 for a, b in zip(given, wanted))
+    smaller = all(b >= a and b % a == 0 for a, b in zip(given, wanted))
+    if not (larger or smaller):
+        return (
+            f"the size of {donor_values[0]}, {list(given)}, is no whole multiple or fraction of "
+            f"that of {receiver_value}, {list(wanted)}"
+        )
+    return None
+
+
+def _size(value: gs.Variable, layout: Layout) -> tuple[int, ...]:
+    return tuple(value.shape[1:-1] if layout is Layout.CHANNELS_LAST else value.shape[2:])
+
+
+def _channels(value: gs.Variable, layout: Layout) -> int:
+    return int(value.shape[-1 if layout is Layout.CHANNELS_LAST else 1])
+
+
+def _described(value: gs.Variable) -> str:
+    shape = "of unknown shape" if value.shape is None else str(list(value.shape))
+    return f"{np.dtype(value.dtype).name if value.dtype is not None else 'untyped'} {shape}"
