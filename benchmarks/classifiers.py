@@ -196,9 +196,9 @@ def finish(
     """Latency and memory go into the outcome; the README's row comes back."""
     assert found.report is not None and found.bundle is not None
     exact = found if case.exact else compiled(models, exact_only=True, dry_run=True)
-    results = benched(round_, found.bundle)
+    results = benched(found.bundle, round_.runs, round_.times)
     bar = None if case.latency is None else f"<= {case.latency:.2f}"
-    latency = latency_records(case.name, round_, found.bundle, results, bar)
+    latency = latency_records(case.name, found.bundle, results, not round_.quick, bar)
     outcome.records += [
         figure(f"{case.name}/weights, exact only", exact.share, "ratio"),
         *latency,

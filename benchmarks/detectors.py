@@ -53,8 +53,8 @@ def run_detectors(round_: Round) -> Outcome:
     )
     fresh_data.unlink()
     reason = _reason(found)
-    results = benched(round_, found.bundle)
-    latency = latency_records(CASE, round_, found.bundle, results)
+    results = benched(found.bundle, round_.runs, round_.times)
+    latency = latency_records(CASE, found.bundle, results, not round_.quick)
     floor = f">= {worst.floor:g}"
     outcome.records += [
         figure(f"{CASE}/compiled or refused with the reason", 1, "", "== 1", reason),

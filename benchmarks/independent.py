@@ -24,7 +24,7 @@ from repsimc.compiler.planning.plan import Plan, PlannedAction
 
 # Blocks of resnet44's 21 that are to be replaced at least, and those that the curve looks at.
 THIRD = 7
-DEPTHS = (2, 4, 7, 10, 14, 18)
+DEPTHS = (2, 4, 7, 10, 14)
 
 # resnet20 is to stay what it is. Both networks were trained on the calibration images and are
 # right about nearly all of them, so their top-1 agreement there says little: resnet20's last

@@ -45,6 +45,11 @@ class Round:
         """Turns of a latency measurement."""
         return 40 if self.quick else 200
 
+    @property
+    def times(self) -> int:
+        """How often latency and memory are measured; medians are taken."""
+        return 1 if self.quick else 3
+
 
 @dataclass(frozen=True)
 class Row:
@@ -136,24 +141,27 @@ def cost_records(case: str, timed: Timed, frames: int, judged: bool) -> list[Rec
     ]
 
 
-def benched(round_: Round, bundle: Path) -> list[BenchResult]:
-    """Merged beside apart with default threads, three times: the machine is rarely quiet."""
-    times = 1 if round_.quick else 3
-    return [bench(bundle, runs=round_.runs, warmup=10, repeats=1) for _ in range(times)]
+def benched(bundle: Path, runs: int, times: int = 3) -> list[BenchResult]:
+    """Merged beside apart with default threads, several times: the machine is rarely quiet."""
+    return [bench(bundle, runs=runs, repeats=1) for _ in range(times)]
 
 
 def latency_records(
-    case: str, round_: Round, bundle: Path, results: list[BenchResult], bar: str | None = None
+    case: str,
+    bundle: Path,
+    results: list[BenchResult],
+    one_thread: bool,
+    bar: str | None = None,
 ) -> list[Record]:
-    """Latency of the merged graph by that of the models apart: default threads, and one thread.
+    """Latency of the merged graph by that of the models apart: as in `results`, and on one thread.
 
     One thread is what other programs on the machine disturb least; threads that wait for each
     other are held up by them many times over, the models apart more often than the merged graph.
     """
     ratio, remark = latency_ratio(results)
     found = [figure(f"{case}/latency", ratio, "ratio", bar, remark)]
-    if not round_.quick:
-        ratio, remark = latency_ratio([bench(bundle, round_.runs, 10, threads=1, repeats=1)])
+    if one_thread:
+        ratio, remark = latency_ratio([bench(bundle, results[0].runs, threads=1, repeats=1)])
         found.append(figure(f"{case}/latency, one thread", ratio, "ratio", None, remark))
     return found
 

@@ -33,11 +33,10 @@ class Refit:
         """Refit all operators that depend on `values` (program value names)."""
         operators = refit_operators(program, self.reference.program, self.values)
         outputs = _affected_outputs(program, self.values)
-        reconstruct(program, operators, self.reference, outputs)
-        for operator, _ in operators:
-            entries = program.metadata.setdefault(operator.node.name, {})
-            entries[PASS_KEY] = self.name
-        return [Change("refitted to the original's output", op.node.name) for op, _ in operators]
+        fitted = reconstruct(program, operators, self.reference, outputs)
+        for operator in fitted:
+            program.metadata.setdefault(operator.node.name, {})[PASS_KEY] = self.name
+        return [Change("refitted to the original's output", op.node.name) for op in fitted]
 
 
 def refit_operators(

@@ -17,7 +17,6 @@ from ..compiler.planning.plan import Link, SharePrefixAction
 from .base import Change
 from .refit import is_rectified
 
-
 REPLACES_KEY = "repsimc.replaces"  # node metadata: the value whose readers an adapter took over
 
 

@@ -118,9 +118,7 @@ class LinearOperator:
     def rows(self, x: Array, positions: Rows) -> NDArray[np.float32]:
         """Receptive fields [frames * p, groups, fan_in] of x at output positions [frames, p]."""
         if self.node.op != "Conv":
-            flat = x.reshape(x.shape[0], -1, x.shape[-1])
-            picked = np.take_along_axis(flat, positions[:, :, None], axis=1)
-            return picked.reshape(-1, 1, x.shape[-1]).astype(np.float32, copy=False)
+            return value_rows(x, positions, channels_last=True)[:, None]
         groups = int(self.node.attrs.get("group", 1))
         return conv_rows(x, positions, self.geometry(x.shape[2:]), groups)
 
@@ -174,16 +172,16 @@ def conv_rows(
 
     Only the sampled patches are gathered, never the whole im2col matrix.
     """
-    frames = len(x)
     spatial = x.shape[2:]
+    size = math.prod(geometry.output_size(spatial))
+    items = len(x) // len(positions)  # several per frame where frames are folded into windows
     rank = len(spatial)
     padding = [(0, 0)] + [(geometry.pads[axis], geometry.pads[rank + axis]) for axis in range(rank)]
     last = np.moveaxis(x, 1, -1)
     padded = np.pad(last, [*padding, (0, 0)]) if any(geometry.pads) else last
-    corner = np.unravel_index(positions.reshape(-1), geometry.output_size(spatial))
-    index: list[Array] = [
-        np.repeat(np.arange(frames), positions.shape[1]).reshape(-1, *([1] * rank))
-    ]
+    corner = np.unravel_index(positions.reshape(-1) % size, geometry.output_size(spatial))
+    item = np.arange(len(positions))[:, None] * items + positions // size
+    index: list[Array] = [item.reshape(-1, *([1] * rank))]
     for axis in range(rank):
         taps = np.arange(geometry.kernel[axis]) * geometry.dilations[axis]
         shape = [1] * (rank + 1)
@@ -196,13 +194,29 @@ def conv_rows(
 
 
 def value_rows(value: Array, positions: Rows, channels_last: bool) -> NDArray[np.float32]:
-    """Rows [frames * p, channels] of an activation at flat positions [frames, p]."""
+    """Rows [frames * p, channels] of an activation at flat positions [frames, p].
+
+    The first axis may hold several items per frame (windows, tokens folded into the batch): they
+    count as positions too.
+    """
+    frames = len(positions)
     if channels_last:
-        flat = value.reshape(value.shape[0], -1, value.shape[-1])
+        flat = value.reshape(frames, -1, value.shape[-1])
     else:
-        flat = np.moveaxis(value.reshape(value.shape[0], value.shape[1], -1), 1, -1)
+        items = np.moveaxis(value.reshape(value.shape[0], value.shape[1], -1), 1, -1)
+        flat = items.reshape(frames, -1, value.shape[1])
     picked = np.take_along_axis(flat, positions[:, :, None], axis=1)
     return np.ascontiguousarray(picked.reshape(-1, flat.shape[-1]), dtype=np.float32)
+
+
+def positions_per_frame(value: Array, frames: int, channels_last: bool) -> int | None:
+    """How many rows each frame has in an activation; None when they are not evenly divided."""
+    if value.ndim < 2 or not frames or not value.size:
+        return None
+    channels = value.shape[-1] if channels_last else value.shape[1]
+    per_frame, rest = divmod(value.size, frames * channels)
+    uneven = not channels_last and value.shape[0] % frames
+    return None if rest or uneven else per_frame
 
 
 def sample_positions(frames: int, size: int, rows: int, seed: int) -> Rows:

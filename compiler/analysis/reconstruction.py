@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..graph.program import Program, node_inputs
 from .execution import Activations, Segment
-from .linear import LinearOperator, Rows, sample_positions, value_rows
+from .linear import LinearOperator, Rows, positions_per_frame, sample_positions, value_rows
 from .regression import fit
 
 Array = NDArray[Any]
@@ -30,6 +30,9 @@ SEARCH_ROWS_PER_UNKNOWN = 16
 MIN_ROWS = 4096
 # Bytes one problem's rows may take; bites above about 2 000 inputs per unknown.
 ROWS_NBYTES = 384 << 20
+
+
+Visit = Callable[[int, int, dict[str, Array]], None]
 
 
 class FrameSet(Protocol):
@@ -81,12 +84,13 @@ class Reference:
         self._rows = Activations()
         self._wanted: dict[str, int] = {}
         self._positions: dict[tuple[int, int], Rows] = {}
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, int | None] = {}
 
     def collect(self, wanted: Mapping[str, tuple[int, bool]]) -> None:
         """Make sure the rows of `wanted` ({value: (number of rows, channels last)}) are there.
 
-        One forward pass for all that are missing.
+        One forward pass for all that are missing. Values whose rows do not divide evenly among
+        the frames are left out: see `has`.
         """
         missing = {
             name: request
@@ -101,18 +105,28 @@ class Reference:
         start = 0
         for feeds in self.frames.batches(segment.inputs):
             arrays = segment(feeds)
-            stop = start + len(next(iter(feeds.values())))
+            count = len(next(iter(feeds.values())))
             for name, array in zip(names, arrays):
                 rows, channels_last = missing[name]
+                size = positions_per_frame(array, count, channels_last)
                 self._wanted[name] = rows
-                self._sizes[name] = _spatial_size(array, channels_last)
-                positions = self.positions(name)[start:stop]
-                self._rows.append(name, value_rows(array, positions, channels_last))
-            start = stop
+                if start and self._sizes[name] != size:
+                    size = None
+                self._sizes[name] = size
+                if size is not None:
+                    positions = self.positions(name)[start : start + count]
+                    self._rows.append(name, value_rows(array, positions, channels_last))
+            start += count
+
+    def has(self, value: str) -> bool:
+        """Whether the collected value has rows that belong to frames."""
+        return self._sizes.get(value) is not None
 
     def positions(self, value: str) -> Rows:
         """Sampled flat positions [frames, p] of a collected value."""
-        key = (self._sizes[value], self._wanted[value])
+        size = self._sizes[value]
+        assert size is not None
+        key = (size, self._wanted[value])
         if key not in self._positions:
             self._positions[key] = sample_positions(self.frames.count, *key, self.seed)
         return self._positions[key]
@@ -136,9 +150,10 @@ class Walk:
         self._needed = program.needed_nodes([values[name] for name in outputs])
         self._done: set[int] = set()
         self._held = Activations()
+        self._counts: list[int] = []  # frames in each batch, known once frames were read
 
-    def advance(self, stops: Sequence[str], visit: Callable[[int, dict[str, Array]], None]) -> None:
-        """Run up to the values `stops`; `visit(first frame, {value: array})` for every batch."""
+    def advance(self, stops: Sequence[str], visit: Visit) -> None:
+        """Run up to the values `stops`; `visit(first frame, frames, {value: array})` per batch."""
         values = self.program.values()
         wanted = [name for name in dict.fromkeys(stops) if name not in self._held]
         graph_inputs = {value.name for value in self.program.graph.inputs}
@@ -172,8 +187,10 @@ class Walk:
                 name: arrays[name] if name in arrays else self._held.batch(name, index)
                 for name in stops
             }
-            visit(start, shown)
-            start += len(next(iter(shown.values())))
+            if index == len(self._counts):
+                self._counts.append(len(next(iter(feeds.values()))))
+            visit(start, self._counts[index], shown)
+            start += self._counts[index]
             for name in (*kept, *compute):
                 if name in live:
                     self._held.append(name, arrays[name])
@@ -193,13 +210,14 @@ def reconstruct(
     operators: Sequence[tuple[LinearOperator, Target]],
     reference: Reference,
     outputs: Sequence[str],
-    on_operator: Callable[[LinearOperator], None] | None = None,
-) -> None:
+) -> list[LinearOperator]:
     """Fit the operators, in the order given (topological), and write their new weights.
 
     `outputs` are the values the rewritten program is asked for later: they decide what has to
-    be held while walking.
+    be held while walking. Operators whose rows do not belong to frames keep their weights.
+    Returns those that were fitted.
     """
+    fitted: list[LinearOperator] = []
     wanted_rows: dict[str, tuple[int, bool]] = {}
     for operator, target in operators:
         rows = row_count(operator, reference.rows_per_unknown)
@@ -208,12 +226,15 @@ def reconstruct(
     reference.collect(wanted_rows)
     walk = Walk(program, reference.frames, outputs)
     for operator, target in operators:
+        if not reference.has(target.value):
+            continue
         positions = reference.positions(target.value)
         inputs: list[NDArray[np.float32]] = []
         others: list[NDArray[np.float32]] = []
 
         def visit(
             start: int,
+            count: int,
             arrays: dict[str, Array],
             operator: LinearOperator = operator,
             target: Target = target,
@@ -222,7 +243,7 @@ def reconstruct(
             others: list[NDArray[np.float32]] = others,
         ) -> None:
             x = arrays[operator.source.name]
-            picked = positions[start : start + len(x)]
+            picked = positions[start : start + count]
             inputs.append(operator.rows(x, picked))
             if target.other is not None:
                 others.append(value_rows(arrays[target.other], picked, operator.channels_last))
@@ -243,8 +264,8 @@ def reconstruct(
             fit_bias=fit_bias,
         )
         operator.write(program, solution)
-        if on_operator is not None:
-            on_operator(operator)
+        fitted.append(operator)
+    return fitted
 
 
 def row_count(operator: LinearOperator, per_unknown: int = ROWS_PER_UNKNOWN) -> int:
@@ -264,8 +285,3 @@ def downstream(program: Program, values: Sequence[str]) -> list[gs.Node]:
             found.append(node)
             reached.update(tensor.name for tensor in node.outputs)
     return found
-
-
-def _spatial_size(array: Array, channels_last: bool) -> int:
-    shape = array.shape[1:-1] if channels_last else array.shape[2:]
-    return int(np.prod(shape)) if shape else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ class PlannedAction:
     fidelity: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The action with an `expected` entry that a replay ignores."""
+        """The action with an `expected` entry, which a replay carries along and does not need."""
         expected = {
             "weights_saved_nbytes": self.weights_saved_nbytes,
             "macs_saved": self.macs_saved,
@@ -148,7 +149,8 @@ def plan_from_json(data: object, where: str = "plan") -> Plan:
     seed = top.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ModelError(f"{where}: seed is {seed!r}, not a whole number")
-    return Plan(models, actions, seed)
+    alone = {str(key): str(why) for key, why in _optional(top.get("left_alone")).items()}
+    return Plan(models, actions, seed, alone)
 
 
 def check_plan(plan: Plan, program: Program) -> None:
@@ -203,7 +205,26 @@ def _action(entry: Mapping[str, Any], where: str) -> PlannedAction:
         )
     if not links:
         raise ModelError(f"{where} links nothing")
-    return PlannedAction(SharePrefixAction(donor, receiver, tuple(links), int(kernel)))
+    expected = _optional(entry.get("expected"))
+    return PlannedAction(
+        SharePrefixAction(donor, receiver, tuple(links), int(kernel)),
+        int(_number(expected, "weights_saved_nbytes") or 0),
+        int(_number(expected, "macs_saved") or 0),
+        _number(expected, "similarity"),
+        _number(expected, "fidelity"),
+    )
+
+
+def _optional(data: object) -> Mapping[str, Any]:
+    """Entries that a plan edited by hand may lack, or hold in any form."""
+    return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+
+
+def _number(entry: Mapping[str, Any], key: str) -> float | None:
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _table(data: object, where: str) -> Mapping[str, Any]:

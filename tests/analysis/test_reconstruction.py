@@ -71,6 +71,7 @@ def test_every_node_runs_once_and_values_are_right(monkeypatch: pytest.MonkeyPat
 
         def visit(
             start: int,
+            count: int,
             arrays: dict[str, Array],
             stop: str = stop,
             seen: list[Array] = seen,
@@ -92,7 +93,7 @@ def test_only_what_later_nodes_read_is_held() -> None:
     walk = Walk(program, frames(), ["a/y"])
     held: list[list[str]] = []
     for stop in STOPS:
-        walk.advance([stop], lambda start, arrays: None)
+        walk.advance([stop], lambda start, count, arrays: None)
         held.append(walk._held.names())
     # Inside a block its input waits for the skip connection.
     assert held == [["a/relu1"], ["a/p2", "a/relu1"], ["a/p5"], ["a/p5", "a/q2"], []]
@@ -102,13 +103,13 @@ def test_changed_weights_are_seen_by_what_comes_later() -> None:
     program = residual()
     given = frames()
     walk = Walk(program, given, ["a/y"])
-    walk.advance(["a/p2"], lambda start, arrays: None)
+    walk.advance(["a/p2"], lambda start, count, arrays: None)
     operator = linear_operator(program.node("a/n_p3"))
     assert operator is not None
     affine = operator.affine()
     operator.write(program, type(affine)(affine.weight * 2, affine.bias))
     seen: list[Array] = []
-    walk.advance(["a/y"], lambda start, arrays: seen.append(arrays["a/y"]))
+    walk.advance(["a/y"], lambda start, count, arrays: seen.append(arrays["a/y"]))
     expected = run(program, dict(given.arrays))["a/y"]
     assert_close(np.concatenate(seen), expected, rtol=1e-4, atol=1e-5)
     assert not np.allclose(run(residual(), dict(given.arrays))["a/y"], expected, atol=1e-2)
@@ -120,7 +121,7 @@ def test_a_stop_may_be_an_input_a_held_value_or_both_at_once() -> None:
     walk = Walk(program, given, ["a/y"])
     seen: dict[str, list[Array]] = {}
 
-    def visit(start: int, arrays: dict[str, Array]) -> None:
+    def visit(start: int, count: int, arrays: dict[str, Array]) -> None:
         for name, array in arrays.items():
             seen.setdefault(name, []).append(array)
 

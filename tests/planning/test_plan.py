@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def test_the_actions_survive_json_text() -> None:
     found = plan_from_json(json.loads(text))
     assert [planned.action for planned in found.actions] == [ACTION, RAW]
     assert (found.models, found.seed) == (PLAN.models, 7)
+    # What was expected is carried along, so that a replay writes the plan it was given.
+    assert found.to_json() == PLAN.to_json()
 
 
 def test_expectations_are_written_and_not_needed() -> None:
@@ -52,9 +55,14 @@ def test_expectations_are_written_and_not_needed() -> None:
     }
     assert data["actions"][1]["expected"]["similarity"] is None
     assert data["left_alone"] == {"c": "no other model sees the same frames"}
+    for nonsense in (None, [], {"fidelity": "high", "similarity": True, "macs_saved": math.inf}):
+        for action in data["actions"]:
+            action["expected"] = nonsense
+        assert plan_from_json(data).actions == (PlannedAction(ACTION), PlannedAction(RAW))
     for action in data["actions"]:
         del action["expected"]
-    assert [planned.action for planned in plan_from_json(data).actions] == [ACTION, RAW]
+    del data["left_alone"]
+    assert plan_from_json(data).actions == (PlannedAction(ACTION), PlannedAction(RAW))
 
 
 def test_a_plan_reads_as_sentences() -> None:

@@ -1,0 +1,8 @@
+"""The part of scipy.spatial.distance that repsimc uses, typed."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def pdist(x: NDArray[Any], metric: str = "euclidean") -> NDArray[np.float64]: ...
