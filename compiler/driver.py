@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,10 @@ def _compile(options: CompileOptions, progress: Progress) -> CompileResult:
         _enforce_floors(compared)
         _enforce_budget(excess(program))
     else:
-        program, plan, compared = _planned(options, bench, program, limit, excess, frames)
+        try:
+            program, plan, compared = _planned(options, bench, program, limit, excess, frames)
+        except _OverBudget as over:
+            raise _budget_error(options, over, memory, frames, bench) from None
 
     memory = predicted_memory(program, apart)
     notes = _notes(options, frames, tied, plan)
@@ -111,6 +115,15 @@ def _compile(options: CompileOptions, progress: Progress) -> CompileResult:
     return CompileResult(report, plan, program, bundle)
 
 
+class _OverBudget(Exception):
+    """No plan fits: the weight bytes that the budget leaves, and those of the smallest plan."""
+
+    def __init__(self, limit: int, smallest: int) -> None:
+        super().__init__(limit, smallest)
+        self.limit = limit
+        self.smallest = smallest
+
+
 def _planned(
     options: CompileOptions,
     bench: Workbench,
@@ -124,35 +137,52 @@ def _planned(
     enough = limit is not None and exact_nbytes <= limit
     if enough or options.exact_only or frames is None or len(program.models) < 2:
         if limit is not None and not enough:
-            raise _budget_error(options, limit, exact_nbytes, frames, bench)
+            raise _OverBudget(limit, exact_nbytes)
         return program, bench.exact_plan(), bench.compare(program)
     planned = bench.plan(limit, excess)
     if planned is None:
         assert limit is not None
-        raise _budget_error(options, limit, bench.smallest_nbytes(), frames, bench)
+        raise _OverBudget(limit, bench.smallest_nbytes())
     return planned
 
 
 def _budget_error(
-    options: CompileOptions, limit: int, smallest: int, frames: Frames | None, bench: Workbench
+    options: CompileOptions,
+    over: _OverBudget,
+    memory: Mapping[str, int],
+    frames: Frames | None,
+    bench: Workbench,
 ) -> BudgetError:
+    assert options.budget is not None
+    if options.budget.share is not None:
+        apart = memory["apart_weights_nbytes"]
+        needed = f"{math.ceil(100 * over.smallest / max(apart, 1))}%"
+        found = f"the smallest plan found needs {format_bytes(over.smallest)} of weights"
+    else:
+        total = over.smallest + memory["merged_nbytes"] - memory["merged_weights_nbytes"]
+        needed = format_bytes(total * 1.005)  # printed with three digits: not below the need
+        found = (
+            f"the smallest plan found needs {format_bytes(over.smallest)} of weights, "
+            f"{format_bytes(total)} in all"
+        )
     if frames is None:
         hint = (
             "approximate sharing needs frames to measure on: give --calib PATH (an .npz keyed by "
-            "input name, a folder of them, or a folder of images), or raise the budget"
+            "input name, a folder of them, or a folder of images), or raise the budget "
+            f"to {needed}"
         )
     elif options.exact_only:
-        hint = "leave out --exact-only to share approximately, or raise the budget"
+        hint = f"leave out --exact-only to share approximately, or raise the budget to {needed}"
     else:
         hint = (
-            f"raise the budget to at least {format_bytes(smallest)} of weights, lower "
-            f"--min-fidelity below {options.min_fidelity:g}, or give more calibration frames"
+            f"raise the budget to {needed}, lower --min-fidelity below "
+            f"{options.min_fidelity:g}, or give more calibration frames"
         )
-    found = f"; the smallest plan found within the fidelity floor needs {format_bytes(smallest)}"
     detail = bench.explanation()
+    left = format_bytes(over.limit) if over.limit > 0 else "nothing"
     return BudgetError(
-        f"the budget leaves {format_bytes(limit)} for weights{found}"
-        + (f"\n{detail}" if detail else ""),
+        f"the budget of {options.budget} leaves {left} for weights; within the fidelity floor "
+        f"{found}" + (f"\n{detail}" if detail else ""),
         hint,
     )
 

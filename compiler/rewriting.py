@@ -8,6 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from ..passes.pipeline import CLEANING, passes_of, run_passes
 from .analysis.calibration import Frames
+from .analysis.cost import program_cost
 from .analysis.feeds import StreamFeeds, fit_feeds, held_out_feeds
 from .analysis.reconstruction import ROWS_PER_UNKNOWN, SEARCH_ROWS_PER_UNKNOWN, Reference
 from .analysis.similarity import sample_values
@@ -26,6 +27,10 @@ from .reports.progress import Progress
 SEARCH_FRAMES = 512
 # Frames for ranking sites: 512 x 8 positions are 4 096 rows.
 RANKING_FRAMES = 512
+
+
+# A rewritten program, the plan that led to it, and its outputs beside the originals'.
+Planned = tuple[Program, Plan, list[OutputComparison]]
 
 
 class Workbench:
@@ -49,8 +54,9 @@ class Workbench:
         self._options = options
         self._progress = progress
         self._references: dict[tuple[str, int | None], Reference] = {}
-        self._search: Search | None = None
-        self._sites = Sites()
+        self._sites: Sites | None = None
+        self._measured: dict[Site, Measurement] = {}
+        self._smallest: Planned | None = None
         self._outputs: OriginalOutputs | None = None
         if frames is not None:
             held_out: dict[str, StreamFeeds] = {}
@@ -104,16 +110,31 @@ class Workbench:
 
     # -- planning ----------------------------------------------------------------------------
 
-    def plan(
-        self, limit: int | None, excess: Callable[[Program], int]
-    ) -> tuple[Program, Plan, list[OutputComparison]] | None:
+    def plan(self, limit: int | None, excess: Callable[[Program], int]) -> Planned | None:
         """The least damage within `limit` weight bytes, or the fewest bytes when None.
 
-        Backs off where a combination misses a floor that its actions kept one by one, or where
-        the program it gives is over the budget after all (`excess`, in bytes, above 0). None
-        when nothing fits.
+        `excess` says by how many bytes a program is over the budget after all. None when nothing
+        fits; never when `smallest` does.
         """
-        search = self.search()
+        if limit is None:
+            return self.smallest()
+        found = self._searched(limit, excess)
+        if found is None and excess(self.smallest()[0]) <= 0:
+            found = self.smallest()
+        return found
+
+    def smallest(self) -> Planned:
+        """The fewest weight bytes within the floors; the same whatever was tried before."""
+        if self._smallest is None:
+            self._smallest = self._searched(None, lambda program: 0)
+            assert self._smallest is not None
+        return self._smallest
+
+    def _searched(self, limit: int | None, excess: Callable[[Program], int]) -> Planned | None:
+        """Backs off where a combination misses a floor that its actions kept one by one."""
+        search = Search(
+            self._ranked().ladders, self.skeleton.bill, self._measure, allowance=self._allowance()
+        )
         allowed = limit
         while True:
             choice = search.smallest() if allowed is None else search.within(allowed)
@@ -131,24 +152,32 @@ class Workbench:
                 continue
             return program, self._plan_of(choice, search), compared
 
-    def search(self) -> Search:
-        """The search over this program's sites; keeps what it measured."""
-        if self._search is None:
-            self._sites = self._find_sites()
-            rungs = sum(len(ladder) for ladder in self._sites.ladders.values())
-            self._progress.stage(f"measuring swaps ({rungs} sites)", None)
-            self._search = Search(self._sites.ladders, self.skeleton.bill, self._measure)
-        return self._search
-
     def smallest_nbytes(self) -> int:
         """Weight bytes of the smallest program within the fidelity floors that was found."""
-        return self.search().smallest().bill.weights_nbytes
+        return program_cost(self.smallest()[0]).weights_nbytes
 
     def explanation(self) -> str:
         """What stands against saving more, a line per model; empty before any search."""
-        if self._search is None:
+        if self._sites is None:
             return ""
         return "\n".join(f"  {name}: {why}" for name, why in self._left_alone(()).items())
+
+    def _allowance(self) -> float:
+        """The most loss that the floor of any output allows."""
+        floors = [
+            self._options.floor(name, output)
+            for name, model in self.program.models.items()
+            for output in model.outputs
+        ]
+        return max(1 - min(floors), 1e-3)
+
+    def _ranked(self) -> Sites:
+        """The sites of this program, found once."""
+        if self._sites is None:
+            self._sites = self._find_sites()
+            rungs = sum(len(ladder) for ladder in self._sites.ladders.values())
+            self._progress.stage(f"measuring swaps ({rungs} sites)", None)
+        return self._sites
 
     def _find_sites(self) -> Sites:
         assert self._frames is not None
@@ -178,6 +207,12 @@ class Workbench:
         return found
 
     def _measure(self, site: Site) -> Measurement:
+        """What a swap does; measured once, whichever search asks."""
+        if site not in self._measured:
+            self._measured[site] = self._swapped(site)
+        return self._measured[site]
+
+    def _swapped(self, site: Site) -> Measurement:
         assert self._outputs is not None
         program = self.program.copy()
         for step in passes_of(
@@ -225,21 +260,21 @@ class Workbench:
 
     def _left_alone(self, actions: Sequence[SharePrefixAction]) -> dict[str, str]:
         """Why each model that neither gives nor takes was left as it is."""
-        assert self._search is not None
+        sites = self._ranked()
         busy = {name for action in actions for name in (action.donor, action.receiver)}
         reasons: dict[str, str] = {}
         for name in self.program.models:
             if name in busy:
                 continue
-            if name in self._sites.reasons:
-                reasons[name] = self._sites.reasons[name]
+            if name in sites.reasons:
+                reasons[name] = sites.reasons[name]
                 continue
             tried = [
-                (site, self._search.measured[site])
-                for site in self._sites.ladders.get(name, ())
-                if site in self._search.measured
+                self._measured[site]
+                for site in sites.ladders.get(name, ())
+                if site in self._measured
             ]
-            failed = [known for _, known in tried if not known.met]
+            failed = [known for known in tried if not known.met]
             if failed:
                 best = max(known.fidelity for known in failed)
                 reasons[name] = (

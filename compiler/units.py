@@ -42,9 +42,10 @@ class Budget:
         return int(self.share * apart_nbytes)
 
     def __str__(self) -> str:
-        return (
-            format_bytes(self.nbytes) if self.nbytes is not None else f"{self.share:.4g} of apart"
-        )
+        if self.nbytes is not None:
+            return format_bytes(self.nbytes)
+        assert self.share is not None
+        return f"{100 * self.share:.4g}%"
 
 
 def parse_bytes(text: str) -> int:

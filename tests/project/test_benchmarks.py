@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,17 +15,19 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+
 from repsimc.compiler.frontends.onnx import import_model
 from repsimc.compiler.graph.program import Source
 
 ROOT = Path(__file__).parents[2]
 SHARING = ROOT / "benchmarks" / "sharing.py"
 DIGITS = ROOT / "examples" / "digits"
+Importer = Callable[[str], ModuleType]
 KEYS = ["name", "value", "unit", "bar", "met", "extra"]
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> object:
+def module(monkeypatch: pytest.MonkeyPatch) -> Importer:
     """`module("records")` is benchmarks/records.py, imported as the benchmarks import it."""
     monkeypatch.syspath_prepend(str(SHARING.parent))
     return importlib.import_module
@@ -40,7 +43,7 @@ def sharing(*arguments: str, zoo: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def records(module: object) -> ModuleType:
+def records(module: Importer) -> ModuleType:
     return module("records")
 
 
@@ -150,7 +153,7 @@ def test_an_unknown_case_is_refused() -> None:
     assert "nonsense" in done.stderr
 
 
-def test_mosaics_tile_whole_images(module: object) -> None:
+def test_mosaics_tile_whole_images(module: Importer) -> None:
     zoo = module("zoo")
     images = (
         np.zeros((48, 32, 32, 3), np.uint8) + np.arange(48, dtype=np.uint8)[:, None, None, None]
@@ -162,13 +165,13 @@ def test_mosaics_tile_whole_images(module: object) -> None:
     # Every image is of one colour, so every 40 x 40 tile of a frame is too.
     tiles = first[0].reshape(3, 6, 40, 8, 40)
     assert np.array_equal(tiles.min((2, 4)), tiles.max((2, 4)))
-    assert -1 <= first.min() and first.max() <= 1
+    assert first.min() >= -1 and first.max() <= 1
 
 
 # -- measuring ---------------------------------------------------------------------------
 
 
-def test_compiling_in_a_process_tells_report_time_and_memory(module: object) -> None:
+def test_compiling_in_a_process_tells_report_time_and_memory(module: Importer) -> None:
     models = [(name, DIGITS / f"{name}.onnx") for name in ("digit", "parity")]
     found = module("compiling").compiled(models, exact_only=True, dry_run=True)
     assert found.refusal == "" and found.bundle is None
@@ -177,18 +180,18 @@ def test_compiling_in_a_process_tells_report_time_and_memory(module: object) -> 
     assert found.peak_nbytes > 10 << 20
 
 
-def test_what_repsimc_refuses_is_a_refusal(module: object, tmp_path: Path) -> None:
+def test_what_repsimc_refuses_is_a_refusal(module: Importer, tmp_path: Path) -> None:
     found = module("compiling").compiled([("a", tmp_path / "a.onnx")], dry_run=True)
     assert found.report is None and found.share is None
     assert "Error" in found.refusal and "a.onnx" in found.refusal
 
 
-def test_other_failures_are_no_refusal(module: object, tmp_path: Path) -> None:
+def test_other_failures_are_no_refusal(module: Importer, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no_such_option"):
         module("compiling").compiled([("a", tmp_path / "a.onnx")], no_such_option=1)
 
 
-def test_block_ends_are_the_relus_after_residual_sums(module: object) -> None:
+def test_block_ends_are_the_relus_after_residual_sums(module: Importer) -> None:
     proto = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 17]>
         two (float[N, 4, 8, 8] x) => (float[N, 4, 8, 8] y)
@@ -207,7 +210,7 @@ def test_block_ends_are_the_relus_after_residual_sums(module: object) -> None:
 
 
 def test_siblings_agree_up_to_the_frozen_stage(
-    module: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: Importer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     siblings = module("siblings")
     monkeypatch.setattr(siblings, "_STAGES", ((1, 2, 4, 1), (1, 2, 4, 2)))
@@ -223,7 +226,7 @@ def test_siblings_agree_up_to_the_frozen_stage(
     assert len(set(weights[0].values())) == len(weights[0])
 
 
-def test_the_readme_table_sets_nothing_exact_and_repsimc_side_by_side(module: object) -> None:
+def test_the_readme_table_sets_nothing_exact_and_repsimc_side_by_side(module: Importer) -> None:
     measuring = module("measuring")
     row = measuring.Row("two nets", 2 << 20, 0.8, 0.4, "-0.10 points", 0.5)
     left = measuring.Row("refused", 1 << 20, 1.0, None, "none", None, "left alone")
