@@ -210,7 +210,7 @@ def finish(
         apart_nbytes=found.report.weights_before_nbytes,
         exact=exact.share or 1.0,
         share=found.share,
-        change=f"{worst_change(checked)[0]:+.2f} points",
+        change=f"{worst_change(checked)[0]:+.2f}",
         latency=latency[-1].value,
     )
 
@@ -257,7 +257,8 @@ def worst_change(checked: Sequence[OutputVerification]) -> tuple[float, str]:
         for item in checked
         if item.accuracy_original is not None and item.accuracy_compiled is not None
     ]
-    return min(changes)
+    change, model = min(changes)
+    return change + 0.0, model  # no -0.00
 
 
 def described(wishes: Mapping[str, Any]) -> str:

@@ -326,6 +326,10 @@ def compile(
     unknown = set(wishes) - set(CompileOptions.__dataclass_fields__)
     if unknown:
         raise UsageError(f"repsimc.compile knows no option {', '.join(sorted(unknown))}")
+    if wishes.get("dry_run"):
+        raise UsageError("repsimc.compile writes a bundle and opens it", "leave out dry_run")
+    if isinstance(wishes.get("plan"), str):
+        wishes["plan"] = Path(wishes["plan"])
     named = {name: Path(path) for name, path in (names or {}).items()}
     options = CompileOptions(
         models=tuple(model_names([Path(path) for path in models], named)),
@@ -335,5 +339,5 @@ def compile(
         **wishes,
     )
     result = compile_models(options)
-    assert result.bundle is not None or options.dry_run
-    return load(Path(output))
+    assert result.bundle is not None
+    return load(result.bundle)

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from ..passes.pipeline import CLEANING, passes_of, run_passes
 from .analysis.calibration import Frames
 from .analysis.cost import program_cost
-from .analysis.feeds import StreamFeeds, fit_feeds, held_out_feeds
+from .analysis.feeds import StreamFeeds, fit_feeds, held_out_feeds, run_groups
 from .analysis.reconstruction import ROWS_PER_UNKNOWN, SEARCH_ROWS_PER_UNKNOWN, Reference
 from .analysis.similarity import sample_values
 from .errors import ModelError, UsageError
@@ -60,9 +60,9 @@ class Workbench:
         self._outputs: OriginalOutputs | None = None
         if frames is not None:
             held_out: dict[str, StreamFeeds] = {}
-            for stream in frames.streams:
-                feeds = held_out_feeds(original, frames, stream[0])
-                held_out |= dict.fromkeys(stream, feeds)
+            for group in run_groups(frames):
+                feeds = held_out_feeds(original, frames, group[0])
+                held_out |= dict.fromkeys(group, feeds)
             self._outputs = OriginalOutputs(original, held_out, options.floor, options.metric)
 
     # -- carrying out ------------------------------------------------------------------------
@@ -89,8 +89,9 @@ class Workbench:
         actions = [planned.action for planned in plan.actions]
         if actions and self._frames is None:
             raise UsageError("the plan has actions that are fitted on frames", "give --calib PATH")
+        groups = () if self._frames is None else run_groups(self._frames)
         for action in actions:
-            if self._frames is not None and not self._frames.aligned(action.donor, action.receiver):
+            if not any({action.donor, action.receiver} <= set(group) for group in groups):
                 raise UsageError(
                     f"the plan lets {action.receiver} take from {action.donor}, which is not fed "
                     "the same frames",
@@ -182,22 +183,22 @@ class Workbench:
     def _find_sites(self) -> Sites:
         assert self._frames is not None
         frames = self._frames
-        self._progress.stage("ranking sites by similarity", len(frames.streams))
+        self._progress.stage("ranking sites by similarity", len(run_groups(frames)))
         found = Sites()
-        for stream in frames.streams:
-            if len(stream) < 2:
-                found.reasons |= dict.fromkeys(stream, "no other model sees the same frames")
+        for group in run_groups(frames):
+            if len(group) < 2:
+                found.reasons |= dict.fromkeys(group, "no other model sees the same frames")
                 continue
             names: list[str] = []
-            for model in stream:
+            for model in group:
                 names += donor_values(self.program, model)
                 for cut in receiver_cuts(self.program, model):
                     names += cut.values
                     names += [self.skeleton.replaced(value, 1) for value in cut.values]
-            feeds = fit_feeds(self.program, frames, stream[0], RANKING_FRAMES)
+            feeds = fit_feeds(self.program, frames, group[0], RANKING_FRAMES)
             unique = list(dict.fromkeys(names))
             samples = sample_values(self.program, unique, feeds, self._options.seed)
-            aligned = dict.fromkeys(stream, stream)
+            aligned = dict.fromkeys(group, group)
             # Thousands of solves of 16 to 256 unknowns: threads cost more than they bring.
             with threadpool_limits(1, user_api="blas"):
                 sites = find_sites(self.program, samples, aligned, self.skeleton)
@@ -225,10 +226,10 @@ class Workbench:
 
     def _reference(self, model: str, limit: int | None) -> Reference:
         assert self._frames is not None
-        stream = next(stream for stream in self._frames.streams if model in stream)
-        key = (stream[0], limit)
+        group = next(group for group in run_groups(self._frames) if model in group)
+        key = (group[0], limit)
         if key not in self._references:
-            feeds = fit_feeds(self.program, self._frames, stream[0], limit)
+            feeds = fit_feeds(self.program, self._frames, group[0], limit)
             rows = ROWS_PER_UNKNOWN if limit is None else SEARCH_ROWS_PER_UNKNOWN
             self._references[key] = Reference(self.program, feeds, self._options.seed, rows)
         return self._references[key]

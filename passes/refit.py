@@ -44,12 +44,15 @@ def refit_operators(
 ) -> list[tuple[LinearOperator, Target]]:
     """The operators a refit writes, in topological order, each with its target."""
     known = set(original.values())
+    outputs = {value.name for value in program.graph.outputs}
     nodes = downstream(program, values)
     operators: list[LinearOperator] = []
     for node in nodes:
         operator = linear_operator(node)
         if operator is None or len(operator.weight.outputs) != 1:
             continue
+        if operator.bias_node is not None and operator.node.outputs[0].name in outputs:
+            continue  # fitted to what follows its bias, the product itself would move
         if operator.result.name in known:
             operators.append(operator)
     return [

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class StreamFeeds:
-    """The fit or held-out frames of one stream (models whose row k is the same frame).
+    """The fit or held-out frames of models whose row k is the same frame, in one batch size.
 
     Iterates in a fixed order; the last batch may be short unless a model's batch is fixed.
     """
@@ -35,11 +35,16 @@ class StreamFeeds:
         return len(self.rows)
 
     @property
+    def fixed(self) -> int | None:
+        """The models' fixed batch, None when any number of frames will do."""
+        sizes = [size for name in self.models if (size := self.frames.batch(name)) is not None]
+        return max(sizes, default=None)
+
+    @property
     def batch(self) -> int:
         """Frames per batch: the models' fixed one, else enough to keep the cores busy."""
-        fixed = [batch for name in self.models if (batch := self.frames.batch(name)) is not None]
-        if fixed:
-            return max(fixed)
+        if self.fixed:
+            return self.fixed
         frame_nbytes = sum(
             spec.dtype.itemsize * math.prod(n for n in spec.shape[1:] if isinstance(n, int))
             for name in self.models
@@ -68,15 +73,32 @@ class StreamFeeds:
             yield feeds
 
 
+def run_groups(frames: Frames) -> tuple[tuple[str, ...], ...]:
+    """The models that can run on one batch: the streams, divided where fixed batches differ.
+
+    A model that takes any batch goes with the first of them.
+    """
+    groups: list[tuple[str, ...]] = []
+    for stream in frames.streams:
+        batches = {name: frames.batch(name) for name in stream}
+        first, *others = dict.fromkeys(b for b in batches.values() if b is not None) or [None]
+        groups.append(tuple(name for name in stream if batches[name] in (first, None)))
+        groups += [tuple(n for n in stream if batches[n] == batch) for batch in others]
+    return tuple(groups)
+
+
 def fit_feeds(
     program: Program, frames: Frames, model: str, limit: int | None = None
 ) -> StreamFeeds:
-    """The frames that fits may see, for the stream of `model`; at most `limit` of them."""
+    """The frames that fits may see, for `model` and its group.
+
+    At most `limit` of them, but at least one batch where the batch is fixed.
+    """
     return _feeds(program, frames, model, frames.fit_rows(model), limit)
 
 
 def held_out_feeds(program: Program, frames: Frames, model: str) -> StreamFeeds:
-    """The frames that no fit sees, for the stream of `model`."""
+    """The frames that no fit sees, for `model` and its group."""
     return _feeds(program, frames, model, frames.held_out_rows(model), None)
 
 
@@ -87,9 +109,9 @@ def _feeds(
     rows: NDArray[np.int64],
     limit: int | None,
 ) -> StreamFeeds:
-    stream = next(stream for stream in frames.streams if model in stream)
-    feeds = StreamFeeds(program, frames, tuple(stream), rows)
+    models = next(group for group in run_groups(frames) if model in group)
+    feeds = StreamFeeds(program, frames, models, rows)
     if limit is None or limit >= len(rows):
         return feeds
-    whole = max(limit // feeds.batch, 1) * feeds.batch if feeds.batch <= limit else feeds.batch
-    return StreamFeeds(program, frames, tuple(stream), rows[:whole])
+    unit = feeds.batch if feeds.fixed else 1
+    return StreamFeeds(program, frames, models, rows[: max(limit // unit, 1) * unit])

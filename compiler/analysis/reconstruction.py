@@ -89,13 +89,14 @@ class Reference:
     def collect(self, wanted: Mapping[str, tuple[int, bool]]) -> None:
         """Make sure the rows of `wanted` ({value: (number of rows, channels last)}) are there.
 
-        One forward pass for all that are missing. Values whose rows do not divide evenly among
-        the frames are left out: see `has`.
+        One forward pass for all that are missing. Exactly as many rows as asked for: a fit then
+        depends on nothing that was fitted before, and a replayed plan gives the same bytes.
+        Values whose rows do not divide evenly among the frames are left out: see `has`.
         """
         missing = {
             name: request
             for name, request in wanted.items()
-            if self._wanted.get(name, 0) < request[0]
+            if self._wanted.get(name) != request[0]
         }
         if not missing:
             return

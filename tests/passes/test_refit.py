@@ -107,6 +107,18 @@ def test_a_transformer_is_repaired() -> None:
     assert found > 8
 
 
+def test_a_network_that_folds_frames_into_windows_is_repaired() -> None:
+    net = Net(3)
+    x = net.linear("x", 10, 16, out="embedded")
+    windows = net.node("Reshape", x, net.weight(np.array([-1, 3, 16])))  # two of a frame
+    inner = net.relu(net.linear(windows, 16, 24))
+    x = net.node("Add", net.linear(inner, 24, 16), windows)
+    x = net.node("Reshape", net.relu(x), net.weight(np.array([-1, 6, 16])))
+    net.gemm(net.node("ReduceMean", x, axes=[1], keepdims=0), 16, 5, out="y")
+    original = program_of(net.model(x=("N", 6, 10)))
+    assert gain(original, "a/embedded", tokens(400, 1), tokens(100, 2)) > 8
+
+
 def test_without_damage_nothing_moves() -> None:
     original = residual()
     program = original.copy()
@@ -153,6 +165,17 @@ def test_outputs_keep_their_own_target() -> None:
     net.node("Add", net.conv(x, 4, 4, out="c2"), x, out="y")
     program = program_of(net.model(("y", "c2"), x=("N", 3, 8, 8)))
     assert targets(program, "a/r1")["c2"] == Target("a/c2", None, False)
+
+
+def test_a_product_that_is_an_output_is_not_moved_by_its_bias() -> None:
+    net = Net()
+    x = net.relu(net.linear("x", 10, 16, out="t1"), out="t2")
+    product = net.node("MatMul", x, net.weight(net.normal(16, 4)), out="z")
+    net.node("Add", product, net.weight(net.normal(4)), out="y")
+    model = net.model(("y", "z"), x=("N", 6, 10))
+    assert targets(program_of(model), "a/t1") == {}
+    del model.graph.output[1]
+    assert targets(program_of(model), "a/t1") == {"z": Target("a/y", None, False)}
 
 
 def test_only_what_is_downstream_is_refitted() -> None:

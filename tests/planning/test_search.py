@@ -227,6 +227,13 @@ def test_a_budget_out_of_reach_is_none() -> None:
     assert World({}, {}).search().smallest().sites == ()
 
 
+def test_where_a_mild_site_fails_bolder_ones_are_not_tried() -> None:
+    world = three()
+    world.floor = 0.005
+    assert world.search().within(BASE - 500) is None
+    assert world.asked == world.ladders["a"][:1]
+
+
 def test_a_rejected_site_is_not_chosen_again() -> None:
     world = three()
     search = world.search()

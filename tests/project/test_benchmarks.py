@@ -228,10 +228,10 @@ def test_siblings_agree_up_to_the_frozen_stage(
 
 def test_the_readme_table_sets_nothing_exact_and_repsimc_side_by_side(module: Importer) -> None:
     measuring = module("measuring")
-    row = measuring.Row("two nets", 2 << 20, 0.8, 0.4, "-0.10 points", 0.5)
+    row = measuring.Row("two nets", 2 << 20, 0.8, 0.4, "-0.10", 0.5)
     left = measuring.Row("refused", 1 << 20, 1.0, None, "none", None, "left alone")
     curve = [("7 of 21", "9.2", "91.9", "90.1", "92.4")]
     text = module("sharing").readme(measuring.Outcome([], [row, left], curve))
-    assert "| two nets | 2 MiB | 80 % | 40 % | -0.10 points | 50 % |" in text
+    assert "| two nets | 2 MiB | 80 % | 40 % | -0.10 | 50 % |" in text
     assert "| refused | 1 MiB | 100 % | - (left alone) | none | - |" in text
     assert "| 7 of 21 | 9.2 | 91.9 | 90.1 | 92.4 |" in text
