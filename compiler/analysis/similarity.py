@@ -126,7 +126,7 @@ class AffineRanking:
     ) -> list[tuple[float, tuple[str, ...]]]:
         """The best single donor, then ever larger sets while each addition explains `gain` more.
 
-        Greedy forward selection among the six best; sets have one spatial size so that they can
+        Greedy forward selection among the ten best after the first; sets have one spatial size so that they can
         be concatenated. Returns (R2, donors) of growing size, empty when no donor is comparable.
         """
         donors = [name for name in self.donors if self.samples.comparable(name, receiver)]
@@ -136,7 +136,7 @@ class AffineRanking:
             return []
         found: list[tuple[float, tuple[str, ...]]] = [(singles[0][0], (singles[0][1],))]
         size = self.samples.spatial[singles[0][1]]
-        pool = [name for _, name in singles[1:] if self.samples.spatial[name] == size][:6]
+        pool = [name for _, name in singles[1:] if self.samples.spatial[name] == size][:10]
         while len(found) < count and pool:
             score, chosen = found[-1]
             value, name = max((self._together([*chosen, name], receiver), name) for name in pool)
