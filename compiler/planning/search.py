@@ -124,8 +124,14 @@ class Search:
         return len(mine) < self.effort
 
     def _plausible(self, site: Site) -> bool:
-        """Whether an open site is worth a measurement when looking for the most saving."""
-        return site in self.measured or self._expected(site) <= PATIENCE * self.allowance
+        """Whether an open site is worth a measurement when looking for the most saving.
+
+        The mildest site of a receiver always is: what it does tells what to expect of the others.
+        """
+        if site in self.measured or self._expected(site) <= PATIENCE * self.allowance:
+            return True
+        mildest = min(self.ladders[site.receiver], key=lambda rung: rung.damage)
+        return site is mildest and not self._measured_of(site)
 
     def _probe(self, site: Site) -> Site:
         """The site itself, or, once a bolder one failed, the middle of what is still open."""
