@@ -126,8 +126,8 @@ class AffineRanking:
     ) -> list[tuple[float, tuple[str, ...]]]:
         """The best single donor, then ever larger sets while each addition explains `gain` more.
 
-        Greedy forward selection among the ten best after the first; sets have one spatial size so that they can
-        be concatenated. Returns (R2, donors) of growing size, empty when no donor is comparable.
+        Greedy forward selection among the ten next best; sets have one spatial size, to be
+        concatenated. Returns (R2, donors) of growing size, empty when no donor is comparable.
         """
         donors = [name for name in self.donors if self.samples.comparable(name, receiver)]
         scored = [(self._single(name, receiver), name) for name in donors]
