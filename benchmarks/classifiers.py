@@ -132,7 +132,8 @@ def run(case: Classifiers, round_: Round) -> Outcome:
     """Compile the case, beside doing nothing and beside exact-only, and judge it on labels."""
     models = case.models(round_)
     outcome, found = compile_case(case, round_, models)
-    if found.bundle is None or found.report is None:
+    if found.bundle is None:
+        outcome.records.append(unmeasured(case, found))
         return outcome
     checked = verification(case, round_, found)
     if case.exact:
@@ -151,12 +152,10 @@ def run(case: Classifiers, round_: Round) -> Outcome:
     return outcome
 
 
-def compile_case(
-    case: Classifiers, round_: Round, models: Models, share_name: str = "weights"
-) -> tuple[Outcome, Compiled]:
+def compile_case(case: Classifiers, round_: Round, models: Models) -> tuple[Outcome, Compiled]:
     """The compilation, and an outcome with its figures of weights and cost."""
     outcome = Outcome()
-    frames = round_.zoo.frames(case.family, "calib2000", round_.frames)
+    frames = round_.zoo.frames(case.family, "calib2000", round_.frames(case.family))
     if case.exact:
         found = compiled(models, round_.scratch / case.name, exact_only=True)
     else:
@@ -170,12 +169,13 @@ def compile_case(
         )
         calibration.unlink()
         found = timed.compiled
-        outcome.records += cost_records(case.name, timed, len(frames), case.cost)
+        judged = case.cost and not round_.quick
+        outcome.records += cost_records(case.name, timed, len(frames), judged)
     bar = None if case.share is None else f"<= {case.share:.2f}"
     outcome.records.insert(
         0,
         figure(
-            f"{case.name}/{share_name}",
+            f"{case.name}/weights",
             found.share,
             "ratio",
             bar,
@@ -196,6 +196,8 @@ def finish(
     """Latency and memory go into the outcome; the README's row comes back."""
     assert found.report is not None and found.bundle is not None
     exact = found if case.exact else compiled(models, exact_only=True, dry_run=True)
+    if exact.share is None:
+        raise RuntimeError(f"exact sharing alone was refused: {exact.refusal}")
     results = benched(found.bundle, round_.runs, round_.times)
     bar = None if case.latency is None else f"<= {case.latency:.2f}"
     latency = latency_records(case.name, found.bundle, results, not round_.quick, bar)
@@ -208,9 +210,9 @@ def finish(
     return Row(
         models=case.title,
         apart_nbytes=found.report.weights_before_nbytes,
-        exact=exact.share or 1.0,
+        exact=exact.share,
         share=found.share,
-        change=f"{worst_change(checked)[0]:+.2f}",
+        change=f"{worst_change(checked):+.2f}",
         latency=latency[-1].value,
     )
 
@@ -234,31 +236,37 @@ def accuracy_record(
     case: str, checked: Sequence[OutputVerification], points: float | None
 ) -> Record:
     """The change of accuracy of the model that lost most, in points, with all of them beside."""
-    change, _ = worst_change(checked)
     frames = max(item.fidelity.frames for item in checked)
     texts = [
-        f"{item.model} {item.accuracy_original:.2%} -> {item.accuracy_compiled:.2%}"
+        f"{item.model} {item.accuracy_original:.2%} -> {item.accuracy_compiled:.2%} "
+        f"(agree on {item.fidelity.value:.2%})"
         for item in checked
         if item.accuracy_original is not None and item.accuracy_compiled is not None
     ]
     return figure(
         f"{case}/worst change of accuracy",
-        change,
+        worst_change(checked),
         "points",
         None if points is None else f">= {-points:g}",
         f"{'; '.join(texts)}; {frames} frames",
     )
 
 
-def worst_change(checked: Sequence[OutputVerification]) -> tuple[float, str]:
-    """The most negative change of accuracy in points, and its model."""
+def unmeasured(case: Classifiers, found: Compiled) -> Record:
+    """The record of a case that was refused: what it would have been judged by is missed."""
+    bar = "<= 1e-05" if case.exact else None if case.points is None else f">= {-case.points:g}"
+    name = "largest difference of an output" if case.exact else "worst change of accuracy"
+    return figure(f"{case.name}/{name}", None, "" if case.exact else "points", bar, found.refusal)
+
+
+def worst_change(checked: Sequence[OutputVerification]) -> float:
+    """The most negative change of accuracy of a model, in points."""
     changes = [
-        (100 * (item.accuracy_compiled - item.accuracy_original), item.model)
+        100 * (item.accuracy_compiled - item.accuracy_original)
         for item in checked
         if item.accuracy_original is not None and item.accuracy_compiled is not None
     ]
-    change, model = min(changes)
-    return change + 0.0, model  # no -0.00
+    return round(min(changes), 9) + 0.0  # no -0.50000000001, no -0.00
 
 
 def described(wishes: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ class Stitching:
     """
 
     def __init__(self, round_: Round) -> None:
-        frames = round_.zoo.frames("cifar10", "calib2000", round_.frames)
+        frames = round_.zoo.frames("cifar10", "calib2000", round_.frames("cifar10"))
         apart = [read_model(round_.zoo.model(name), name) for name in (DONOR, RECEIVER)]
         spec = InputSpec("input", np.dtype(np.float32), (None, *frames.shape[1:]))
         self._frames = load_frames(frames, {DONOR: [spec], RECEIVER: [spec]})

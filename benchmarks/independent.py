@@ -13,11 +13,12 @@ from classifiers import (
     accuracy_record,
     compile_case,
     finish,
+    unmeasured,
     verification,
 )
 from compiling import Compiled, Models
 from depth import DONOR, RECEIVER, TASK, Point, Stitching
-from measuring import NOT_QUICK, Outcome, Round
+from measuring import Outcome, Round
 from records import Record, figure
 
 from repsimc.compiler.planning.plan import Plan, PlannedAction
@@ -53,14 +54,10 @@ def run_independent(round_: Round) -> Outcome:
     action = PlannedAction(stitching.chosen(THIRD))
     sources = {name: m.source.sha256 for name, m in stitching.program.models.items()}
     plan.write_text(json.dumps(Plan(sources, (action,)).to_json()))
-    wishes = {**PLANNED.wishes, "plan": plan}
+    floors = {DONOR: 1.0, RECEIVER: 0.9}
+    wishes = {**PLANNED.wishes, "output_fidelity": floors, "plan": plan}
     _compiled(round_, replace(REPLAYED, wishes=wishes, points=0.6, cost=False), outcome, THIRD)
     if round_.quick:
-        skipped = [
-            figure(f"{name}/skipped", None, "", None, NOT_QUICK)
-            for name in ("independent", "curve")
-        ]
-        outcome.records += skipped
         return outcome
     original = stitching.accuracy(stitching.program)
     points = [stitching.point(blocks) for blocks in DEPTHS]
@@ -72,15 +69,17 @@ def run_independent(round_: Round) -> Outcome:
 def _compiled(round_: Round, case: Classifiers, outcome: Outcome, blocks: int | None) -> None:
     models = case.models(round_)
     part, found = compile_case(case, round_, models)
-    if found.bundle is not None:
+    name = f"{case.name}/blocks of resnet44 replaced"
+    bar = None if blocks is None else f">= {blocks}"
+    if found.bundle is None:
+        part.records += [
+            figure(name, None, "blocks", bar, found.refusal),
+            unmeasured(case, found),
+        ]
+    else:
         checked = verification(case, round_, found)
         part.records += [
-            figure(
-                f"{case.name}/blocks of resnet44 replaced",
-                replaced_blocks(models, found),
-                "blocks",
-                None if blocks is None else f">= {blocks}",
-            ),
+            figure(name, replaced_blocks(models, found), "blocks", bar),
             accuracy_record(case.name, checked, case.points),
         ]
         outcome.rows.append(finish(case, round_, models, found, checked, part))

@@ -36,7 +36,7 @@ CASES: dict[str, Callable[[Round], Outcome]] = {
 }
 NEED_NO_ZOO = ("memory",)
 # Too long for the short round, which says so.
-ONLY_FULL = ("wide", "memory")
+ONLY_FULL = ("wide", "independent", "memory")
 
 CAPTION = (
     "Shares are of the models apart. Latency is of one frame through all models on one thread. "

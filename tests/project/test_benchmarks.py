@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -224,6 +225,27 @@ def test_siblings_agree_up_to_the_frozen_stage(
     same = {name for name in weights[0] if weights[0][name] == weights[1][name]}
     assert same == {name for name in weights[0] if name.startswith(("stem", "stage1"))}
     assert len(set(weights[0].values())) == len(weights[0])
+
+
+def test_a_refused_case_misses_its_bars(module: Importer) -> None:
+    compiled = module("compiling").Compiled(None, None, {}, "BudgetError: too small", 1, 1, 1)
+    classifiers = module("classifiers")
+    record = classifiers.unmeasured(classifiers.WIDE, compiled)
+    assert (record.met, record.extra) == (False, "BudgetError: too small")
+    assert classifiers.unmeasured(classifiers.EXACT, compiled).met is False
+    assert module("detectors").reasons(compiled) == "BudgetError: too small"
+
+
+def test_a_model_left_alone_without_a_reason_is_noticed(module: Importer) -> None:
+    compiling = module("compiling")
+    models = [(name, DIGITS / f"{name}.onnx") for name in ("digit", "parity")]
+    found = compiling.compiled(models, exact_only=True, dry_run=True)
+    assert module("detectors").reasons(found) == ""
+    told = dataclasses.replace(found, plan={"left_alone": {"digit": "unlike", "parity": "unlike"}})
+    assert "parity is left alone: unlike" in module("detectors").reasons(told)
+    action = {"donor": "digit", "receiver": "parity"}
+    shared = dataclasses.replace(found, plan={"actions": [action]})
+    assert module("detectors").reasons(shared) == "1 rewrites by similarity"
 
 
 def test_the_readme_table_sets_nothing_exact_and_repsimc_side_by_side(module: Importer) -> None:

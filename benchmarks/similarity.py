@@ -1,0 +1,217 @@
+"""What similarity costs: `python benchmarks/similarity.py [--quick] [--json FILE]`.
+
+Time beside plain forward passes of the same frames in ONNX Runtime, time of the comparison beside
+the fastest library tried (pytorch-cka, where it is installed), and peak memory of ten models of a
+hundred layers. The case `related` needs the zoo (REPSIMC_ZOO).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from measuring import plain_pass_seconds
+from numpy.typing import NDArray
+from records import Record, figure, grid, missed, write_records
+from synthetic import deep, resnet50
+from zoo import ZooMissingError, find_zoo
+
+from repsimc.compiler.analysis.features import ModelFeatures
+from repsimc.compiler.analysis.pairs import compare
+from repsimc.compiler.reports.table import print_grid
+
+Models = list[tuple[str, Path]]
+# Where a child process finds its job.
+JOB = "REPSIMC_SIMILARITY_JOB"
+BATCH = 64
+
+
+def run_related(quick: bool, scratch: Path) -> list[Record]:
+    """All pairs of layers of resnet20 and resnet44."""
+    zoo = find_zoo()
+    frames = zoo.frames("cifar10", "calib2000", 512)
+    models = [(name, zoo.model(f"cifar10_{name}")) for name in ("resnet20", "resnet44")]
+    records = speed("related", models, frames, 1 if quick else 3, BATCH)
+    return [*records, *library("related", models, frames)]
+
+
+def run_resnet50(quick: bool, scratch: Path) -> list[Record]:
+    """All pairs of layers of two models of ResNet-50's size, with random weights, at 224 x 224."""
+    count = 24 if quick else 512
+    frames = np.random.default_rng(0).standard_normal((count, 3, 224, 224), dtype=np.float32)
+    models = [(f"net{seed}", resnet50(scratch / f"net{seed}.onnx", seed)) for seed in (0, 1)]
+    return speed("resnet50", models, frames, 1, 8)
+
+
+def run_memory(quick: bool, scratch: Path) -> list[Record]:
+    """Peak memory of ten models of a hundred layers over 2 000 frames, sketched."""
+    counts = (3, 20, 100) if quick else (10, 100, 2000)
+    models, layers, count = counts
+    paths = [deep(scratch / f"m{seed}.onnx", layers, seed) for seed in range(models)]
+    frames = scratch / "frames.npy"
+    stored = np.lib.format.open_memmap(frames, "w+", np.uint8, (count, 3, 224, 224))
+    random = np.random.default_rng(0)
+    for index in range(count):
+        stored[index] = random.integers(0, 256, (3, 14, 14), np.uint8).repeat(16, 1).repeat(16, 2)
+    del stored
+    job = {"models": [str(path) for path in paths], "frames": str(frames), "count": count}
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env={**os.environ, JOB: json.dumps(job), "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"the analysis failed:\n{done.stderr}")
+    found = json.loads(done.stdout)
+    extra = (
+        f"{models} models x {layers} layers, {count} frames of 224 x 224, {found['pairs']} pairs"
+    )
+    return [
+        figure("memory/peak", found["peak_nbytes"] / 2**20, "MiB", "<= 2048", extra),
+        figure("memory/time", found["seconds"], "s"),
+    ]
+
+
+def speed(
+    case: str, models: Models, frames: NDArray[np.float32], repeats: int, batch: int
+) -> list[Record]:
+    """Time of the whole analysis by the time of plain passes before and after it."""
+    from repsimc.compiler.similarity import similarity
+
+    paths = [path for _, path in models]
+    similarity(paths, frames[:16], cache=False)  # libraries are loaded once
+    ratios: list[float] = []
+    extra = ""
+    for _ in range(repeats):
+        before = plain_pass_seconds(models, frames, batch)
+        start = time.perf_counter()
+        found = similarity(paths, frames, cache=False)
+        seconds = time.perf_counter() - start
+        plain = (before + plain_pass_seconds(models, frames, batch)) / 2
+        ratios.append(seconds / plain)
+        counts = " x ".join(str(len(found.layers(name))) for name in found.models)
+        extra = f"{seconds:.2f} s against {plain:.2f} s, {counts} layers, {len(frames)} frames"
+    best = float(np.median(ratios))
+    return [figure(f"{case}/time by plain passes", best, "ratio", "<= 1.5", extra)]
+
+
+def library(case: str, models: Models, frames: NDArray[np.float32]) -> list[Record]:
+    """Comparing all pairs, features at hand, beside pytorch-cka on the same features."""
+    name = f"{case}/pytorch-cka by repsimc, comparing all pairs"
+    try:
+        import torch
+        from cka import cka_from_features
+    except ImportError as error:
+        return [figure(name, None, "ratio", None, f"not installed: {error.name}")]
+    features = [model_features(model, path, frames) for model, path in models]
+
+    def ours() -> NDArray[np.float64]:
+        return compare(features[0], features[1], ["cka"])["cka"].values
+
+    tensors = [
+        [torch.tensor(layer.pooled, dtype=torch.float64) for layer in each.layers]
+        for each in features
+    ]
+
+    def theirs() -> NDArray[np.float64]:
+        return cka_from_features(*tensors).numpy()
+
+    difference = float(np.abs(np.maximum(ours(), 0) - theirs()).max())
+    seconds = [best_of(3, call) for call in (ours, theirs)]
+    extra = (
+        f"{seconds[1]:.2f} s against {seconds[0]:.2f} s, which also give a null and a spread; "
+        f"values differ by {difference:.1e} at most"
+    )
+    return [figure(name, seconds[1] / seconds[0], "ratio", None, extra)]
+
+
+def model_features(name: str, path: Path, frames: NDArray[np.float32]) -> ModelFeatures:
+    """A model's pooled features over the frames."""
+    from repsimc.compiler.analysis.features import Recipe, extract
+    from repsimc.compiler.analysis.layers import layers_of
+    from repsimc.compiler.frontends.onnx import read_model
+
+    program = read_model(path, name)
+    layers, _ = layers_of(program, name)
+    [value] = program.models[name].inputs.values()
+    batches = ({value: frames[k : k + BATCH]} for k in range(0, len(frames), BATCH))
+    return extract(program, name, layers, batches, len(frames), Recipe(maps=False))
+
+
+def best_of(times: int, call: Callable[[], object]) -> float:
+    """The shortest of several runs, in seconds."""
+    seconds: list[float] = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def memory_job(job: dict[str, object]) -> None:
+    """Analyse in this process and print the peak of its resident memory."""
+    from repsimc.compiler.similarity import similarity
+
+    start = time.perf_counter()
+    paths = [Path(path) for path in job["models"]]  # type: ignore[attr-defined]
+    frames = Path(str(job["frames"]))
+    found = similarity(paths, frames, frames=int(str(job["count"])), sketch=True, cache=False)
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    seconds = time.perf_counter() - start
+    print(json.dumps({"peak_nbytes": peak, "seconds": seconds, "pairs": len(found.pairs)}))
+
+
+CASES: dict[str, Callable[[bool, Path], list[Record]]] = {
+    "related": run_related,
+    "resnet50": run_resnet50,
+    "memory": run_memory,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write; the exit status."""
+    asked = parser().parse_args(arguments)
+    records: list[Record] = []
+    for name in asked.case or list(CASES):
+        with tempfile.TemporaryDirectory(prefix="repsimc-") as scratch:
+            try:
+                records += CASES[name](asked.quick, Path(scratch))
+            except ZooMissingError as error:
+                if asked.case:
+                    print(f"error: {error}", file=sys.stderr)
+                    return 2
+                print(f"{name} is left out: {error}", file=sys.stderr)
+    print_grid(grid(records, "similarity, the short round" if asked.quick else "similarity"))
+    if asked.json:
+        write_records(records, asked.json)
+    return 1 if asked.strict and missed(records) else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(description="Time and memory of similarity analyses.")
+    found.add_argument("--quick", action="store_true", help="a minute: fewer frames and models")
+    found.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
+    found.add_argument("--case", nargs="+", choices=CASES, metavar="NAME", help=", ".join(CASES))
+    found.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
+    return found
+
+
+if __name__ == "__main__":
+    if JOB in os.environ:
+        memory_job(json.loads(os.environ[JOB]))
+    else:
+        sys.exit(main())
