@@ -213,7 +213,7 @@ def finish(
         exact=exact.share,
         share=found.share,
         change=f"{worst_change(checked):+.2f}",
-        latency=latency[-1].value,
+        latency=latency[0].value,
     )
 
 

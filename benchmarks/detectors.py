@@ -87,7 +87,7 @@ def run_detectors(round_: Round) -> Outcome:
             exact=exact.share,
             share=found.share,
             change=f"variance {worst.value:.4f}",
-            latency=latency[-1].value,
+            latency=latency[0].value,
             remark="left alone" if not found.plan.get("actions") else "",
         )
     )

@@ -82,14 +82,14 @@ def resnet50(path: Path, seed: int) -> Path:
     return net.save(path, net.node("MatMul", x, net.weight(weight)), 1000)
 
 
-def deep(path: Path, layers: int, seed: int, channels: int = 256) -> Path:
-    """A model of `layers` layers [256, 14, 14] that are cheap to run, on uint8 frames."""
+def deep(path: Path, blocks: int, seed: int, channels: int = 256) -> Path:
+    """A model of two layers [256, 14, 14] per block, cheap to run, on uint8 frames."""
     net = Builder(seed)
     x = net.node("Cast", "input", to=TensorProto.FLOAT)
     x = net.node("Mul", x, net.weight(np.full((1, 1, 1, 1), 1 / 128)))
     x = net.node("AveragePool", x, kernel_shape=[16, 16], strides=[16, 16])
     x = net.node("Relu", net.conv(x, 3, channels, 1))
-    for _ in range(layers - 1):
+    for _ in range(blocks):
         scale = net.weight(1 + 0.2 * net.random.standard_normal((1, channels, 1, 1)))
         shift = net.weight(0.2 * net.random.standard_normal((1, channels, 1, 1)))
         x = net.node("Relu", net.node("Add", net.node("Mul", x, scale), shift))

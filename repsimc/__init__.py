@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compile", "load"]
+__all__ = ["__version__", "compile", "load", "similarity"]
 
 if TYPE_CHECKING:
     from repsimc.compiler.driver import compile
+    from repsimc.compiler.similarity import similarity
     from repsimc.runtime.session import load
 
-_HOMES = {"compile": "repsimc.compiler.driver", "load": "repsimc.runtime.session"}
+_HOMES = {
+    "compile": "repsimc.compiler.driver",
+    "load": "repsimc.runtime.session",
+    "similarity": "repsimc.compiler.similarity",
+}
 
 
 def __getattr__(name: str) -> Any:

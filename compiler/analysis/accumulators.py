@@ -165,8 +165,8 @@ def u_centred(gram: Float64) -> Float64:
     (n - 1)(n - 2) in place of n and n^2, diagonal 0: Szekely & Rizzo 2014, equation 2.1; the
     inner product is Song et al. 2012's unbiased estimate. Overwrites `gram`. Needs n >= 4.
     """
-    n = gram.shape[-1]
-    index = np.arange(n)
+    n = int(gram.shape[-1])
+    index = np.arange(n, dtype=np.int64)
     gram[..., index, index] = 0.0
     rows = gram.sum(axis=-1)
     mean = rows.sum(axis=-1)[..., None, None] / ((n - 1) * (n - 2))

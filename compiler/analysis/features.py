@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ..errors import DataError
 from ..graph.program import Program
 from .execution import Segment
-from .layers import Layer
+from .layers import Layer, Skipped
 from .linear import value_rows
 from .sketch import WIDTH, mixed_down, sketch
 from .statistics import SignCounts, two_nn
@@ -23,24 +25,29 @@ Float32 = NDArray[np.float32]
 # Frames per Gram matrix of whole maps (exact mode) and per batch of the minibatch estimates.
 BATCH = 64
 MIN_BATCH = 8
-# All layers of a batch are in memory at once; large maps are run fewer frames at a time.
-BATCH_NBYTES = 192 << 20
+# All layers of a batch are in memory at once, some four times over (ONNX Runtime's and ours, of
+# this batch and the next); large maps are run fewer frames at a time.
+BATCH_NBYTES = 64 << 20
 # Sampled places: rows in all, per frame at most; the channels of a row at most.
 ROWS = 4096
 SKETCH_ROWS = 2048
 PLACES = 8
 ROW_WIDTH = 256
 # Rows for the intrinsic dimension: it needs all distances between them.
-_DIMENSION_ROWS = 512
+_DIMENSION_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is kept: equal recipes on equal models and frames give equal features."""
+    """What is kept: equal recipes on equal models and frames give equal features.
+
+    Without `maps`, whole maps are not looked at, which saves a third of the time.
+    """
 
     sketched: bool = False
     seed: int = 0
     batch: int = BATCH
+    maps: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,9 @@ class LayerFeatures:
     """One layer over n frames.
 
     `pooled` [n, c]: each frame's mean over places. `maps`: a sketch [n, 254], or in exact mode the
-    Gram matrices of batches stacked, [n - remainder, batch]; for features (no places) `pooled`
-    stands for them. `rows` [frames * places, <= 256]: sampled places. `halves` says whether
-    `pooled` is a sketch of two halves.
+    Gram matrices of batches stacked, [n - remainder, batch]; None where they were not asked for,
+    and for features (no places), for which `pooled` stands. `rows` [frames * places, <= 256]:
+    sampled places. `halves` says whether `pooled` is a sketch of two halves.
     """
 
     layer: Layer
@@ -84,19 +91,37 @@ class LayerFeatures:
 
 @dataclass(frozen=True)
 class ModelFeatures:
-    """All layers of one model over the same frames. `frames` counts them."""
+    """All layers of one model over the same frames, which `frames` counts.
+
+    `skipped` holds layers that turned out to give something else than the graph says.
+    """
 
     model: str
     frames: int
     recipe: Recipe
     layers: tuple[LayerFeatures, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(
+            layer.pooled.nbytes
+            + layer.rows.nbytes
+            + (0 if layer.maps is None else layer.maps.nbytes)
+            for layer in self.layers
+        )
 
 
-def batch_for(layers: Sequence[Layer], wanted: int = BATCH) -> int:
-    """Frames per batch, a power of two from 8 up to `wanted`, so that all layers fit in memory."""
+def batch_for(layers: Sequence[Layer], recipe: Recipe) -> int:
+    """Frames per batch, a power of two up to the recipe's, so that all layers fit in memory.
+
+    At least 8 where whole maps are compared within a batch.
+    """
     per_frame = 4 * sum(int(np.prod(layer.shape)) for layer in layers)
-    batch = wanted
-    while batch > MIN_BATCH and batch * per_frame > BATCH_NBYTES:
+    batch = recipe.batch
+    least = MIN_BATCH if recipe.maps and not recipe.sketched else 1
+    while batch > least and batch * per_frame > BATCH_NBYTES:
         batch //= 2
     return batch
 
@@ -112,18 +137,40 @@ def extract(
 ) -> ModelFeatures:
     """The features of every layer in one forward pass; `batches` feed the program's inputs.
 
-    Raises ModelError when the model does not run, DataError when a layer does not keep frames on
-    axis 0 with the sizes that the graph declares.
+    A layer that does not keep frames on axis 0, with the sizes that the graph declares, is
+    skipped. Raises ModelError when the model does not run.
     """
+    if not layers:
+        return ModelFeatures(model, frames, recipe, ())
+    segment = Segment(program, None, [layer.value for layer in layers])
+    faults: dict[int, Skipped] = {}
+
+    def arrays() -> Iterator[list[Array]]:
+        for feeds in batches:
+            outputs = segment({name: feeds[name] for name in segment.inputs})
+            count = len(next(iter(feeds.values())))
+            for index, (layer, array) in enumerate(zip(layers, outputs)):
+                if array.shape != (count, *layer.shape):
+                    reason = (
+                        f"it gave {list(array.shape)} for {count} frames of {list(layer.shape)}"
+                    )
+                    faults.setdefault(index, Skipped(model, layer.name, reason))
+                if index in faults:
+                    outputs[index] = np.zeros((count, *layer.shape), np.float32)
+            yield outputs
+
     keepers = [_Keeper(model, layer, frames, recipe) for layer in layers]
-    if keepers:
-        segment = Segment(program, None, [layer.value for layer in layers])
-        arrays = (segment({name: feeds[name] for name in segment.inputs}) for feeds in batches)
-        for outputs in _rebatched(arrays, recipe.batch):
-            for keeper, array in zip(keepers, outputs):
-                keeper.add(array)
+    # The next batch runs while this one is looked at. ONNX Runtime's threads have the cores;
+    # small products on more than one thread would only wait for them.
+    with threadpool_limits(1, user_api="blas"):
+        for outputs in _ahead(_rebatched(arrays(), recipe.batch)):
+            for index, (keeper, array) in enumerate(zip(keepers, outputs)):
+                if index not in faults:
+                    keeper.add(array)
             advance(len(outputs[0]))
-    return _finished(model, frames, recipe, keepers)
+        kept = [keeper for index, keeper in enumerate(keepers) if index not in faults]
+        found = _finished(model, frames, recipe, kept)
+    return replace(found, skipped=tuple(faults.values()))
 
 
 def features_of_arrays(
@@ -163,6 +210,15 @@ def _finished(model: str, frames: int, recipe: Recipe, keepers: Sequence[_Keeper
     return ModelFeatures(model, frames, recipe, tuple(found))
 
 
+def _ahead(parts: Iterator[list[Array]]) -> Iterator[list[Array]]:
+    """The same parts, each made in another thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = worker.submit(next, parts, None)
+            yield part
+
+
 def _rebatched(parts: Iterator[list[Array]], size: int) -> Iterator[list[Array]]:
     """The same frames in batches of exactly `size`, but for the last."""
     held: list[list[Array]] = []
@@ -194,7 +250,7 @@ class _Keeper:
         width = WIDTH if self._halves else layer.channels
         self.pooled: Float32 = np.zeros((frames, width), np.float32)
         self._maps: Float32 | None = None
-        if layer.spatial:
+        if layer.spatial and recipe.maps:
             size = (frames, WIDTH)
             if not recipe.sketched:
                 batch = min(recipe.batch, frames)
@@ -212,19 +268,17 @@ class _Keeper:
     def add(self, array: Array) -> None:
         """The next frames' activations."""
         count, end = len(array), self._done + len(array)
-        if array.shape[1:] != self.layer.shape or end > len(self.pooled):
-            raise DataError(
-                f"layer '{self.layer.name}' ({self._name}) gave an array {list(array.shape)}, "
-                f"and the graph says {list(self.layer.shape)} per frame",
-                "export the model with its true shapes; similarity needs frames on axis 0",
-            )
         array = np.ascontiguousarray(array, dtype=np.float32)
         spatial = self.layer.spatial
+        last = self.layer.channels_last
         if spatial:
             by_place = array.reshape(
-                (count, -1, array.shape[-1]) if self.layer.channels_last else (*array.shape[:2], -1)
+                (count, -1, array.shape[-1]) if last else (*array.shape[:2], -1)
             )
-            pooled = by_place.mean(axis=1 if self.layer.channels_last else 2)
+            # A product with ones sums several times as fast as a mean over an axis.
+            places = by_place.shape[1 if last else 2]
+            share = np.full(places, 1 / places, np.float32)
+            pooled = share @ by_place if last else by_place @ share
         else:
             pooled = array
         # The mean of a map that is not finite anywhere is not finite either.
@@ -243,8 +297,10 @@ class _Keeper:
         rows = value_rows(array, positions, True) if not spatial else value_rows(
             array, positions, self.layer.channels_last
         )  # fmt: skip
-        self._signs.add(rows)
-        self._rows.append(mixed_down(rows, ROW_WIDTH, seed))
+        if rows.shape[1] > ROW_WIDTH:
+            self._signs.add(rows)
+            rows = mixed_down(rows, ROW_WIDTH, seed)
+        self._rows.append(rows)
         self._done = end
 
     def _keep_maps(self, array: Array, end: int) -> None:
@@ -255,22 +311,28 @@ class _Keeper:
         if len(array) != self._maps.shape[1]:
             return  # the remainder, which has no whole Gram matrix
         flat = array.reshape(len(array), -1)
-        mean = flat.mean(axis=0)
-        # CKA ignores a shift; centred products keep more of float32's digits.
-        centred = flat - mean
-        if float(np.vdot(centred, centred)) > 1e-10 * len(flat) * float(np.vdot(mean, mean)):
-            self._maps[self._done : end] = centred @ centred.T
+        if not self._finite:
+            return  # nothing will be told of this layer
+        gram: Float32 = flat @ flat.T
+        # CKA centres later; doing it here costs as much as the product, and is only needed where
+        # the mean is so large that float32 would lose the rest.
+        if float(gram.mean(dtype=np.float64)) > 0.9 * float(np.trace(gram)) / len(gram):
+            centred: Float32 = flat - flat.mean(axis=0)
+            gram = centred @ centred.T
+        self._maps[self._done : end] = gram
 
     def finish(self, before: _Keeper | None) -> LayerFeatures:
         """The features of all frames; `before` is the nearest earlier layer of equal shape."""
         rows = self.rows()
+        if self.layer.channels <= ROW_WIDTH:
+            self._signs.add(rows)
         influence = float("nan")
         if before is not None and self._finite:
             other = before.rows()
             with np.errstate(invalid="ignore", divide="ignore"):
                 norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(other, axis=1)
-                cosines = np.einsum("nc,nc->n", rows, other) / norms
-            known = cosines[norms > 0]
+                products: Array = (rows * other).sum(axis=1) / norms
+            known = products[norms > 0]
             influence = 1 - float(known.mean()) if len(known) else influence
         mean = self.pooled.mean(axis=0, dtype=np.float64) if len(self.pooled) else np.zeros(1)
         varied = float(np.square(rows - rows.mean(axis=0)).sum()) if len(rows) else 0.0

@@ -137,16 +137,16 @@ def svcca(x: Array, y: Array, share: float = SVCCA_SHARE) -> float:
 
     Raghu et al. 2017 (arXiv 1706.05806). Tends to 1 when rows are not many more than channels.
     """
-    return svcca_of(Moments.of(x, y), share)
-
-
-def svcca_of(moments: Moments, share: float = SVCCA_SHARE) -> float:
-    """`svcca` from moments."""
+    moments = Moments.of(x, y)
     if moments.constant:
         return UNDEFINED
-    sxx, syy, sxy = moments.centred()
-    (left, _), (right, _) = whitening(sxx, share), whitening(syy, share)
-    return float(_correlations(left.T @ sxy @ right)[1].mean())
+    sxx, syy, _ = moments.centred()
+    return svcca_of(moments, whitening(sxx, share)[0], whitening(syy, share)[0])
+
+
+def svcca_of(moments: Moments, left: Float64, right: Float64) -> float:
+    """`svcca` from moments and the whitening of either side."""
+    return float(_correlations(left.T @ moments.centred()[2] @ right)[1].mean())
 
 
 def pwcca(x: Array, y: Array) -> float:
@@ -155,15 +155,16 @@ def pwcca(x: Array, y: Array) -> float:
     sum a_i rho_i / sum a_i, a_i = sum_j |<h_i, x_j>|: Morcos et al. 2018 (arXiv 1806.05759),
     section 3. Not symmetric: the weights are those of x.
     """
-    return pwcca_of(Moments.of(x, y))
-
-
-def pwcca_of(moments: Moments) -> float:
-    """`pwcca` from moments."""
+    moments = Moments.of(x, y)
     if moments.constant:
         return UNDEFINED
-    sxx, syy, sxy = moments.centred()
-    (left, _), (right, _) = whitening(sxx), whitening(syy)
+    sxx, syy, _ = moments.centred()
+    return pwcca_of(moments, whitening(sxx)[0], whitening(syy)[0])
+
+
+def pwcca_of(moments: Moments, left: Float64, right: Float64) -> float:
+    """`pwcca` from moments and the whitening of either side."""
+    sxx, _, sxy = moments.centred()
     directions, correlations = _correlations(left.T @ sxy @ right)
     weights = np.abs(directions.T @ left.T @ sxx).sum(axis=1)
     return float(weights @ correlations / weights.sum())
@@ -233,20 +234,29 @@ def affine_r2(x: Array, y: Array, folds: int = 8, ridge: float = RIDGE) -> float
     if size < 1:
         return UNDEFINED
     cuts = [slice(k * size, (k + 1) * size if k < folds - 1 else len(x)) for k in range(folds)]
-    return affine_r2_of([Moments.of(x[cut], y[cut]) for cut in cuts], ridge)
-
-
-def affine_r2_of(parts: Sequence[Moments], ridge: float = RIDGE) -> float:
-    """`affine_r2` from the moments of the folds; nan with fewer than two."""
+    parts = [Moments.of(x[cut], y[cut]) for cut in cuts]
     whole = total(parts)
-    if len(parts) < 2 or whole.constant:
+    if whole.constant or folds < 2:
         return UNDEFINED
-    error = scale = 0.0
-    for part in parts:
+    factors = [ridge_factor(whole - part, ridge) for part in parts]
+    return r2_of_folds(affine_folds(parts, whole, factors))
+
+
+def affine_folds(
+    parts: Sequence[Moments], whole: Moments, factors: Sequence[tuple[Float64, bool]]
+) -> list[tuple[float, float]]:
+    """Per fold its sum of squared errors, fitted on the others, and its own sum of squares."""
+    found: list[tuple[float, float]] = []
+    for part, factor in zip(parts, factors):
         fit = whole - part
-        weight = scipy.linalg.cho_solve(ridge_factor(fit, ridge), fit.centred()[2])
-        lost, varied = judged(part, fit, weight)
-        error, scale = error + lost, scale + varied
+        weight = scipy.linalg.cho_solve(factor, fit.centred()[2], check_finite=False)
+        found.append(_judged(part, fit, weight))
+    return found
+
+
+def r2_of_folds(folds: Sequence[tuple[float, float]]) -> float:
+    """1 - errors / squares over the folds, not below 0; nan without folds or variance."""
+    error, scale = (sum(fold[index] for fold in folds) for index in (0, 1))
     return max(0.0, 1.0 - error / scale) if scale > 0 else UNDEFINED
 
 
@@ -258,7 +268,7 @@ def ridge_factor(fit: Moments, ridge: float = RIDGE) -> tuple[Float64, bool]:
     return scipy.linalg.cho_factor(sxx + damping * np.eye(size), lower=True, check_finite=False)
 
 
-def judged(part: Moments, fit: Moments, weight: Float64) -> tuple[float, float]:
+def _judged(part: Moments, fit: Moments, weight: Float64) -> tuple[float, float]:
     """Sums of squares on `part`: what y = W'(x - mean) + mean of `fit` misses, and y's own."""
     xm, ym = fit.x / fit.rows, fit.y / fit.rows
     n = part.rows
@@ -316,8 +326,11 @@ def max_sliced_wasserstein(
     """
     if x.shape != y.shape:
         raise ValueError(f"rows {x.shape} cannot be transported to rows {y.shape}")
-    if projections is None:
-        projections = np.random.default_rng(seed).standard_normal((x.shape[1], directions))
-        projections /= np.linalg.norm(projections, axis=0)
-    left, right = (np.sort(part.astype(np.float64) @ projections, axis=0) for part in (x, y))
+    along = _directions(x.shape[1], directions, seed) if projections is None else projections
+    left, right = (np.sort(part.astype(np.float64) @ along, axis=0) for part in (x, y))
     return float(np.sqrt(np.square(left - right).mean(axis=0).max()))
+
+
+def _directions(channels: int, count: int, seed: int) -> Float64:
+    found = np.random.default_rng(seed).standard_normal((channels, count))
+    return found / np.linalg.norm(found, axis=0)

@@ -63,7 +63,7 @@ def mixed_down(rows: Float32, width: int, seed: int) -> Float32:
 
 
 # Signs of 224 x 224 maps take megabytes; a few layers' worth is kept, for batch after batch.
-_SIGN_NBYTES = 64 << 20
+_SIGN_NBYTES = 192 << 20
 _kept: dict[tuple[int, int, int, int], Float32] = {}
 
 

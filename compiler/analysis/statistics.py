@@ -44,7 +44,7 @@ class SignCounts:
     def sign_entropy(self) -> float:
         """The same over three states, positive, zero and negative, in bits: 0 to log2(3).
 
-        EASIER (arXiv 2410.11672), whose states tell smooth activations apart, too.
+        As NEPENTHE, with zero as a state of its own; EASIER (arXiv 2404.18949) ranks layers so.
         """
         up, down = self._share(self.positive), self._share(self.negative)
         return _entropy([up, down, np.maximum(1 - up - down, 0)])
@@ -68,10 +68,10 @@ def two_nn(x: Array) -> float:
     """The intrinsic dimension of rows x [n, c] from the ratio of two nearest neighbours' distances.
 
     Facco et al. 2017 (TwoNN): -log(1 - F(mu)) is a line through 0 in log(mu), mu = r2 / r1, with
-    the dimension for slope; the largest tenth of the ratios is left out. Equal rows count once.
-    nan with fewer than 10 distinct rows.
+    the dimension for slope; the largest tenth of the ratios is left out, and rows that have an
+    equal. nan with fewer than 10 others.
     """
-    rows = np.unique(x.astype(np.float64), axis=0)
+    rows = x.astype(np.float64)
     if len(rows) < 10 or not np.isfinite(rows).all():
         return float("nan")
     rows = rows - rows.mean(axis=0)

@@ -14,7 +14,9 @@ from tests.cli.conftest import SCORES, Ran, save
 Call = Callable[..., Ran]
 
 
-@pytest.mark.parametrize("command", ["compile", "inspect", "verify", "run", "bench", "passes"])
+@pytest.mark.parametrize(
+    "command", ["compile", "inspect", "similarity", "verify", "run", "bench", "passes"]
+)
 def test_every_help_has_examples(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0

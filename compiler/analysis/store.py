@@ -1,0 +1,211 @@
+"""A cache of features by content, shared by processes, bounded, and never trusted blindly.
+
+An entry is one .npz file named by a sha256 of everything that decides its content. It is written
+beside its place and moved there, so that a reader sees all of it or nothing; one that cannot be
+read is as good as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .features import LayerFeatures, LayerStatistics, ModelFeatures, Recipe
+from .layers import Layer, Skipped
+
+Array = NDArray[Any]
+
+# Raised whenever what an entry holds, or how it is computed, changes.
+FORMAT = 1
+# The least recently used entries go when the cache is larger; never those of this run.
+MAX_NBYTES = 4 << 30
+KINDS = ("pooled", "maps", "rows")
+_META = "meta.json"
+_MAX_META_NBYTES = 16 << 20
+
+
+def cache_folder() -> Path:
+    """Where entries live: $XDG_CACHE_HOME/repsimc/similarity, by default under ~/.cache."""
+    # The base directory specification says that a relative path is to be ignored.
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    home = given if given.is_absolute() else Path.home() / ".cache"
+    return home / "repsimc" / "similarity"
+
+
+def key_of(**parts: object) -> str:
+    """The sha256 (hex) of everything that decides an entry's content: JSON types by name."""
+    text = json.dumps({"format": FORMAT, **parts}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Store:
+    """Features and notes in a folder, which is made when something is first kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        # File systems may round times down.
+        self._began = time.time() - 2
+
+    def features(self, key: str, kinds: Collection[str] = KINDS) -> ModelFeatures | None:
+        """The features kept under `key`; None when there are none, or none that can be read.
+
+        Only arrays of `kinds` are read; the others come back empty ([0, 0]). 'maps' of a layer
+        without places are its 'pooled'. An entry without maps has none to read.
+        """
+        try:
+            meta, arrays = self._read(key, lambda name: _wanted(name, kinds))
+            return _features_of(meta, arrays, kinds)
+        except _UNREADABLE:
+            return None
+
+    def keep_features(self, key: str, features: ModelFeatures) -> bool:
+        """Keep features under `key`; False, and no error, where the folder cannot be written."""
+        arrays: dict[str, Array] = {}
+        layers: list[dict[str, Any]] = []
+        for index, layer in enumerate(features.layers):
+            flat = "" if layer.layer.spatial else "flat-"
+            arrays[f"{index}-{flat}pooled"], arrays[f"{index}-rows"] = layer.pooled, layer.rows
+            if layer.maps is not None:
+                arrays[f"{index}-maps"] = layer.maps
+            layers.append(
+                {
+                    "layer": asdict(layer.layer),
+                    "halves": layer.halves,
+                    "statistics": {
+                        name: None
+                        if isinstance(value, float) and not math.isfinite(value)
+                        else value
+                        for name, value in asdict(layer.statistics).items()
+                    },
+                }
+            )
+        meta = {
+            "model": features.model,
+            "frames": features.frames,
+            "recipe": asdict(features.recipe),
+            "layers": layers,
+            "skipped": [asdict(each) for each in features.skipped],
+        }
+        return self._write(key, meta, arrays)
+
+    def note(self, key: str) -> Any:
+        """The JSON value kept under `key`, None if there is none."""
+        try:
+            return self._read(key)[0]["note"]
+        except _UNREADABLE:
+            return None
+
+    def keep_note(self, key: str, value: Any) -> None:
+        """Keep a JSON value under `key`."""
+        self._write(key, {"note": value}, {})
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.npz"
+
+    def _read(
+        self, key: str, wanted: Callable[[str], bool] = lambda _: True
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        path = self._path(key)
+        with np.load(path, allow_pickle=False) as archive:
+            names = cast("list[str]", archive.files)
+            packed = archive[_META]
+            if packed.dtype != np.uint8 or packed.nbytes > _MAX_META_NBYTES:
+                raise ValueError("the entry has no description")
+            meta = json.loads(packed.tobytes())
+            arrays = {name: archive[name] for name in names if name != _META and wanted(name)}
+        with suppress(OSError):
+            os.utime(path)  # the least recently used goes first
+        return meta, arrays
+
+    def _write(self, key: str, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> bool:
+        packed = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), np.uint8)
+        temporary: str | None = None
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, allow_pickle=False, **{_META: packed, **arrays})
+            Path(temporary).replace(self._path(key))
+            temporary = None
+            self._trim()
+            return True
+        except OSError:
+            return False
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+
+    def _trim(self) -> None:
+        entries: list[tuple[float, int, Path]] = []
+        for path in self._folder.glob("*.npz"):
+            try:
+                status = path.stat()
+            except OSError:  # another process was quicker
+                continue
+            entries.append((status.st_mtime, status.st_size, path))
+        held = sum(size for _, size, _ in entries)
+        for used, size, path in sorted(entries):
+            if held <= MAX_NBYTES or used >= self._began:
+                return
+            path.unlink(missing_ok=True)
+            held -= size
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+
+
+def _wanted(name: str, kinds: Collection[str]) -> bool:
+    kind = name.rpartition("-")[2]
+    return kind in kinds or ("flat-" in name and "maps" in kinds)
+
+
+def _features_of(
+    meta: Mapping[str, Any], arrays: Mapping[str, Array], kinds: Collection[str]
+) -> ModelFeatures:
+    """The features of an entry. Raises ValueError, KeyError or TypeError for a damaged one."""
+    frames = int(meta["frames"])
+    recipe = Recipe(**meta["recipe"])
+    layers: list[LayerFeatures] = []
+    for index, entry in enumerate(meta["layers"]):
+        known = dict(entry["layer"])
+        known["shape"] = tuple(int(size) for size in known["shape"])
+        numbers = {
+            name: float("nan") if value is None else value
+            for name, value in entry["statistics"].items()
+        }
+        layer = Layer(**known)
+        absent = np.zeros((0, 0), np.float32)
+        flat = "" if layer.spatial else "flat-"
+        places = (
+            ("pooled", f"{index}-{flat}pooled"),
+            ("rows", f"{index}-rows"),
+            *([("maps", f"{index}-maps")] if layer.spatial and recipe.maps else []),
+        )
+        found = {kind: arrays[name] if _wanted(name, kinds) else absent for kind, name in places}
+        for kind, array in found.items():
+            if array.dtype != np.float32 or array.ndim != 2:
+                raise ValueError("the entry holds an array of another kind")
+            if array is not absent and kind == "pooled" and len(array) != frames:
+                raise ValueError("the entry holds fewer frames than it says")
+        statistics = LayerStatistics(**cast("Any", numbers))
+        halves = bool(entry["halves"])
+        layers.append(
+            LayerFeatures(
+                layer, found["pooled"], found.get("maps"), found["rows"], halves, statistics
+            )
+        )
+    skipped = tuple(Skipped(**each) for each in meta["skipped"])
+    return ModelFeatures(str(meta["model"]), frames, recipe, tuple(layers), skipped)
