@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from .analysis.calibration import Frames
 
-# Below this the spread of CKA between unlike layers is no longer small beside its differences.
+# With 128 frames one best match in six is another than with 2 000, with 256 one in eleven
+# (resnet20 x resnet44, CKA).
 ENOUGH_FRAMES = 256
 # Frames that are looked at.
 _LOOKED_AT = 256

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -57,7 +58,7 @@ def write_similarity(
         if any(path.name == f"{stem}.npz" for path in written):
             stem += f"_{index}"
         written.append(folder / f"{stem}.npz")
-        np.savez(written[-1], allow_pickle=False, **arrays(result, pair))
+        np.savez(written[-1], **cast("Any", arrays(result, pair)))
         for measure in pair.matrices:
             written.append(folder / f"{stem}.{measure}.png")
             written[-1].write_bytes(heatmap_png(result, pair, measure))

@@ -137,7 +137,7 @@ class Store:
             self._folder.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, allow_pickle=False, **{_META: packed, **arrays})
+                np.savez(file, **cast("Any", {_META: packed, **arrays}))
             Path(temporary).replace(self._path(key))
             temporary = None
             self._trim()
