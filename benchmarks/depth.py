@@ -1,160 +1,148 @@
-"""Independently trained networks: how much of one's depth can be replaced, and at what accuracy."""
+"""What depth saves and costs on real models: `python benchmarks/depth.py [--quick]`.
+
+Regions out of one network, chosen and refitted without training, beside identity and random
+choice; latency beside MACs; and three networks under one budget by sharing, by depth, by both.
+Models and images come from the zoo (REPSIMC_ZOO). The fold passes have no figures here: they are
+exact, and tests/fold holds them to it.
+"""
 
 from __future__ import annotations
 
-import statistics
+import argparse
+import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from measuring import Round
+from measuring import NOT_QUICK, Round
+from records import Record, figure, grid, missed, write_records
+from shallow import Case, Shallow, cost_record, model_paths, run_case
+from zoo import ZooMissingError, find_zoo
 
-from repsimc.compiler.analysis.calibration import InputSpec, load_frames
 from repsimc.compiler.analysis.execution import Segment
-from repsimc.compiler.analysis.feeds import fit_feeds
-from repsimc.compiler.analysis.reconstruction import Reference
-from repsimc.compiler.analysis.similarity import AffineRanking, Samples, sample_values
-from repsimc.compiler.frontends.join import join
-from repsimc.compiler.frontends.onnx import read_model
-from repsimc.compiler.graph.program import Program
-from repsimc.compiler.planning.plan import Link, SharePrefixAction
-from repsimc.compiler.planning.sites import MAX_DONORS, donor_values
-from repsimc.compiler.planning.skeleton import Skeleton
-from repsimc.passes.pipeline import EXACT, passes_of, run_passes
-from repsimc.passes.share_prefix import SharePrefix
+from repsimc.compiler.driver import compile_models
+from repsimc.compiler.errors import BudgetError
+from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.reports.table import print_grid
+from repsimc.compiler.units import parse_budget
 
-DONOR, RECEIVER, TASK = "cifar10_resnet20", "cifar10_resnet44", "class10"
-RANDOM_SITES = 3
-_RANKING_FRAMES = 512
-_BATCH = 250
-
-
-@dataclass(frozen=True)
-class Point:
-    """The receiver's accuracy (0..1) with its first `blocks` blocks replaced, by method.
-
-    `random` holds one accuracy per random site at the same cut, fitted and refitted alike.
-    """
-
-    blocks: int
-    depth: float
-    raw: float
-    adapter: float
-    refit: float
-    random: tuple[float, ...]
-
-    @property
-    def random_mean(self) -> float:
-        """The mean accuracy over the random sites."""
-        return statistics.fmean(self.random)
+CASES = {
+    "resnet44": Case("cifar10_resnet44", "cifar10", "class10", {5: 0.9, 7: 1.6, 10: 3.0}),
+    "resnet32": Case("cifar10_resnet32", "cifar10", "class10", {3: 1.0}),
+    "resnet20": Case("cifar10_resnet20", "cifar10", "class10", {1: 0.5}),
+    "animal2": Case("sib_full_animal2", "cifar10", "animal2", {2: 0.4, 4: 1.5}),
+    # Halves of blocks: two of six blocks are four of twelve halves.
+    "vit": Case("fashion_vit6_class10", "fashion", "class10", {4: 1.0}),
+}
+QUICK = ("resnet20", "vit")
+TOGETHER = {
+    "cifar10_resnet20": "class10",
+    "cifar10_resnet44": "class10",
+    "sib_full_animal2": "animal2",
+}
+COST_FRAMES = 1024
+# Agreement on training frames, which the nets are surer of than of others.
+TOGETHER_FLOOR = 0.97
+RANDOM_SEEDS = 2
 
 
-class Stitching:
-    """The donor and the receiver in one program, and rewrites of it by hand.
-
-    Nothing is searched or planned here: the passes are used directly, so that the methods differ
-    in one thing at a time.
-    """
-
-    def __init__(self, round_: Round) -> None:
-        frames = round_.zoo.frames("cifar10", "calib2000", round_.frames("cifar10"))
-        apart = [read_model(round_.zoo.model(name), name) for name in (DONOR, RECEIVER)]
-        spec = InputSpec("input", np.dtype(np.float32), (None, *frames.shape[1:]))
-        self._frames = load_frames(frames, {DONOR: [spec], RECEIVER: [spec]})
-        self.program = join(apart, self._frames.tied_groups())
-        run_passes(self.program, EXACT)
-        self._reference = Reference(
-            self.program, fit_feeds(self.program, self._frames, RECEIVER, None)
+def run_together(round_: Round) -> list[Record]:
+    """Three models in a quarter of their weights: the worst model's loss by each means."""
+    x = round_.zoo.frames("cifar10", "calib2000", round_.frames("cifar10"))
+    judges = {
+        name: Shallow(Case(name, "cifar10", task, {}), round_) for name, task in TOGETHER.items()
+    }
+    records: list[Record] = []
+    for only in (None, "share", "depth"):
+        bar = "<= 1.5" if only is None else None
+        title = f"together/worst points lost at 25 %, {only or 'both'}"
+        options = CompileOptions(
+            models=tuple(model_paths(round_, list(TOGETHER))),
+            budget=parse_budget("25%"),
+            calibration=x,
+            min_fidelity=TOGETHER_FLOOR,
+            output=None,
+            only=only,
         )
-        self._skeleton = Skeleton(self.program)
-        self._judged = round_.zoo.frames("cifar10", "dev4000", round_.judged)
-        self._labels = round_.zoo.labels("cifar10", "dev4000", round_.judged)[TASK]
-        self.cuts = block_ends(self.program, RECEIVER)
-        self._donors = donor_values(self.program, DONOR)
-        self._samples = self._sample()
-
-    def point(self, blocks: int, random_sites: int = RANDOM_SITES) -> Point:
-        """Accuracies with the first `blocks` blocks replaced."""
-        best = self.chosen(blocks)
-        program = self.program.copy()
-        SharePrefix(best, self._reference).run(program)
-        return Point(
-            blocks=blocks,
-            depth=blocks / len(self.cuts),
-            raw=self.accuracy(self._carried_out(self._raw(blocks), refit=False)),
-            adapter=self.accuracy(program),
-            refit=self.accuracy(self._carried_out(best)),
-            random=tuple(
-                self.accuracy(self._carried_out(self._random(blocks, best, seed)))
-                for seed in range(random_sites)
-            ),
-        )
-
-    def chosen(self, blocks: int) -> SharePrefixAction:
-        """The best donors for the end of that block, by held-out R2, and a 3x3 adapter."""
-        sets = self._ranking(self._donors).best(self._target(blocks), MAX_DONORS)
-        return self._action(blocks, sets[-1][1], 3)
-
-    def accuracy(self, program: Program) -> float:
-        """Top-1 accuracy of the receiver on labelled frames."""
-        [output] = program.models[RECEIVER].outputs.values()
-        segment = Segment(program, None, [output])
-        right = 0
-        for first in range(0, len(self._judged), _BATCH):
-            [scores] = segment({segment.inputs[0]: self._judged[first : first + _BATCH]})
-            right += int(np.sum(scores.argmax(-1) == self._labels[first : first + _BATCH]))
-        return right / len(self._judged)
-
-    def _carried_out(self, action: SharePrefixAction, refit: bool = True) -> Program:
-        program = self.program.copy()
-        for step in passes_of([action], lambda _: self._reference)[: 2 if refit else 1]:
-            step.run(program)
-        return program
-
-    def _raw(self, blocks: int) -> SharePrefixAction:
-        """The most similar donor value of the same shape, as it is."""
-        cut = self.cuts[blocks - 1]
-        alike = [name for name in self._donors if self._shape(name) == self._shape(cut)]
-        [(_, donors)] = self._ranking(alike).best(self._target(blocks), 1)
-        return self._action(blocks, donors, 0)
-
-    def _random(self, blocks: int, best: SharePrefixAction, seed: int) -> SharePrefixAction:
-        """As many donors as `best` has, of one size, drawn at random; the same cut and adapter."""
-        random = np.random.default_rng([seed, blocks])
-        count = len(best.links[0].donor_values)
-        target = self._target(blocks)
-        able = [name for name in self._donors if self._samples.comparable(name, target)]
-        first = str(random.choice(able))
-        size = self._samples.spatial[first]
-        others = [n for n in able if n != first and self._samples.spatial[n] == size]
-        more = random.permutation(others)[: count - 1]
-        return self._action(blocks, (first, *(str(name) for name in more)), best.kernel)
-
-    def _action(self, blocks: int, donors: Sequence[str], kernel: int) -> SharePrefixAction:
-        link = Link(self.cuts[blocks - 1], tuple(donors))
-        return SharePrefixAction(DONOR, RECEIVER, (link,), kernel)
-
-    def _target(self, blocks: int) -> str:
-        return self._skeleton.replaced(self.cuts[blocks - 1], 1)
-
-    def _ranking(self, donors: Sequence[str]) -> AffineRanking:
-        return AffineRanking(self._samples, [n for n in donors if n in self._samples.rows])
-
-    def _sample(self) -> Samples:
-        targets = [self._target(block + 1) for block in range(len(self.cuts))]
-        feeds = fit_feeds(self.program, self._frames, RECEIVER, _RANKING_FRAMES)
-        return sample_values(self.program, [*self._donors, *targets], feeds)
-
-    def _shape(self, name: str) -> tuple[int | str | None, ...]:
-        return tuple((self.program.values()[name].shape or ())[1:])
+        try:
+            result = compile_models(options)
+        except BudgetError as error:
+            why = error.message.splitlines()[0]
+            records.append(figure(title, None, "points", bar, f"refused: {why}"))
+            continue
+        lost: dict[str, float] = {}
+        for name, judge in judges.items():
+            outputs = list(result.program.models[name].outputs.values())
+            segment = Segment(result.program, None, outputs)
+            right = 0
+            for start in range(0, len(judge.judged), 100):
+                batch = judge.judged[start : start + 100]
+                scores = segment(dict.fromkeys(segment.inputs, batch))[0]
+                right += int((scores.argmax(-1) == judge.truth[start : start + 100]).sum())
+            lost[name] = judge.base - 100 * right / len(judge.judged)
+        kinds = [type(planned.action).__name__ for planned in result.plan.actions]
+        extra = ", ".join(f"{name} {value:.2f}" for name, value in lost.items())
+        share = result.report.weights_after_nbytes / result.report.weights_before_nbytes
+        counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+        remark = f"{extra}; weights {100 * share:.1f} %, {counts}"
+        records.append(figure(title, float(np.max(list(lost.values()))), "points", bar, remark))
+    return records
 
 
-def block_ends(program: Program, model: str) -> list[str]:
-    """The value after each residual block, in order: the ReLU that reads a residual sum."""
-    ends: list[str] = []
-    for node in program.nodes_of(model):
-        if node.op == "Add" and len(node.outputs[0].outputs) == 1:
-            [reader] = node.outputs[0].outputs
-            if reader.op == "Relu":
-                ends.append(reader.outputs[0].name)
-    return ends
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write; the exit status."""
+    asked = parser().parse_args(arguments)
+    try:
+        zoo = find_zoo()
+    except ZooMissingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    records: list[Record] = []
+    broken = False
+    with tempfile.TemporaryDirectory(prefix="repsimc-benchmark-") as scratch:
+        round_ = Round(asked.quick, Path(scratch), zoo)
+        for name in asked.case or [*CASES, "cost", "together"]:
+            if asked.quick and name not in QUICK and not asked.case:
+                records.append(figure(f"{name}/skipped", None, "", None, NOT_QUICK))
+                continue
+            begun = time.perf_counter()
+            try:
+                if name == "cost":
+                    records.append(cost_record(CASES["resnet44"], round_, COST_FRAMES))
+                elif name == "together":
+                    records += run_together(round_)
+                else:
+                    records += run_case(CASES[name], round_, 0 if asked.quick else RANDOM_SEEDS)
+            except Exception:  # one case that breaks must not lose what the others found
+                traceback.print_exc()
+                broken = True
+                records.append(figure(f"{name}/finished", 0, "", "== 1", "see standard error"))
+            print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+            if asked.json is not None:
+                write_records(records, asked.json)
+    print_grid(grid(records, "the short round" if asked.quick else ""))
+    return 1 if broken or (asked.strict and missed(records)) else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        description="Accuracy, MACs and latency of networks with regions out, without training.",
+        epilog="The zoo of models and images is found by REPSIMC_ZOO. Exit status: 0, also when a "
+        "bar is missed; 1 when a case broke, or with --strict when a bar is missed; 2 without zoo.",
+    )
+    found.add_argument("--quick", action="store_true", help="a minute: fewer frames and cases")
+    found.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
+    names = [*CASES, "cost", "together"]
+    found.add_argument(
+        "--case", nargs="+", choices=names, metavar="NAME", help=f"only {', '.join(names)}"
+    )
+    found.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

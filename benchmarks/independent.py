@@ -17,9 +17,9 @@ from classifiers import (
     verification,
 )
 from compiling import Compiled, Models
-from depth import DONOR, RECEIVER, TASK, Point, Stitching
 from measuring import Outcome, Round
 from records import Record, figure
+from stitching import DONOR, RECEIVER, TASK, Point, Stitching
 
 from repsimc.compiler.planning.plan import Plan, PlannedAction
 

@@ -1,8 +1,10 @@
-"""What similarity costs: `python benchmarks/similarity.py [--quick] [--json FILE]`.
+"""What similarity predicts and what it costs: `python benchmarks/similarity.py [--quick]`.
 
-Time beside plain forward passes of the same frames in ONNX Runtime, time of the comparison beside
-the fastest library tried (pytorch-cka, where it is installed), and peak memory of ten models of a
-hundred layers. The case `related` needs the zoo (REPSIMC_ZOO).
+How well the planner's probe, and everything simpler, predicts what a swap costs in labelled
+accuracy; time beside plain forward passes of the same frames in ONNX Runtime; time of the
+comparison beside the fastest library tried (pytorch-cka, where it is installed); peak memory of
+ten models of a hundred layers. The cases `prediction` (half an hour, unless --quick) and `related`
+need the zoo (REPSIMC_ZOO).
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from measuring import plain_pass_seconds
 from numpy.typing import NDArray
+from prediction import PAIRS, Trial, Trials, collect, read_trials, write_trials
+from prediction_figures import frames_records, prediction_grid, prediction_records
 from records import Record, figure, grid, missed, write_records
+from scatter import scatter
 from synthetic import deep, resnet50
 from zoo import ZooMissingError, find_zoo
 
@@ -181,7 +187,32 @@ def peak_nbytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def run_prediction(quick: bool, scratch: Path) -> list[Record]:
+    """Predictors against measured changes of accuracy, over hundreds of sites."""
+    pairs = [replace(PAIRS[k], sites=8) for k in (1, 8)] if quick else PAIRS
+    trials = collect(find_zoo(), pairs, 500 if quick else 4000)
+    TRIALS.extend(trials)
+    print_grid(prediction_grid(trials))
+    return prediction_records(trials)
+
+
+def run_frames(quick: bool, scratch: Path) -> list[Record]:
+    """How many frames the probe has to be judged on."""
+    scores: list[list[float]] = []
+    for pair in [replace(PAIRS[k], sites=4 if quick else 20) for k in (0, 7)]:
+        trials = Trials(find_zoo(), pair, 100)
+        scores += [trials.by_frames(site, JUDGED_ON) for site in trials.sites()]
+    return frames_records(scores, JUDGED_ON)
+
+
+JUDGED_ON = (64, 128, 256, 512, 1024, 1436)
+
+# What the case `prediction` measured, for --trials.
+TRIALS: list[Trial] = []
+
 CASES: dict[str, Callable[[bool, Path], list[Record]]] = {
+    "prediction": run_prediction,
+    "frames": run_frames,
     "related": run_related,
     "resnet50": run_resnet50,
     "memory": run_memory,
@@ -191,6 +222,8 @@ CASES: dict[str, Callable[[bool, Path], list[Record]]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; the exit status."""
     asked = parser().parse_args(arguments)
+    if asked.told is not None:
+        return tell(asked)
     records: list[Record] = []
     for name in asked.case or list(CASES):
         with tempfile.TemporaryDirectory(prefix="repsimc-") as scratch:
@@ -204,6 +237,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_grid(grid(records, "similarity, the short round" if asked.quick else "similarity"))
     if asked.json:
         write_records(records, asked.json)
+    if asked.trials and TRIALS:
+        write_trials(TRIALS, asked.trials)
+    if asked.plot and TRIALS:
+        asked.plot.write_text(scatter(TRIALS), encoding="utf-8")
+    return 1 if asked.strict and missed(records) else 0
+
+
+def tell(asked: argparse.Namespace) -> int:
+    """Table, figures and plot of trials that were measured before."""
+    trials = read_trials(asked.told)
+    print_grid(prediction_grid(trials))
+    records = prediction_records(trials)
+    print_grid(grid(records, "prediction"))
+    if asked.json:
+        write_records(records, asked.json)
+    if asked.plot:
+        asked.plot.write_text(scatter(trials), encoding="utf-8")
     return 1 if asked.strict and missed(records) else 0
 
 
@@ -213,6 +263,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="a minute: fewer frames and models")
     found.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
     found.add_argument("--case", nargs="+", choices=CASES, metavar="NAME", help=", ".join(CASES))
+    found.add_argument("--trials", type=Path, metavar="FILE", help="write each site's trial there")
+    found.add_argument("--plot", type=Path, metavar="FILE", help="write the scatter plot (SVG)")
+    found.add_argument(
+        "--from", dest="told", type=Path, metavar="FILE", help="only tell of trials in FILE"
+    )
     found.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
     return found
 

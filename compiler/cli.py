@@ -12,12 +12,14 @@ from typing import Annotated
 
 import typer
 
-from . import cli_bundle, cli_inspect, cli_similarity
+from . import cli_build, cli_bundle, cli_depth, cli_inspect, cli_similarity
 from .cli_options import (
     AllowScript,
     ConfigOption,
     FormatOption,
     Frames,
+    LayoutOption,
+    PrecisionOption,
     Quiet,
     Verbose,
     examples,
@@ -26,7 +28,7 @@ from .config import compile_options, load_config
 from .console import Call, call_of, guarded
 from .errors import UsageError
 from .options import DEFAULT_FLOOR, DEFAULT_OUTPUT, named
-from .units import parse_budget
+from .units import parse_budget, parse_macs, parse_seconds
 
 app = typer.Typer(
     name="repsimc",
@@ -107,6 +109,28 @@ def compile_command(
         bool | None,
         typer.Option("--exact-only", help="Only rewrites that move no output."),
     ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="share|depth",
+            help="Only share between models, or only take regions out of them (default: both).",
+        ),
+    ] = None,
+    max_macs: Annotated[
+        str | None,
+        typer.Option(
+            "--max-macs",
+            help="Multiply-accumulates per frame beside --budget: 120M, or 60% of the models'.",
+        ),
+    ] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(
+            "--max-latency",
+            help="Time for one frame through all models on one thread of this machine: 8ms.",
+        ),
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", help="Replay this plan.json (it may be edited).")
     ] = None,
@@ -132,6 +156,8 @@ def compile_command(
             "(default: tie).",
         ),
     ] = None,
+    layout: LayoutOption = None,
+    precision: PrecisionOption = None,
     frames: Frames = None,
     allow_script: AllowScript = False,
     overwrite: Annotated[
@@ -149,12 +175,17 @@ def compile_command(
         "min-fidelity": min_fidelity,
         "exact-only": exact_only,
         "plan": plan,
+        "only": only,
+        "max-macs": None if max_macs is None else parse_macs(max_macs),
+        "max-latency": None if max_latency is None else parse_seconds(max_latency),
         "dry-run": dry_run,
         "seed": seed,
         "output": output,
         "same-frames": same_frames,
         "tie-inputs": tie_inputs,
         "frames": frames,
+        "layout": layout,
+        "precision": precision,
         "overwrite": overwrite,
         "budget": None if budget is None else parse_budget(budget),
         "models": models or None,
@@ -180,10 +211,14 @@ def compile_command(
 
 
 app.command(epilog=cli_inspect.INSPECT_EXAMPLES)(cli_inspect.inspect)
+app.command(epilog=cli_depth.DEPTH_EXAMPLES)(cli_depth.depth)
 app.command(epilog=cli_similarity.SIMILARITY_EXAMPLES)(cli_similarity.similarity)
 app.command(epilog=cli_bundle.VERIFY_EXAMPLES)(cli_bundle.verify)
 app.command(epilog=cli_bundle.RUN_EXAMPLES)(cli_bundle.run)
 app.command(epilog=cli_bundle.BENCH_EXAMPLES)(cli_bundle.bench)
+app.command(epilog=cli_build.BUILD_EXAMPLES)(cli_build.build)
+app.command(epilog=cli_build.EXPORT_EXAMPLES)(cli_build.export)
+app.command(epilog=cli_build.DOCTOR_EXAMPLES)(cli_build.doctor)
 app.command(epilog=cli_inspect.PASSES_EXAMPLES)(cli_inspect.passes)
 
 

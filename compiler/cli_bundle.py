@@ -13,14 +13,18 @@ from .cli_options import (
     ConfigOption,
     FormatOption,
     Frames,
+    LayoutOption,
     Originals,
+    PluginOption,
+    PrecisionOption,
     Quiet,
     Threads,
     Verbose,
     examples,
 )
 from .config import load_config, preprocessings
-from .console import call_of, error_json, tell_error
+from .console import Call, call_of, error_json, tell_error
+from .errors import UsageError
 from .options import paths_per_model, per_model
 
 VERIFY_EXAMPLES = examples(
@@ -135,7 +139,9 @@ def run(
 
 
 BENCH_EXAMPLES = examples(
-    "repsimc bench bundle/", "repsimc bench bundle/ --threads 1 --format json"
+    "repsimc bench bundle/",
+    "repsimc bench bundle/ --threads 1 --format json",
+    "repsimc bench bundle/ --backend tensorrt --precision fp16     # on the device",
 )
 
 
@@ -146,23 +152,43 @@ def bench(
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before those.")] = 10,
     threads: Threads = None,
     originals: Originals = None,
+    backend: Annotated[
+        str,
+        typer.Option("--backend", help="onnxruntime, or tensorrt on a device with engines."),
+    ] = "onnxruntime",
+    layout: LayoutOption = None,
+    precision: PrecisionOption = None,
+    plugin: PluginOption = None,
     format: FormatOption = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure latency and memory in fresh processes, the merged graph beside the models apart."""
     call = call_of(ctx).take(format, verbose, quiet)
+    if backend not in ("onnxruntime", "tensorrt"):
+        raise UsageError(f"there is no backend '{backend}'", "there are onnxruntime, tensorrt")
+    if backend == "tensorrt":
+        if threads is not None:
+            raise UsageError("TensorRT has no --threads", "leave it out")
+        _bench_engines(
+            call, bundle, runs, warmup, originals, layout, precision, tuple(plugin or ())
+        )
+        return
+    if layout is not None or precision is not None or plugin:
+        raise UsageError(
+            "--layout, --precision and --plugin are of engines",
+            "add --backend tensorrt, on the device",
+        )
     from ..runtime.bench import bench as measure
     from ..runtime.session import load
     from .reports.measurements import bench_grid
-    from .verification import original_path
 
     opened = load(bundle)
-    paths = (
-        {e.name: original_path(opened, e, originals) for e in opened.manifest.models}
-        if originals is not None
-        else None
-    )
+    paths = None
+    if originals is not None:
+        from .verification import original_path
+
+        paths = {e.name: original_path(opened, e, originals) for e in opened.manifest.models}
     progress = call.progress()
     progress.stage("measuring in fresh processes", None)
     try:
@@ -170,3 +196,36 @@ def bench(
     finally:
         progress.done()
     call.show(result.to_json(), bench_grid(result))
+
+
+def _bench_engines(
+    call: Call,
+    bundle: Path,
+    runs: int,
+    warmup: int,
+    originals: Path | None,
+    layout: str | None,
+    precision: str | None,
+    plugins: tuple[Path, ...],
+) -> None:
+    from ..runtime.device_bench import device_bench
+    from ..runtime.session import load
+    from .reports.engines import device_bench_grid
+
+    entries = load(bundle).manifest.models
+    paths = None if originals is None else {e.name: originals / e.source.file for e in entries}
+    progress = call.progress()
+    try:
+        found = device_bench(
+            bundle,
+            progress,
+            layout=layout,
+            precision=precision,
+            runs=runs,
+            warmup=warmup,
+            originals=paths,
+            plugins=plugins,
+        )
+    finally:
+        progress.done()
+    call.show(found.to_json(), device_bench_grid(found))

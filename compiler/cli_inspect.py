@@ -62,12 +62,13 @@ PASSES_EXAMPLES = examples("repsimc passes", "repsimc passes --format json")
 def passes(ctx: typer.Context, format: FormatOption = None) -> None:
     """List the rewrites that a compilation is made of, in their order."""
     call = call_of(ctx).take(format)
+    from ..passes.fold_passes import FOLDING
     from ..passes.pipeline import EXACT
     from ..passes.refit import Refit
     from ..passes.share_prefix import SharePrefix
     from .reports.table import Column, Grid
 
-    kinds = (*(type(step) for step in EXACT), SharePrefix, Refit)
+    kinds = dict.fromkeys((*(type(step) for step in EXACT), *FOLDING, SharePrefix, Refit))
     rows = [
         (kind.name, kind.exact, " ".join((kind.__doc__ or "").split("\n\n")[0].split()))
         for kind in kinds

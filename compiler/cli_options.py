@@ -28,6 +28,29 @@ Originals = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads to use (default: all cores).")
 ]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        metavar="merged|trunk-heads",
+        help="One graph with all outputs, or one for what several models share and one for the "
+        "rest of each, so that models may run at different rates.",
+    ),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="fp32|fp16|int8",
+        help="What engines compute in; int8 is for quantised (QDQ) models.",
+    ),
+]
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin", metavar="FILE", help="A TensorRT plugin library of the models' operators."
+    ),
+]
 Frames = Annotated[int | None, typer.Option("--frames", help="Use at most this many frames.")]
 
 

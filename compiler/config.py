@@ -19,7 +19,6 @@ Paths are relative to the file. What the command line says wins.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .errors import UsageError
 from .options import DEFAULT_OUTPUT, CompileOptions, Format, model_names, paths_per_model
-from .units import Budget, parse_budget
+from .units import Budget, MacsLimit, parse_budget, parse_macs, parse_seconds
 
 if TYPE_CHECKING:
     from .analysis.calibration import Preprocessing
@@ -124,6 +123,12 @@ def _parsed(path: Path) -> dict[str, Any]:
     if len(content) > _MAX_NBYTES:
         raise UsageError(f"{path} is too large for a file of options", "check --config")
     try:
+        import tomllib
+    except ModuleNotFoundError:  # JetPack 6 has Python 3.10
+        raise UsageError(
+            f"{path} cannot be read by Python 3.10", "say the options on the command line"
+        ) from None
+    try:
         return tomllib.loads(content.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", "see repsimc compile --help") from error
@@ -175,6 +180,16 @@ def _budget(value: object, where: str, folder: Path) -> Budget:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     return parse_budget(_typed(value, str, "an amount such as '2GB' or '60%'", where))
+
+
+def _macs(value: object, where: str, folder: Path) -> MacsLimit:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return parse_macs(_typed(value, str, "an amount such as '120M' or '60%'", where))
+
+
+def _seconds(value: object, where: str, folder: Path) -> float:
+    return parse_seconds(_typed(value, str, "a time such as '8ms'", where))
 
 
 def _calib(value: object, where: str, folder: Path) -> Path | dict[str, Path]:
@@ -230,6 +245,9 @@ _READERS: dict[str, Callable[[object, str, Path], Any]] = {
     "min-fidelity": _number,
     "exact-only": _flag,
     "plan": _path,
+    "only": _text,
+    "max-macs": _macs,
+    "max-latency": _seconds,
     "dry-run": _flag,
     "seed": _count,
     "format": _format,
@@ -239,6 +257,8 @@ _READERS: dict[str, Callable[[object, str, Path], Any]] = {
     "overwrite": _flag,
     "frames": _count,
     "held-out": _number,
+    "layout": _text,
+    "precision": _text,
     "preprocess": _preprocess,
     "fidelity": _table(_number),
     "metrics": _table(_text),
@@ -249,5 +269,6 @@ _SAME_NAME = frozenset(
     {
         *("budget", "min_fidelity", "metrics", "exact_only", "plan", "dry_run", "seed"),
         *("overwrite", "same_frames", "tie_inputs", "frames", "held_out"),
+        *("layout", "precision", "only", "max_macs", "max_latency"),
     }
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .errors import RepsimcError, UsageError
+from .errors import BackendError, RepsimcError, UsageError
 from .options import Format
 
 if TYPE_CHECKING:
@@ -155,6 +155,12 @@ def _as_shown(error: Exception) -> RepsimcError:
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", "repsimc")
         return UsageError(str(told()), f"{command} --help")
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("repsimc"):
+        return BackendError(
+            f"this command needs {error.name}, which is not installed",
+            "pip install 'repsimc[compile]' (on a device, only building, running and measuring "
+            "bundles need no more than repsimc itself)",
+        )
     if isinstance(error, OSError) and error.strerror:
         return RepsimcError(
             f"{error.filename or 'the system'}: {error.strerror}",

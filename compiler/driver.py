@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,20 +10,23 @@ from typing import TYPE_CHECKING, Any
 from ..passes.pipeline import EXACT, run_passes
 from ..runtime.session import Bundle, load
 from .analysis.calibration import Frames, InputRef, InputSpec, load_frames
-from .analysis.cost import predicted_memory, program_cost
+from .analysis.cost import predicted_memory
 from .backends.bundle import check_output, write_bundle
-from .errors import BudgetError, FidelityError, UsageError
+from .backends.lowering import is_quantised
+from .backends.references import references_of
+from .errors import FidelityError, UsageError
 from .frontends.join import join
 from .frontends.onnx import read_model
 from .graph.program import Program
 from .options import CompileOptions, model_names
+from .planner import Budgets, Planner
 from .planning.comparison import OutputComparison
-from .planning.plan import Plan, check_plan, read_plan
+from .planning.plan import CollapseAction, Plan, check_plan, read_plan
 from .reports.progress import NoProgress, Progress
 from .reports.report import Report
 from .rewriting import Workbench
 from .summary import report_of
-from .units import Budget, format_bytes, parse_budget
+from .units import Budget, format_bytes, format_count, parse_budget
 
 if TYPE_CHECKING:
     from .options import Calibration
@@ -40,32 +42,42 @@ class CompileResult:
     bundle: Path | None
 
 
-def compile_models(options: CompileOptions, progress: Progress | None = None) -> CompileResult:
+def compile_models(
+    options: CompileOptions, progress: Progress | None = None, plan: Plan | None = None
+) -> CompileResult:
     """Compile the models as `options` say; writes the bundle unless it is a dry run.
+
+    `plan` is replayed as the file `options.plan` would be.
 
     Raises UsageError, ModelError, DataError, FidelityError (a replayed plan misses the floor) or
     BudgetError (no plan within the floors meets the budget); nothing is written then.
     """
     progress = progress or NoProgress()
     try:
-        return _compile(options, progress)
+        return _compile(options, progress, plan)
     finally:
         progress.done()
 
 
-def _compile(options: CompileOptions, progress: Progress) -> CompileResult:
+def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> CompileResult:
     writing = options.output is not None and not options.dry_run
     if writing:
         assert options.output is not None
         check_output(options.output, options.overwrite)
-    plan = read_plan(options.plan) if options.plan is not None else None
+    if options.plan is not None:
+        plan = read_plan(options.plan)
 
     progress.stage("reading models", len(options.models))
     apart: list[Program] = []
     for name, path in options.models:
         apart.append(read_model(path, name))
         progress.advance()
-    frames = _frames(options, apart)
+    if options.precision == "int8" and not any(is_quantised(program) for program in apart):
+        raise UsageError(
+            "int8 was asked for, and none of the models is quantised",
+            "quantise them first (QuantizeLinear and DequantizeLinear nodes), or choose fp16",
+        )
+    frames = frames_of(options, apart)
     tied = _tied(options, apart, frames)
     original = join(apart, tied)
 
@@ -74,22 +86,16 @@ def _compile(options: CompileOptions, progress: Progress) -> CompileResult:
     run_passes(program, EXACT)
 
     memory = predicted_memory(program, apart)
-    limit = _limit(options.budget, memory)
-
-    def excess(program: Program) -> int:
-        return _excess(options.budget, program, memory)
-
+    budgets = Budgets(options, original, memory, frames)
     bench = Workbench(original, program, frames, options, progress)
     if plan is not None:
         check_plan(plan, program)
         program, compared = bench.replay(plan)
         _enforce_floors(compared)
-        _enforce_budget(excess(program))
+        budgets.enforce(program)
     else:
-        try:
-            program, plan, compared = _planned(options, bench, program, limit, excess, frames)
-        except _OverBudget as over:
-            raise _budget_error(options, over, memory, frames, bench) from None
+        planner = Planner(options, original, bench, budgets, frames, progress)
+        program, plan, compared = planner.planned()
 
     memory = predicted_memory(program, apart)
     notes = _notes(options, frames, tied, plan)
@@ -110,81 +116,12 @@ def _compile(options: CompileOptions, progress: Progress) -> CompileResult:
                 model.name: [output.to_json() for output in model.fidelity]
                 for model in report.models
             },
+            layout=options.layout,
+            precision=options.precision,
+            references=None if frames is None else references_of(program, frames),
             overwrite=options.overwrite,
         )
     return CompileResult(report, plan, program, bundle)
-
-
-class _OverBudget(Exception):
-    """No plan fits: the weight bytes that the budget leaves, and those of the smallest plan."""
-
-    def __init__(self, limit: int, smallest: int) -> None:
-        super().__init__(limit, smallest)
-        self.limit = limit
-        self.smallest = smallest
-
-
-def _planned(
-    options: CompileOptions,
-    bench: Workbench,
-    program: Program,
-    limit: int | None,
-    excess: Callable[[Program], int],
-    frames: Frames | None,
-) -> tuple[Program, Plan, list[OutputComparison]]:
-    """The program within the budget with the least damage, exact means first."""
-    exact_nbytes = program_cost(program).weights_nbytes
-    enough = limit is not None and exact_nbytes <= limit
-    if enough or options.exact_only or frames is None or len(program.models) < 2:
-        if limit is not None and not enough:
-            raise _OverBudget(limit, exact_nbytes)
-        return program, bench.exact_plan(), bench.compare(program)
-    planned = bench.plan(limit, excess)
-    if planned is None:
-        assert limit is not None
-        raise _OverBudget(limit, bench.smallest_nbytes())
-    return planned
-
-
-def _budget_error(
-    options: CompileOptions,
-    over: _OverBudget,
-    memory: Mapping[str, int],
-    frames: Frames | None,
-    bench: Workbench,
-) -> BudgetError:
-    assert options.budget is not None
-    if options.budget.share is not None:
-        apart = memory["apart_weights_nbytes"]
-        needed = f"{math.ceil(100 * over.smallest / max(apart, 1))}%"
-        found = f"the smallest plan found needs {format_bytes(over.smallest)} of weights"
-    else:
-        total = over.smallest + memory["merged_nbytes"] - memory["merged_weights_nbytes"]
-        needed = format_bytes(total * 1.005)  # printed with three digits: not below the need
-        found = (
-            f"the smallest plan found needs {format_bytes(over.smallest)} of weights, "
-            f"{format_bytes(total)} in all"
-        )
-    if frames is None:
-        hint = (
-            "approximate sharing needs frames to measure on: give --calib PATH (an .npz keyed by "
-            "input name, a folder of them, or a folder of images), or raise the budget "
-            f"to {needed}"
-        )
-    elif options.exact_only:
-        hint = f"leave out --exact-only to share approximately, or raise the budget to {needed}"
-    else:
-        hint = (
-            f"raise the budget to {needed}, lower --min-fidelity below "
-            f"{options.min_fidelity:g}, or give more calibration frames"
-        )
-    detail = bench.explanation()
-    left = format_bytes(over.limit) if over.limit > 0 else "nothing"
-    return BudgetError(
-        f"the budget of {options.budget} leaves {left} for weights; within the fidelity floor "
-        f"{found}" + (f"\n{detail}" if detail else ""),
-        hint,
-    )
 
 
 def _enforce_floors(compared: Sequence[OutputComparison]) -> None:
@@ -200,15 +137,8 @@ def _enforce_floors(compared: Sequence[OutputComparison]) -> None:
         )
 
 
-def _enforce_budget(excess: int) -> None:
-    if excess > 0:
-        raise BudgetError(
-            f"the plan needs {format_bytes(excess)} more than the budget",
-            "raise the budget, edit the plan, or let repsimc plan by leaving out --plan",
-        )
-
-
-def _frames(options: CompileOptions, apart: Sequence[Program]) -> Frames | None:
+def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | None:
+    """The frames that the options give for the models, None without any. Raises DataError."""
     if options.calibration is None:
         return None
     specs: dict[str, list[InputSpec]] = {}
@@ -251,33 +181,6 @@ def _tied(
     return [group for group in alike.values() if len(group) > 1]
 
 
-def _limit(budget: Budget | None, memory: Mapping[str, int]) -> int | None:
-    """The weight bytes that the budget leaves.
-
-    A share is one of the models' weights apart. Bytes are of all that is predicted to be needed,
-    so live activations and the backend come off first.
-    """
-    if budget is None:
-        return None
-    if budget.nbytes is None:
-        return budget.limit(memory["apart_weights_nbytes"])
-    return budget.nbytes - _beside(memory)
-
-
-def _excess(budget: Budget | None, program: Program, memory: Mapping[str, int]) -> int:
-    """Bytes by which a program exceeds the budget: of weights or of predicted memory."""
-    if budget is None:
-        return 0
-    cost = program_cost(program)
-    used = cost.weights_nbytes if budget.nbytes is None else cost.predicted_nbytes
-    return used - budget.limit(memory["apart_weights_nbytes"])
-
-
-def _beside(memory: Mapping[str, int]) -> int:
-    """Predicted bytes of the merged program that are not weights."""
-    return memory["merged_nbytes"] - memory["merged_weights_nbytes"]
-
-
 def _notes(
     options: CompileOptions,
     frames: Frames | None,
@@ -295,6 +198,12 @@ def _notes(
             notes.append(
                 f"one frame feeds input '{names}' of the models; --separate-inputs keeps them apart"
             )
+    for planned in plan.actions:
+        if isinstance(planned.action, CollapseAction):
+            saved = f"{format_bytes(planned.weights_saved_nbytes)} of weights and "
+            saved += f"{format_count(planned.macs_saved)} MACs"
+            kept = f", fidelity then {planned.fidelity:.4f}" if planned.fidelity else ""
+            notes.append(f"{planned.action}: {saved} less{kept}")
     notes += [f"{name} is left alone: {why}" for name, why in plan.left_alone.items()]
     return tuple(notes)
 

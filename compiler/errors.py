@@ -5,13 +5,14 @@ A message says what is wrong, where (model, node, tensor, file) and what to do n
 
 from __future__ import annotations
 
-from ..runtime.errors import BackendError, DataError, ModelError, RepsimcError, UsageError
-
-
-class FidelityError(RepsimcError):
-    """An output fell below the fidelity floor."""
-
-    exit_code = 4
+from ..runtime.errors import (
+    BackendError,
+    DataError,
+    FidelityError,
+    ModelError,
+    RepsimcError,
+    UsageError,
+)
 
 
 class BudgetError(RepsimcError):

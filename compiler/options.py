@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..runtime.manifest import LAYOUTS, MERGED, PRECISIONS
 from .errors import UsageError
-from .units import Budget
+from .units import Budget, MacsLimit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,16 +29,22 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NOT_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-class Format(StrEnum):
+class Format(str, Enum):  # noqa: UP042 (StrEnum is of Python 3.11; JetPack 6 has 3.10)
     """How results are printed."""
 
     table = "table"
     json = "json"
     markdown = "markdown"
 
+    def __str__(self) -> str:
+        return self.value
+
 
 def _no_preprocessing() -> dict[str, Preprocessing]:
     return {}
+
+
+MEANS = ("share", "depth")
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,12 @@ class CompileOptions:
     frames used, of which the share `held_out` is kept from every fit. `same_frames` says that
     row k of every model's set is the same frame; `tie_inputs` lets one frame feed the inputs of
     equal name, dtype and shape where the calibration does not say otherwise. `plan` replays that
-    plan. `output` None writes nothing but the report, as does `dry_run`.
+    plan. `only` leaves one means
+    of the two ('share', 'depth'). `max_macs` and `max_latency` (seconds for one frame through all
+    models, one thread) are budgets beside `budget`. `output` None writes nothing but the report,
+    as does `dry_run`. `layout` is how sessions and engines divide the graph ('merged' or
+    'trunk-heads'), `precision` what engines are meant to be built in: defaults that a build may
+    override.
     """
 
     models: tuple[tuple[str, Path], ...]
@@ -72,6 +84,11 @@ class CompileOptions:
     allow_script: bool = False
     frames: int | None = None
     held_out: float = 0.25
+    only: str | None = None
+    max_macs: MacsLimit | None = None
+    max_latency: float | None = None
+    layout: str = MERGED
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -91,6 +108,18 @@ class CompileOptions:
                 f"{self.frames} frames can't be split into a fit and a held-out part",
                 "give --frames at least 2; a few hundred are usual",
             )
+        for what, value, known in (
+            ("layout", self.layout, LAYOUTS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise UsageError(f"there is no {what} '{value}'", f"there are {', '.join(known)}")
+        if self.only not in (None, *MEANS):
+            raise UsageError(f"--only {self.only} is no means", f"there are {', '.join(MEANS)}")
+        if self.exact_only and self.only is not None:
+            raise UsageError("--exact-only leaves nothing for --only", "leave one of them out")
+        if self.max_latency is not None and self.max_latency <= 0:
+            raise UsageError(f"a latency of {self.max_latency:g} s is nothing", "give 0.008, say")
         if self.seed < 0:
             raise UsageError(f"a seed of {self.seed} is negative", "give 0 or more")
         names = {name for name, _ in self.models}

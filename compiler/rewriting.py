@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from ..passes.pipeline import CLEANING, passes_of, run_passes
 from .analysis.calibration import Frames
 from .analysis.cost import program_cost
-from .analysis.feeds import StreamFeeds, fit_feeds, held_out_feeds, run_groups
+from .analysis.feeds import (
+    StreamFeeds,
+    fit_feeds,
+    held_out_feeds,
+    judging_feeds,
+    run_groups,
+)
 from .analysis.reconstruction import ROWS_PER_UNKNOWN, SEARCH_ROWS_PER_UNKNOWN, Reference
 from .analysis.similarity import sample_values
 from .errors import ModelError, UsageError
 from .graph.program import Program
 from .options import CompileOptions
 from .planning.comparison import OriginalOutputs, OutputComparison, measurement
-from .planning.plan import Plan, PlannedAction, SharePrefixAction
+from .planning.plan import Action, Plan, PlannedAction, SharePrefixAction
 from .planning.search import Choice, Measurement, Search
 from .planning.sites import Site, Sites, donor_values, find_sites, receiver_cuts
 from .planning.skeleton import Skeleton
 from .reports.progress import Progress
 
+# What predicts a measurement: a swap fitted on few frames, its refit held strongly to the old
+# weights, and judged on others. benchmarks/similarity.py says how well, docs/similarity.md shows.
+PROBE_FRAMES, JUDGING_FRAMES = 128, 512
+_PROBE_ROWS_PER_UNKNOWN, _PROBE_MIN_ROWS, _PROBE_RIDGE = 4, 512, 0.3
 # A swap is judged in the search after a fit on this many frames; the chosen plan is then fitted
 # on all of them, so what the search measured is a lower bound in practice.
 SEARCH_FRAMES = 512
@@ -55,15 +66,20 @@ class Workbench:
         self._progress = progress
         self._references: dict[tuple[str, int | None], Reference] = {}
         self._sites: Sites | None = None
-        self._measured: dict[Site, Measurement] = {}
+        self._known: dict[Site, Measurement] = {}
         self._smallest: Planned | None = None
         self._outputs: OriginalOutputs | None = None
+        self._judges: OriginalOutputs | None = None
         if frames is not None:
             held_out: dict[str, StreamFeeds] = {}
+            judging: dict[str, StreamFeeds] = {}
             for group in run_groups(frames):
                 feeds = held_out_feeds(original, frames, group[0])
                 held_out |= dict.fromkeys(group, feeds)
+                feeds = judging_feeds(original, frames, group[0], PROBE_FRAMES, JUDGING_FRAMES)
+                judging |= dict.fromkeys(group, feeds)
             self._outputs = OriginalOutputs(original, held_out, options.floor, options.metric)
+            self._judges = OriginalOutputs(original, judging, options.floor, options.metric)
 
     # -- carrying out ------------------------------------------------------------------------
 
@@ -74,12 +90,12 @@ class Workbench:
         self._progress.stage("comparing outputs on held-out frames", None)
         return self._outputs.compare(program, list(program.models))
 
-    def apply(self, actions: Sequence[SharePrefixAction]) -> tuple[Program, list[OutputComparison]]:
+    def apply(self, actions: Sequence[Action]) -> tuple[Program, list[OutputComparison]]:
         """The program after all `actions`, fitted on all fit frames, and its outputs compared."""
         program = self.program.copy()
         if actions:
             self._progress.stage("fitting adapters and refitting", 2 * len(actions))
-            passes = passes_of(in_order(actions), lambda act: self._reference(act.receiver, None))
+            passes = passes_of(in_order(actions), lambda act: self._reference(act.receiver))
             run_passes(program, passes, lambda _step, _changes, _time: self._progress.advance())
             run_passes(program, CLEANING)
         return program, self.compare(program)
@@ -134,7 +150,11 @@ class Workbench:
     def _searched(self, limit: int | None, excess: Callable[[Program], int]) -> Planned | None:
         """Backs off where a combination misses a floor that its actions kept one by one."""
         search = Search(
-            self._ranked().ladders, self.skeleton.bill, self._measure, allowance=self._allowance()
+            self._ranked().ladders,
+            self.skeleton.bill,
+            self.measured,
+            allowance=self._allowance(),
+            probe=self.predicted,
         )
         allowed = limit
         while True:
@@ -207,31 +227,59 @@ class Workbench:
             self._progress.advance()
         return found
 
-    def _measure(self, site: Site) -> Measurement:
+    def measured(self, site: Site) -> Measurement:
         """What a swap does; measured once, whichever search asks."""
-        if site not in self._measured:
-            self._measured[site] = self._swapped(site)
-        return self._measured[site]
+        if site not in self._known:
+            self._known[site] = self.compared(self.swapped(site), site)
+            self._progress.advance()
+        return self._known[site]
 
-    def _swapped(self, site: Site) -> Measurement:
+    def swapped(self, site: Site) -> Program:
+        """The program with this one site taken, fitted on the frames that the search looks at."""
+        return self._rewritten(site, self._search_reference)
+
+    def compared(self, program: Program, site: Site) -> Measurement:
+        """What the site's swap did to the outputs it reaches, on held-out frames."""
         assert self._outputs is not None
-        program = self.program.copy()
-        for step in passes_of(
-            [site.action], lambda act: self._reference(act.receiver, SEARCH_FRAMES)
-        ):
-            step.run(program)
-        self._progress.advance()
-        affected = self.skeleton.affected(site.action)
-        return measurement(self._outputs.compare(program, affected))
+        return measurement(self._outputs.compare(program, self.skeleton.affected(site.action)))
 
-    def _reference(self, model: str, limit: int | None) -> Reference:
+    def predicted(self, site: Site) -> float:
+        """The damage that a swap of the site will be measured to do, at a fraction of the cost.
+
+        An overestimate: few frames repair less. It ranks sites of any models, see the benchmark.
+        """
+        assert self._judges is not None
+        affected = self.skeleton.affected(site.action)
+        return measurement(self._judges.compare(self.probed(site), affected)).damage
+
+    def probed(self, site: Site) -> Program:
+        """The program with this one site taken, fitted on few frames."""
+        return self._rewritten(site, self._probe_reference)
+
+    def _rewritten(self, site: Site, reference: Callable[[str], Reference]) -> Program:
+        program = self.program.copy()
+        for step in passes_of([site.action], lambda act: reference(act.receiver)):
+            step.run(program)
+        return program
+
+    def _reference(self, model: str) -> Reference:
+        """All fit frames: what is kept is fitted on these."""
+        return self._fitting(model, None, ROWS_PER_UNKNOWN)
+
+    def _search_reference(self, model: str) -> Reference:
+        return self._fitting(model, SEARCH_FRAMES, SEARCH_ROWS_PER_UNKNOWN)
+
+    def _probe_reference(self, model: str) -> Reference:
+        settings = (_PROBE_ROWS_PER_UNKNOWN, _PROBE_MIN_ROWS, _PROBE_RIDGE)
+        return self._fitting(model, PROBE_FRAMES, *settings)
+
+    def _fitting(self, model: str, limit: int | None, *settings: Any) -> Reference:
         assert self._frames is not None
         group = next(group for group in run_groups(self._frames) if model in group)
         key = (group[0], limit)
         if key not in self._references:
             feeds = fit_feeds(self.program, self._frames, group[0], limit)
-            rows = ROWS_PER_UNKNOWN if limit is None else SEARCH_ROWS_PER_UNKNOWN
-            self._references[key] = Reference(self.program, feeds, self._options.seed, rows)
+            self._references[key] = Reference(self.program, feeds, self._options.seed, *settings)
         return self._references[key]
 
     def _culprit(self, choice: Choice, missed: set[str], search: Search) -> Site:
@@ -245,7 +293,7 @@ class Workbench:
         )
 
     def _plan_of(self, choice: Choice, search: Search) -> Plan:
-        by_action = {site.action: site for site in choice.sites}
+        by_action: dict[Action, Site] = {site.action: site for site in choice.sites}
         planned = tuple(
             PlannedAction(
                 action,
@@ -271,9 +319,7 @@ class Workbench:
                 reasons[name] = sites.reasons[name]
                 continue
             tried = [
-                self._measured[site]
-                for site in sites.ladders.get(name, ())
-                if site in self._measured
+                self._known[site] for site in sites.ladders.get(name, ()) if site in self._known
             ]
             failed = [known for known in tried if not known.met]
             if failed:
@@ -285,12 +331,12 @@ class Workbench:
         return reasons
 
 
-def in_order(actions: Sequence[SharePrefixAction]) -> list[SharePrefixAction]:
+def in_order(actions: Sequence[Action]) -> list[Action]:
     """Donors before their receivers, so that an adapter is fitted on what its donor has become."""
-    by_receiver: dict[str, list[SharePrefixAction]] = {}
+    by_receiver: dict[str, list[Action]] = {}
     for action in actions:
         by_receiver.setdefault(action.receiver, []).append(action)
-    ordered: list[SharePrefixAction] = []
+    ordered: list[Action] = []
     done: set[str] = set()
 
     def visit(receiver: str) -> None:

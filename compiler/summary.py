@@ -33,9 +33,10 @@ def report_of(
     """
     sharing = _exact_sharing(program)
     for planned in plan.actions:
-        sharing.setdefault(planned.action.receiver, []).append(
-            _sharing_of(original, planned.action)
-        )
+        if isinstance(planned.action, SharePrefixAction):
+            sharing.setdefault(planned.action.receiver, []).append(
+                _sharing_of(original, planned.action)
+            )
     parts = _divided_weights(program)
     models: list[ModelReport] = []
     macs_before = 0

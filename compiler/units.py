@@ -21,6 +21,10 @@ _FACTORS = {
     "g": 10**9,
 }
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)\s*", re.IGNORECASE)
+_COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", re.IGNORECASE)
+_TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -71,6 +75,56 @@ def parse_budget(text: str) -> Budget:
     if not 0 < share <= 1:
         raise UsageError(f"a budget of {text} is not a share between 0 and 100 %", "write e.g. 60%")
     return Budget(share=share)
+
+
+@dataclass(frozen=True)
+class MacsLimit:
+    """A limit of multiply-accumulates per frame: a count, or a share of the models apart.
+
+    Exactly one of `count` and `share` (0 < share <= 1) is set.
+    """
+
+    count: int | None = None
+    share: float | None = None
+
+    def limit(self, apart: int) -> int:
+        """The limit as a count, given the multiply-accumulates of the models apart."""
+        if self.count is not None:
+            return self.count
+        assert self.share is not None
+        return int(self.share * apart)
+
+    def __str__(self) -> str:
+        if self.count is not None:
+            return f"{format_count(self.count)} MACs"
+        assert self.share is not None
+        return f"{100 * self.share:.4g}% of the MACs"
+
+
+def parse_macs(text: str) -> MacsLimit:
+    """A limit from '60%', '120M' or a plain count of multiply-accumulates. Raises UsageError."""
+    if match := _SHARE.fullmatch(text):
+        share = float(match.group(1)) / 100
+        if not 0 < share <= 1:
+            raise UsageError(f"{text} is not a share between 0 and 100 %", "write e.g. 60%")
+        return MacsLimit(share=share)
+    match = _COUNT.fullmatch(text)
+    count = 0 if match is None else int(float(match.group(1)) * _COUNTS[match.group(2).lower()])
+    if count <= 0:
+        raise UsageError(
+            f"'{text}' is not a number of multiply-accumulates",
+            "write it as 120M, 1.5G or a share such as 60%",
+        )
+    return MacsLimit(count=count)
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds from '8ms', '500us' or '0.1s'. Raises UsageError."""
+    match = _TIME.fullmatch(text)
+    seconds = 0.0 if match is None else float(match.group(1)) * _TIMES[match.group(2).lower()]
+    if seconds <= 0:
+        raise UsageError(f"'{text}' is not a time", "write it as 8ms, 500us or 0.1s")
+    return seconds
 
 
 def format_bytes(nbytes: float) -> str:

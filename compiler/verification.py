@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..runtime.bench import check_original
 from ..runtime.manifest import ModelEntry, TensorSpec
-from ..runtime.session import Bundle, import_onnxruntime, session_options
+from ..runtime.ort import import_onnxruntime, session_options
+from ..runtime.session import Bundle
 from .analysis.calibration import Frames, InputSpec, Preprocessing, load_frames, load_labels
 from .errors import BackendError, DataError, ModelError, UsageError
 from .options import DEFAULT_FLOOR

@@ -5,21 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from time import perf_counter
+from typing import TypeVar
 
 from ..compiler.analysis.reconstruction import Reference
 from ..compiler.graph.program import Program
 from ..compiler.graph.text import text
 from ..compiler.graph.verifier import VerificationError, verify
-from ..compiler.planning.plan import SharePrefixAction
+from ..compiler.planning.fold_actions import FoldAction
+from ..compiler.planning.plan import Action, CollapseAction, SharePrefixAction
 from .base import Change, Pass
+from .collapse import Collapse
 from .drop_dead import DropDead
+from .fold_linear_activations import FoldLinearActivations
+from .fold_passes import fold_passes
+from .freeze_constant_branches import FreezeConstantBranches
+from .merge_linear import MergeLinear
 from .normalise import Normalise
+from .prune_constant_channels import PruneConstantChannels
 from .refit import Refit
 from .share_equal_prefixes import ShareEqualPrefixes
 from .share_equal_weights import ShareEqualWeights
 from .share_prefix import SharePrefix, adapter_name
 
-EXACT: tuple[Pass, ...] = (Normalise(), ShareEqualWeights(), ShareEqualPrefixes(), DropDead())
+EXACT: tuple[Pass, ...] = (
+    Normalise(),
+    ShareEqualWeights(),
+    ShareEqualPrefixes(),
+    FoldLinearActivations(),
+    FreezeConstantBranches(),
+    DropDead(),  # what is dead reads values that only then can be pruned and merged
+    PruneConstantChannels(),
+    MergeLinear(),  # after sharing: a trunk that a merge would make a model's own stays shared
+    ShareEqualWeights(),
+    ShareEqualPrefixes(),
+    DropDead(),
+)
 """The exact passes in the order that makes them find the most."""
 
 CLEANING: tuple[Pass, ...] = (DropDead(), Normalise(), DropDead())
@@ -28,18 +48,43 @@ CLEANING: tuple[Pass, ...] = (DropDead(), Normalise(), DropDead())
 OnPass = Callable[[Pass, list[Change], float], None]
 
 
-def passes_of(
-    actions: Iterable[SharePrefixAction], reference: Callable[[SharePrefixAction], Reference]
-) -> list[Pass]:
-    """The inexact passes that carry out `actions`, in their order.
+AnyAction = TypeVar("AnyAction", bound=Action | FoldAction)
 
-    `reference` gives each action the original program on the frames its fit may see.
+
+def passes_of(
+    actions: Iterable[AnyAction], reference: Callable[[AnyAction], Reference]
+) -> list[Pass]:
+    """The inexact passes that carry out `actions`: regions go first, then sharing, then folds.
+
+    `reference` gives each action the original program on the frames its fit may see. All
+    regions that go by one reference are repaired by one walk, and so are all folds.
     """
     passes: list[Pass] = []
-    for action in actions:
+    planned = list(actions)
+    regions = [action for action in planned if isinstance(action, CollapseAction)]
+    gone: dict[int, tuple[Reference, list[str]]] = {}
+    for action in regions:
+        passes.append(Collapse(action))
         measured = reference(action)
-        fed = tuple(adapter_name(link) for link in action.links)
-        passes += [SharePrefix(action, measured), Refit(fed, measured)]
+        fed = gone.setdefault(id(measured), (measured, []))[1]
+        fed += [adapter_name(link) for link in action.links]
+    if regions:
+        passes.append(DropDead())
+    passes += [Refit(tuple(fed), measured) for measured, fed in gone.values()]
+    for action in planned:
+        if isinstance(action, SharePrefixAction):
+            measured = reference(action)
+            fed = tuple(adapter_name(link) for link in action.links)
+            passes += [SharePrefix(action, measured), Refit(fed, measured)]
+    # Last: a fold of what an earlier action took away does nothing, but a link to a value that a
+    # fold merged away would find none.
+    folds: dict[int, tuple[Reference, list[FoldAction]]] = {}
+    for action in planned:
+        if not isinstance(action, SharePrefixAction | CollapseAction):
+            measured = reference(action)
+            folds.setdefault(id(measured), (measured, []))[1].append(action)
+    for measured, together in folds.values():
+        passes += fold_passes(together, measured)
     return passes
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
 from ..compiler.analysis.linear import LinearOperator, linear_operator
 from ..compiler.analysis.reconstruction import Reference, Target, downstream, reconstruct
+from ..compiler.analysis.stand_ins import COLLAPSE, pool_of, stand_ins
 from ..compiler.graph.program import PASS_KEY, Program, node_inputs
 from .base import Change
 
@@ -42,23 +43,51 @@ class Refit:
 def refit_operators(
     program: Program, original: Program, values: Sequence[str]
 ) -> list[tuple[LinearOperator, Target]]:
-    """The operators a refit writes, in topological order, each with its target."""
-    known = set(original.values())
+    """The operators a refit writes, in topological order, each with its target.
+
+    Of a gap among `values` the operator before it is one too: it has to produce what the
+    region's end was, and where it has a hidden layer it chooses that layer's units anew.
+    """
+    places = stand_ins(program, original)
+    known = set(original.values()) | set(places.place)
     outputs = {value.name for value in program.graph.outputs}
-    nodes = downstream(program, values)
+    before = [maker for maker in places.makers.values() if maker.adapter in values]
+    starts = [*values, *(maker.operator.result.name for maker in before)]
+    included = {id(node) for node in downstream(program, starts)}
+    included |= {id(maker.operator.node) for maker in before}
+    included |= {
+        id(node)  # the maps that collapses left in the regions' places
+        for node in program.graph.nodes
+        if program.metadata.get(node.name, {}).get(PASS_KEY) == COLLAPSE
+        and any(tensor.name in values for tensor in _result(node))
+    }
+    pools = {
+        node: pool
+        for node, maker in places.makers.items()
+        if node in included and (pool := pool_of(program, original, maker)) is not None
+    }
+    included |= {id(pool.layer.maker.node) for pool in pools.values()}
     operators: list[LinearOperator] = []
-    for node in nodes:
-        operator = linear_operator(node)
+    for node in program.graph.nodes:
+        operator = linear_operator(node) if id(node) in included else None
         if operator is None or len(operator.weight.outputs) != 1:
             continue
         if operator.bias_node is not None and operator.node.outputs[0].name in outputs:
             continue  # fitted to what follows its bias, the product itself would move
         if operator.result.name in known:
             operators.append(operator)
-    return [
-        (operator, _target(program, operator, operators[index + 1 :], known))
-        for index, operator in enumerate(operators)
-    ]
+    targets: list[tuple[LinearOperator, Target]] = []
+    for index, operator in enumerate(operators):
+        target = _target(program, operator, operators[index + 1 :], known)
+        goal = places.goal(target.value)
+        targets.append((operator, replace(target, value=goal, pool=pools.get(id(operator.node)))))
+    return targets
+
+
+def _result(node: gs.Node) -> list[gs.Tensor]:
+    """What an operator makes, its bias included."""
+    operator = linear_operator(node)
+    return [] if operator is None else [operator.result]
 
 
 def _target(

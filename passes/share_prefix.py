@@ -12,12 +12,10 @@ import onnx_graphsurgeon as gs
 from ..compiler.analysis.linear import LinearOperator, linear_operator
 from ..compiler.analysis.reconstruction import Reference, Target, reconstruct
 from ..compiler.graph.layout import Layout, layout_of, pre_activation
-from ..compiler.graph.program import PASS_KEY, Program
+from ..compiler.graph.program import PASS_KEY, REPLACES_KEY, Program
 from ..compiler.planning.plan import Link, SharePrefixAction
 from .base import Change
 from .refit import is_rectified
-
-REPLACES_KEY = "repsimc.replaces"  # node metadata: the value whose readers an adapter took over
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ class SharePrefix:
         fitted: list[tuple[LinearOperator, Target]] = []
         changes: list[Change] = []
         for link in self.action.links:
-            replaced = _replaced(program, link, self.action.kernel, outputs)
+            replaced = replaced_value(program, link, self.action.kernel, outputs)
             target = Target(replaced.name, None, is_rectified(replaced, outputs))
-            node = insert_adapter(program, link, replaced, self.action.kernel)
+            node = insert_adapter(program, link, replaced, self.action.kernel, self.name)
             operator = linear_operator(node)
             if operator is not None:
                 fitted.append((operator, target))
@@ -62,12 +60,15 @@ def adapter_name(link: Link) -> str:
     return f"{link.receiver_value}.adapter"
 
 
-def insert_adapter(program: Program, link: Link, replaced: gs.Variable, kernel: int) -> gs.Node:
+def insert_adapter(
+    program: Program, link: Link, replaced: gs.Variable, kernel: int, by: str
+) -> gs.Node:
     """Insert an adapter with zero weights from the link's donors to the readers of `replaced`.
 
     Conv for maps [N, C, ...] (stride where the donor is larger, nearest Resize first where it is
     smaller), MatMul + Add for tokens [N, T, C], Gemm for features [N, C]; several donors are
-    concatenated along their channels. Kernel 0: an Identity. Returns the node to be fitted.
+    concatenated along their channels. Kernel 0: an Identity. `by` is the pass that does it.
+    Returns the node to be fitted.
     """
     readers = list(replaced.outputs)
     name = adapter_name(link)
@@ -105,7 +106,7 @@ def insert_adapter(program: Program, link: Link, replaced: gs.Variable, kernel: 
     nodes.append(fitted)
     program.graph.nodes.extend(nodes)
     for node in nodes:
-        program.metadata[node.name] = {PASS_KEY: SharePrefix.name}
+        program.metadata[node.name] = {PASS_KEY: by}
     program.metadata[name][REPLACES_KEY] = replaced.name
     for reader in readers:
         for index, tensor in enumerate(reader.inputs):
@@ -122,7 +123,8 @@ def _present(program: Program, values: Mapping[str, gs.Variable], name: str) -> 
     return values[name]
 
 
-def _replaced(program: Program, link: Link, kernel: int, outputs: set[str]) -> gs.Variable:
+def replaced_value(program: Program, link: Link, kernel: int, outputs: set[str]) -> gs.Variable:
+    """The value whose readers the link's adapter takes over: before the activation, if it maps."""
     value = program.values()[link.receiver_value]
     return value if kernel == 0 else pre_activation(value, outputs)
 

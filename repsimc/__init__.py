@@ -24,5 +24,12 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        try:
+            return getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "repsimc").startswith("repsimc"):
+                raise
+            raise ImportError(
+                f"repsimc.{name} needs {error.name}: pip install 'repsimc[compile]'"
+            ) from error
     raise AttributeError(f"module 'repsimc' has no attribute '{name}'")

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from .errors import BackendError, ModelError, RepsimcError, UsageError
 from .feeds import Inputs, arrange, placeholder
+from .files import check_files, file_entry, inside
 from .manifest import Manifest, ModelEntry
 from .memory import Usage, can_measure
-from .session import Bundle, check_files, file_entry, import_onnxruntime, inside, load
+from .ort import import_onnxruntime
+from .session import Bundle, load
 from .wire import external_files
 
 SCHEMA = "repsimc.bench/1"
@@ -144,6 +146,7 @@ def bench(
     """
     if runs < 1 or warmup < 0 or repeats < 1:
         raise UsageError("runs and repeats must be 1 or more, warmup 0 or more")
+    onnxruntime = import_onnxruntime()
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
     manifest = opened.manifest
     check_files(opened.path, manifest)
@@ -176,7 +179,7 @@ def bench(
         runs=runs,
         warmup=warmup,
         threads=threads,
-        onnxruntime=import_onnxruntime().__version__,
+        onnxruntime=onnxruntime.__version__,
         notes=tuple(notes),
     )
 

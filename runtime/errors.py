@@ -40,6 +40,12 @@ class DataError(RepsimcError):
     exit_code = 3
 
 
+class FidelityError(RepsimcError):
+    """An output that is further from its reference than it may be."""
+
+    exit_code = 4
+
+
 class BackendError(RepsimcError):
     """A backend that is missing or refuses the model."""
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .errors import ModelError
+from .json_reader import Reader, read_json, safe_name
 
-SCHEMA = "repsimc.bundle/1"
+SCHEMA = "repsimc.bundle/2"
+OLDER = ("repsimc.bundle/1",)  # read as well: without layout, segments, references
 MANIFEST = "manifest.json"
 GRAPH = "merged.onnx"
 PLAN = "plan.json"
 REPORT = "report.json"
+REFERENCES = "references.npz"
+MERGED, TRUNK_HEADS = "merged", "trunk-heads"
+LAYOUTS = (MERGED, TRUNK_HEADS)
+PRECISIONS = ("fp32", "fp16", "int8")
 MAX_NBYTES = 16 * 2**20  # of manifest.json; a bundle is untrusted
 
 Dimension = int | str | None
 Shape = tuple[Dimension, ...]
-Item = TypeVar("Item")
 
 # NumPy names; bfloat16 and the float8 and int4 kinds are names of ml_dtypes. "object" is text;
 # "unknown" is an output that is not a tensor, or whose type no one could infer.
@@ -31,7 +34,6 @@ _DTYPE_NAMES = (
     "float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn int4 uint4 int2 uint2"
 )
 DTYPES = frozenset(_DTYPE_NAMES.split())
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,49 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A piece of the graph: the nodes that exactly these models need.
+
+    Of several models it is a trunk, of one its head. Listed in an order in which they can run.
+    `macs` are multiply-accumulates of one frame; a weight that several segments read counts in
+    each.
+    """
+
+    models: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: int
+    weights_nbytes: int
+
+    @property
+    def name(self) -> str:
+        """What people call it: the models that need it."""
+        return "+".join(self.models)
+
+    def to_json(self) -> dict[str, Any]:
+        """The segment as JSON values."""
+        return {
+            "models": list(self.models),
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            "macs": self.macs,
+            "weights_nbytes": self.weights_nbytes,
+        }
+
+
+@dataclass(frozen=True)
+class ReferenceGroup:
+    """Models that one run feeds, and how many reference runs the bundle holds for them."""
+
+    models: tuple[str, ...]
+    runs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The group as JSON values."""
+        return {"models": list(self.models), "runs": self.runs}
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Digest and size of one file of the bundle."""
 
@@ -119,7 +164,11 @@ class Manifest:
 
     `files` names every file of the bundle but the manifest, relative to it. `memory` holds
     byte counts by name; `merged_nbytes` and `apart_nbytes` are the predicted memory of one
-    session with the merged graph and of one session per original.
+    session with the merged graph and of one session per original. `layout` is what sessions and
+    builds use unless told otherwise. `segments` is empty in bundles of an older schema.
+    `references` say what `references.npz` holds; empty where there were no frames. `lowered`
+    names graphs for a precision other than float32; `quantised` says that the graph has
+    QuantizeLinear or DequantizeLinear nodes.
     """
 
     models: tuple[ModelEntry, ...]
@@ -129,6 +178,12 @@ class Manifest:
     graph: str = GRAPH
     plan: str = PLAN
     report: str = REPORT
+    layout: str = MERGED
+    precision: str = "fp32"
+    segments: tuple[Segment, ...] = ()
+    references: tuple[ReferenceGroup, ...] = ()
+    lowered: dict[str, str] = field(default_factory=dict[str, str])
+    quantised: bool = False
 
     def model(self, name: str) -> ModelEntry:
         """The entry of that model. Raises KeyError."""
@@ -151,6 +206,12 @@ class Manifest:
                 for name, entry in self.files.items()
             },
             "memory": dict(self.memory),
+            "layout": self.layout,
+            "precision": self.precision,
+            "segments": [segment.to_json() for segment in self.segments],
+            "references": [group.to_json() for group in self.references],
+            "lowered": dict(self.lowered),
+            "quantised": self.quantised,
         }
 
     def dumps(self) -> str:
@@ -160,18 +221,14 @@ class Manifest:
     @staticmethod
     def loads(text: str) -> Manifest:
         """The manifest that `text` describes. Raises ModelError."""
-        try:
-            data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"{MANIFEST} is not valid JSON: {error}", _HINT) from error
-        return Manifest.from_json(data)
+        return Manifest.from_json(read_json(text, MANIFEST, _HINT).value)
 
     @staticmethod
     def from_json(data: Any) -> Manifest:
         """The manifest of JSON values that no one has checked. Raises ModelError."""
-        top = _Reader("", data)
-        schema = top.get("schema", _Reader.text)
-        if schema != SCHEMA:
+        top = Reader(MANIFEST, _HINT, "", data)
+        schema = top.get("schema", Reader.text)
+        if schema not in (SCHEMA, *OLDER):
             raise ModelError(
                 f"this bundle has schema '{schema}'; this repsimc reads '{SCHEMA}'",
                 "compile it again, or use the repsimc that wrote it",
@@ -179,12 +236,22 @@ class Manifest:
         found = Manifest(
             models=tuple(top.items("models", _model)),
             files=top.get("files", _files),
-            repsimc=top.get("repsimc", _Reader.text),
+            repsimc=top.get("repsimc", Reader.text),
             memory=top.get("memory", _memory),
-            graph=top.get("graph", _Reader.file_name),
-            plan=top.get("plan", _Reader.file_name),
-            report=top.get("report", _Reader.file_name),
+            graph=top.get("graph", Reader.file_name),
+            plan=top.get("plan", Reader.file_name),
+            report=top.get("report", Reader.file_name),
         )
+        if schema == SCHEMA:
+            found = replace(
+                found,
+                layout=top.get("layout", _one_of(LAYOUTS)),
+                precision=top.get("precision", _one_of(PRECISIONS)),
+                segments=tuple(top.items("segments", _segment)),
+                references=tuple(top.items("references", _reference_group)),
+                lowered=top.get("lowered", _lowered),
+                quantised=top.get("quantised", Reader.flag),
+            )
         _check(found)
         return found
 
@@ -192,130 +259,45 @@ class Manifest:
 _HINT = "the bundle is damaged or was edited: compile it again"
 
 
-def safe_name(name: str) -> bool:
-    """True if `name` is a plain relative path that stays in its folder, on any system."""
-    parts = name.split("/")
-    return (
-        name != ""
-        and "\\" not in name
-        and ":" not in name
-        and all(part not in ("", ".", "..") for part in parts)
-        and name.isprintable()
-        and not PurePosixPath(name).is_absolute()
-    )
+def _dtype(reader: Reader) -> str:
+    if reader.text() not in DTYPES:
+        raise reader.wrong("a dtype that repsimc knows")
+    return reader.text()
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
+def _dimension(reader: Reader) -> Dimension:
+    if reader.value is None:
+        return None
+    return reader.text() if isinstance(reader.value, str) else reader.count()
 
 
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a number that JSON knows")
+def _shape(reader: Reader) -> Shape | None:
+    return None if reader.value is None else tuple(reader.each(_dimension))
 
 
-class _Reader:
-    """A JSON value and the path to it, for errors that say where."""
-
-    def __init__(self, where: str, value: Any) -> None:
-        self.where = where
-        self.value = value
-
-    def wrong(self, wanted: str) -> ModelError:
-        return ModelError(f"{MANIFEST}: '{self.where or 'top level'}' is not {wanted}", _HINT)
-
-    def get(self, key: str, read: Callable[[_Reader], Item]) -> Item:
-        entries = self._object()
-        where = f"{self.where}.{key}" if self.where else key
-        if key not in entries:
-            raise ModelError(f"{MANIFEST} has no '{where}'", _HINT)
-        return read(_Reader(where, entries[key]))
-
-    def entries(self) -> dict[str, _Reader]:
-        found = self._object()
-        return {key: _Reader(f"{self.where}.{key}", value) for key, value in found.items()}
-
-    def _object(self) -> dict[str, Any]:
-        value: object = self.value
-        if not isinstance(value, dict):
-            raise self.wrong("an object")
-        return cast("dict[str, Any]", value)
-
-    def each(self, read: Callable[[_Reader], Item]) -> list[Item]:
-        value: object = self.value
-        if not isinstance(value, list):
-            raise self.wrong("a list")
-        found = cast("list[Any]", value)
-        return [read(_Reader(f"{self.where}[{i}]", item)) for i, item in enumerate(found)]
-
-    def items(self, key: str, read: Callable[[_Reader], Item]) -> list[Item]:
-        return self.get(key, lambda reader: reader.each(read))
-
-    def text(self) -> str:
-        if not isinstance(self.value, str) or not self.value:
-            raise self.wrong("a non-empty text")
-        return self.value
-
-    def model_name(self) -> str:
-        name = self.text()
-        if "/" in name or not name.isprintable():
-            raise self.wrong("a model name (printable, without '/')")
-        return name
-
-    def file_name(self) -> str:
-        if not safe_name(self.text()):
-            raise self.wrong("the name of a file inside the bundle")
-        return self.text()
-
-    def count(self) -> int:
-        if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < 0:
-            raise self.wrong("a count (a whole number, zero or more)")
-        return self.value
-
-    def sha256(self) -> str:
-        if _SHA256.fullmatch(self.text()) is None:
-            raise self.wrong("a sha256 digest (64 lowercase hex digits)")
-        return self.text()
-
-    def dtype(self) -> str:
-        if self.text() not in DTYPES:
-            raise self.wrong("a dtype that repsimc knows")
-        return self.text()
-
-    def dimension(self) -> Dimension:
-        if self.value is None:
-            return None
-        return self.text() if isinstance(self.value, str) else self.count()
-
-    def shape(self) -> Shape | None:
-        return None if self.value is None else tuple(self.each(_Reader.dimension))
-
-
-def _tensor(reader: _Reader) -> TensorSpec:
+def _tensor(reader: Reader) -> TensorSpec:
     return TensorSpec(
-        reader.get("name", _Reader.text),
-        reader.get("value", _Reader.text),
-        reader.get("dtype", _Reader.dtype),
-        reader.get("shape", _Reader.shape),
+        reader.get("name", Reader.text),
+        reader.get("value", Reader.text),
+        reader.get("dtype", _dtype),
+        reader.get("shape", _shape),
     )
 
 
-def _source(reader: _Reader) -> SourceFile:
+def _source(reader: Reader) -> SourceFile:
     return SourceFile(
-        reader.get("file", _Reader.text),
-        reader.get("path", _Reader.text),
-        reader.get("sha256", _Reader.sha256),
-        reader.get("nbytes", _Reader.count),
+        reader.get("file", Reader.text),
+        reader.get("path", Reader.text),
+        reader.get("sha256", Reader.sha256),
+        reader.get("nbytes", Reader.count),
     )
 
 
-def _need(reader: _Reader) -> tuple[str, str]:
-    return reader.get("model", _Reader.text), reader.get("input", _Reader.text)
+def _need(reader: Reader) -> tuple[str, str]:
+    return reader.get("model", Reader.text), reader.get("input", Reader.text)
 
 
-def _fidelity(reader: _Reader) -> dict[str, Any]:
+def _fidelity(reader: Reader) -> dict[str, Any]:
     found = {key: entry.value for key, entry in reader.entries().items()}
     for value in found.values():
         if isinstance(value, float) and not math.isfinite(value):  # 1e999 parses as infinity
@@ -325,33 +307,62 @@ def _fidelity(reader: _Reader) -> dict[str, Any]:
     return found
 
 
-def _model(reader: _Reader) -> ModelEntry:
+def _model(reader: Reader) -> ModelEntry:
     return ModelEntry(
-        reader.get("name", _Reader.model_name),
+        reader.get("name", Reader.model_name),
         reader.get("source", _source),
         tuple(reader.items("inputs", _tensor)),
         tuple(reader.items("outputs", _tensor)),
         tuple(reader.items("needs", _need)),
-        tuple(reader.items("unused", _Reader.text)),
+        tuple(reader.items("unused", Reader.text)),
         tuple(reader.items("fidelity", _fidelity)),
     )
 
 
-def _file(reader: _Reader) -> FileEntry:
-    return FileEntry(reader.get("sha256", _Reader.sha256), reader.get("nbytes", _Reader.count))
+def _file(reader: Reader) -> FileEntry:
+    return FileEntry(reader.get("sha256", Reader.sha256), reader.get("nbytes", Reader.count))
 
 
-def _files(reader: _Reader) -> dict[str, FileEntry]:
+def _files(reader: Reader) -> dict[str, FileEntry]:
     found: dict[str, FileEntry] = {}
     for name, entry in reader.entries().items():
         if not safe_name(name) or name == MANIFEST:
-            raise _Reader(f"files.{name}", None).wrong("the name of a file inside the bundle")
+            raise entry.wrong("the name of a file inside the bundle")
         found[name] = _file(entry)
     return found
 
 
-def _memory(reader: _Reader) -> dict[str, int]:
+def _memory(reader: Reader) -> dict[str, int]:
     return {name: entry.count() for name, entry in reader.entries().items()}
+
+
+def _one_of(words: tuple[str, ...]) -> Callable[[Reader], str]:
+    def read(reader: Reader) -> str:
+        if reader.text() not in words:
+            raise reader.wrong(f"one of {', '.join(words)}")
+        return reader.text()
+
+    return read
+
+
+def _segment(reader: Reader) -> Segment:
+    return Segment(
+        tuple(reader.items("models", Reader.model_name)),
+        tuple(reader.items("inputs", Reader.text)),
+        tuple(reader.items("outputs", Reader.text)),
+        reader.get("macs", Reader.count),
+        reader.get("weights_nbytes", Reader.count),
+    )
+
+
+def _reference_group(reader: Reader) -> ReferenceGroup:
+    return ReferenceGroup(
+        tuple(reader.items("models", Reader.model_name)), reader.get("runs", Reader.count)
+    )
+
+
+def _lowered(reader: Reader) -> dict[str, str]:
+    return {name: entry.file_name() for name, entry in reader.entries().items()}
 
 
 def _check(manifest: Manifest) -> None:
@@ -362,10 +373,15 @@ def _check(manifest: Manifest) -> None:
 
     if not manifest.models:
         raise refuse("there are no models")
-    for name in (manifest.graph, manifest.plan, manifest.report):
+    needed = [manifest.graph, manifest.plan, manifest.report, *manifest.lowered.values()]
+    needed += [REFERENCES] if manifest.references else []
+    for name in needed:
         if name not in manifest.files:
             raise refuse(f"'{name}' is not among the files")
     by_name: Mapping[str, ModelEntry] = {entry.name: entry for entry in manifest.models}
+    for group in (*manifest.segments, *manifest.references):
+        if odd := set(group.models) - by_name.keys():
+            raise refuse(f"there is no model '{min(odd)}' for a segment or reference")
     if len(by_name) != len(manifest.models):
         raise refuse("two models have one name")
     dtypes: dict[str, str] = {}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .memory import usage
-from .session import import_onnxruntime, session_options
+from .ort import import_onnxruntime, session_options
 
 if TYPE_CHECKING:
     import onnxruntime

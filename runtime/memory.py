@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BackendError
-from .session import release_memory
 
 _SMAPS = Path("/proc/self/smaps")
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)")
@@ -88,3 +90,11 @@ def _entries(lines: Iterable[str]) -> Iterator[tuple[str, str, int]]:
         key, _, value = line.partition(":")
         if value.endswith(" kB"):
             yield path, key, int(value[:-3]) * 1024
+
+
+def release_memory() -> None:
+    """Gives memory that is free back to the system, where it can be asked to (glibc)."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
+            ctypes.CDLL(None).malloc_trim(0)

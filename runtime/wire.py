@@ -128,6 +128,17 @@ def _reads(node: memoryview, depth: int = 0) -> set[str]:
     return found - {""}
 
 
+def _dimension(data: memoryview) -> int | str | None:
+    for number, payload, whole in _fields(data):
+        if number == 1 and payload is None:
+            _, at = _varint(whole, 0)
+            size, _ = _varint(whole, at)
+            return size if size < 1 << 63 else None  # negative: nobody knows
+        if number == 2 and payload is not None and len(payload):
+            return _text(payload)
+    return None
+
+
 class GraphFile:
     """The main graph of a serialized model, by value name. Raises ModelError if damaged."""
 
@@ -165,6 +176,27 @@ class GraphFile:
             elif number != _QUANTIZATION:
                 self._rest.append(bytes(whole))
         self.inputs = [name for name in self.inputs if name not in self._weights]
+
+    def shape(self, name: str) -> tuple[int | str | None, ...] | None:
+        """The shape that the file gives a value: sizes, symbols, None where nothing is known.
+
+        None where the file tells no shape, or the value is no tensor.
+        """
+        for kind in _payloads(memoryview(self._types.get(name, b"")), 2):
+            for tensor in _payloads(kind, 1):
+                for shape in _payloads(tensor, 2):
+                    return tuple(_dimension(size) for size in _payloads(shape, 1))
+        return None
+
+    def element_type(self, name: str) -> int:
+        """The number of a tensor's type in onnx.TensorProto; 0 where the file does not tell."""
+        for kind in _payloads(memoryview(self._types.get(name, b"")), 2):
+            for tensor in _payloads(kind, 1):
+                for number, payload, whole in _fields(tensor):
+                    if number == 1 and payload is None:
+                        _, at = _varint(whole, 0)
+                        return _varint(whole, at)[0]
+        return 0
 
     def parts(self, wanted: Mapping[str, Iterable[str]]) -> list[Part] | None:
         """The graph cut by which models need a node, in an order in which they can run.

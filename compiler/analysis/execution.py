@@ -48,6 +48,9 @@ class Segment:
     ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        # Pieces run one after another with matrix products between: threads of one must not spin
+        # on cores that the next step, or another process, wants.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         self.outputs = tuple(outputs)
@@ -129,6 +132,13 @@ class Activations:
     def batch(self, name: str, index: int) -> Array:
         """Batch number `index` of value `name`."""
         return self._held[name][index]
+
+    def keep_channels(self, name: str, kept: NDArray[np.int64], axis: int) -> None:
+        """Leave only the channels `kept` in every batch of value `name`."""
+        batches = [np.take(batch, kept, axis=axis) for batch in self._held.pop(name)]
+        self._nbytes.pop(name, None)
+        for batch in batches:
+            self.append(name, batch)
 
     def __contains__(self, name: object) -> bool:
         return name in self._held

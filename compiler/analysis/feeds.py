@@ -97,6 +97,20 @@ def fit_feeds(
     return _feeds(program, frames, model, frames.fit_rows(model), limit)
 
 
+def judging_feeds(
+    program: Program, frames: Frames, model: str, skip: int, limit: int
+) -> StreamFeeds:
+    """At most `limit` of the fit frames after the first `skip`, for `model` and its group.
+
+    What a fit on the first `skip` frames is judged by while held-out frames stay unseen. Where
+    nothing is left, all fit frames.
+    """
+    rows = frames.fit_rows(model)
+    seen = fit_feeds(program, frames, model, skip).count
+    left = rows[seen:]
+    return _feeds(program, frames, model, left if len(left) else rows, limit)
+
+
 def held_out_feeds(program: Program, frames: Frames, model: str) -> StreamFeeds:
     """The frames that no fit sees, for `model` and its group."""
     return _feeds(program, frames, model, frames.held_out_rows(model), None)

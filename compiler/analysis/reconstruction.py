@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 
 from ..graph.program import Program, node_inputs
 from .execution import Activations, Segment
-from .linear import LinearOperator, Rows, positions_per_frame, sample_positions, value_rows
-from .regression import fit
+from .linear import (
+    LinearOperator,
+    Rows,
+    linear_operator,
+    positions_per_frame,
+    sample_positions,
+    value_rows,
+)
+from .pooling import Pool
+from .regression import RIDGE, Affine, fit
+from .selection import columns_of, select_units
 
 Array = NDArray[Any]
 
@@ -54,19 +63,22 @@ class Target:
 
     `value` is a value of the original program. Where the operator feeds an Add, `value` is the
     original's sum and `other` the rewritten program's other addend, so that the fit also repairs
-    the skip path. `rectified` says that nothing but a ReLU reads the value.
+    the skip path. `rectified` says that nothing but a ReLU reads the value. `pool` is set where
+    the operator takes over what removed blocks did: its hidden layer then chooses its units anew.
     """
 
     value: str
     other: str | None = None
     rectified: bool = False
+    pool: Pool | None = None
 
 
 class Reference:
     """Rows of the original program's values on the fit frames, computed once and kept.
 
     Rows are drawn per frame at seeded positions, and the same positions are used for an
-    operator's inputs. Memory: rows x channels x 4 bytes a value; beyond the activation cache
+    operator's inputs. `ridge` holds refitted operators to their old weights; with few frames it has
+    to be strong. Memory: rows x channels x 4 bytes a value; beyond the activation cache
     they live in temporary files.
     """
 
@@ -76,11 +88,15 @@ class Reference:
         frames: FrameSet,
         seed: int = 0,
         rows_per_unknown: int = ROWS_PER_UNKNOWN,
+        min_rows: int = MIN_ROWS,
+        ridge: float = RIDGE,
     ) -> None:
         self.program = program
         self.frames = frames
         self.seed = seed
         self.rows_per_unknown = rows_per_unknown
+        self.min_rows = min_rows
+        self.ridge = ridge
         self._rows = Activations()
         self._wanted: dict[str, int] = {}
         self._positions: dict[tuple[int, int], Rows] = {}
@@ -197,6 +213,11 @@ class Walk:
                     self._held.append(name, arrays[name])
         self._held.keep_only(live)
 
+    def keep_channels(self, value: str, kept: NDArray[np.int64], axis: int) -> None:
+        """Leave only some channels of a value that was stopped at, if later nodes need it."""
+        if value in self._held:
+            self._held.keep_channels(value, kept, axis)
+
     def _live(self) -> set[str]:
         return {
             tensor.name
@@ -219,61 +240,147 @@ def reconstruct(
     Returns those that were fitted.
     """
     fitted: list[LinearOperator] = []
-    wanted_rows: dict[str, tuple[int, bool]] = {}
-    for operator, target in operators:
-        rows = row_count(operator, reference.rows_per_unknown)
-        rows = max(rows, wanted_rows.get(target.value, (0, False))[0])
-        wanted_rows[target.value] = (rows, operator.channels_last)
-    reference.collect(wanted_rows)
+    pools = {id(t.pool.layer.maker.node): t.pool for _, t in operators if t.pool is not None}
+    reference.collect(_wanted(operators, pools, reference))
     walk = Walk(program, reference.frames, outputs)
+    pooled: set[int] = set()  # readers whose hidden layer is wide at the moment
     for operator, target in operators:
         if not reference.has(target.value):
             continue
-        positions = reference.positions(target.value)
-        inputs: list[NDArray[np.float32]] = []
-        others: list[NDArray[np.float32]] = []
-
-        def visit(
-            start: int,
-            count: int,
-            arrays: dict[str, Array],
-            operator: LinearOperator = operator,
-            target: Target = target,
-            positions: Rows = positions,
-            inputs: list[NDArray[np.float32]] = inputs,
-            others: list[NDArray[np.float32]] = others,
-        ) -> None:
-            x = arrays[operator.source.name]
-            picked = positions[start : start + count]
-            inputs.append(operator.rows(x, picked))
-            if target.other is not None:
-                others.append(value_rows(arrays[target.other], picked, operator.channels_last))
-
-        stops = [operator.source.name] + ([target.other] if target.other is not None else [])
-        walk.advance(stops, visit)
-        x = np.concatenate(inputs)
-        groups = x.shape[1]
-        wanted = reference.rows(target.value).reshape(len(x), groups, -1)
-        other = np.concatenate(others).reshape(wanted.shape) if others else None
-        fit_bias = operator.node.op != "MatMul" or operator.bias is not None
-        solution = fit(
-            x,
-            wanted,
-            start=operator.affine(),
-            other=other,
-            rectified=target.rectified,
-            fit_bias=fit_bias,
-        )
-        operator.write(program, solution)
+        pool = pools.get(id(operator.node))
+        if pool is not None and all(reference.has(unit.result.name) for unit in pool.units):
+            rows = _gathered(walk, reference, operator, target)
+            # The layer's own units last: a fit overwrites its rows.
+            units = list(_unit_solutions(rows, pool, reference))
+            pool.widen(program, [_solution(rows, operator, reference), *units])
+            pooled.add(id(pool.layer.reader.node))
+        elif id(operator.node) in pooled:
+            assert target.pool is not None
+            _choose_units(program, walk, reference, target, target.pool)
+        else:
+            rows = _gathered(walk, reference, operator, target)
+            operator.write(program, _solution(rows, operator, reference))
         fitted.append(operator)
     return fitted
 
 
-def row_count(operator: LinearOperator, per_unknown: int = ROWS_PER_UNKNOWN) -> int:
-    """How many rows the operator's least-squares problem gets."""
+@dataclass
+class _Rows:
+    """One problem's rows: inputs [rows, groups, fan_in], targets, and what is added to them."""
+
+    x: NDArray[np.float32]
+    wanted: NDArray[np.float32]
+    other: NDArray[np.float32] | None
+    rectified: bool
+
+
+def _gathered(walk: Walk, reference: Reference, operator: LinearOperator, target: Target) -> _Rows:
+    """The operator's rows, once the walk has come to what it reads."""
+    positions = reference.positions(target.value)
+    inputs: list[NDArray[np.float32]] = []
+    others: list[NDArray[np.float32]] = []
+
+    def visit(start: int, count: int, arrays: dict[str, Array]) -> None:
+        picked = positions[start : start + count]
+        inputs.append(operator.rows(arrays[operator.source.name], picked))
+        if target.other is not None:
+            others.append(value_rows(arrays[target.other], picked, operator.channels_last))
+
+    walk.advance([operator.source.name, *([target.other] if target.other else [])], visit)
+    x = np.concatenate(inputs)
+    wanted = reference.rows(target.value).reshape(len(x), x.shape[1], -1)
+    other = np.concatenate(others).reshape(wanted.shape) if others else None
+    return _Rows(x, wanted, other, target.rectified)
+
+
+def _solution(
+    rows: _Rows, operator: LinearOperator, reference: Reference, start: Affine | None = None
+) -> Affine:
+    start = start or operator.affine()
+    return fit(
+        rows.x,
+        rows.wanted,
+        start=start,
+        other=rows.other,
+        rectified=rows.rectified,
+        fit_bias=operator.node.op != "MatMul" or operator.bias is not None,
+        # A new adapter has no old weights to be held to.
+        ridge=reference.ridge if bool(start.weight.any()) else RIDGE,
+    )
+
+
+def _unit_solutions(rows: _Rows, pool: Pool, reference: Reference) -> Iterator[Affine]:
+    """Weights that make the removed blocks' units from what the layer reads."""
+    for unit, start in zip(pool.units, pool.starts()):
+        wanted = reference.rows(unit.result.name)[:, None]
+        rectified = all(node.op == "Relu" for node in unit.result.outputs)
+        ridge = RIDGE if start is None else reference.ridge
+        yield fit(rows.x.copy(), wanted, start=start, rectified=rectified, ridge=ridge)
+
+
+def _choose_units(
+    program: Program, walk: Walk, reference: Reference, target: Target, pool: Pool
+) -> None:
+    """Narrow a pooled layer to its old width and fit the operator that reads it."""
+    wide = linear_operator(pool.layer.reader.node)
+    assert wide is not None
+    rows = _gathered(walk, reference, wide, target)
+    x, wanted = rows.x[:, 0], rows.wanted[:, 0]
+    other = None if rows.other is None else rows.other[:, 0]
+    start = pool.sum_of_readers()
+    kept = select_units(
+        x.copy(),
+        wanted,
+        pool.width,
+        pool.layer.width,
+        other=other,
+        rectified=rows.rectified,
+        start=start.weight[0],
+    )
+    source = wide.source.name
+    reader = pool.narrow(program, kept)
+    walk.keep_channels(source, kept, -1 if reader.channels_last else 1)
+    columns = columns_of(kept, x.shape[1] // pool.width)
+    rows.x = np.ascontiguousarray(x[:, columns])[:, None]
+    near = Affine(start.weight[:, columns], start.bias)
+    reader.write(program, _solution(rows, reader, reference, near))
+
+
+def _wanted(
+    operators: Sequence[tuple[LinearOperator, Target]],
+    pools: Mapping[int, Pool],
+    reference: Reference,
+) -> dict[str, tuple[int, bool]]:
+    """How many rows of which values the fits need."""
+    wanted: dict[str, tuple[int, bool]] = {}
+
+    def want(value: str, rows: int, channels_last: bool) -> None:
+        wanted[value] = (max(rows, wanted.get(value, (0, False))[0]), channels_last)
+
+    for operator, target in operators:
+        columns = target.pool.columns if target.pool is not None else None
+        rows = row_count(operator, reference.rows_per_unknown, columns, reference.min_rows)
+        want(target.value, rows, operator.channels_last)
+    for operator, target in operators:
+        pool = pools.get(id(operator.node))
+        for unit in pool.units if pool is not None else ():
+            # At the positions of the layer's own rows: they are explained by the same inputs.
+            want(unit.result.name, wanted[target.value][0], operator.channels_last)
+            wanted[unit.result.name] = wanted[target.value]
+    return wanted
+
+
+def row_count(
+    operator: LinearOperator,
+    per_unknown: int = ROWS_PER_UNKNOWN,
+    columns: int | None = None,
+    min_rows: int = MIN_ROWS,
+) -> int:
+    """How many rows the operator's least-squares problem gets; `columns` widens its input."""
     groups = int(operator.node.attrs.get("group", 1)) if operator.node.op == "Conv" else 1
-    row_nbytes = 4 * (operator.fan_in * groups + operator.fan_out)
-    wanted = max(MIN_ROWS, per_unknown * (operator.fan_in + 1))
+    fan_in = columns or operator.fan_in
+    row_nbytes = 4 * (fan_in * groups + operator.fan_out)
+    wanted = max(min_rows, per_unknown * (fan_in + 1))
     return max(1, min(wanted, ROWS_NBYTES // row_nbytes))
 
 

@@ -126,16 +126,22 @@ def fit(
     """The affine map of x [rows, groups, fan_in] that best gives `target` [rows, groups, fan_out].
 
     `other` is added to the map's output before it is compared (the skip path of an Add).
-    `rectified` says that a ReLU follows: where the target is negative any negative value is as
+    `rectified` says that a ReLU follows: where the target is 0 or less any value below 0 is as
     good, so the target becomes min(prediction, 0) and the problem is solved again a few times
     (asymmetric reconstruction, Zhang et al. 2015, arXiv 1505.06798, section 3.2). `x` is
     overwritten.
     """
     normal = Normal(x, fit_bias, ridge)
-    solution = normal.solve(target if other is None else target - other, start)
+    first = target
+    if rectified and start is not None and not target.all():
+        # Exact zeros are the trace of a ReLU: what was below them, the old weights know best.
+        guess = normal.predict(start)
+        guess += 0 if other is None else other
+        first = np.where(target == 0, np.minimum(guess, 0), target)
+    solution = normal.solve(first if other is None else first - other, start)
     if not rectified:
         return solution
-    negative = target < 0
+    negative = target <= 0
     for _ in range(ROUNDS):
         total = normal.predict(solution)
         if other is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def sample_values(
 ) -> Samples:
     """Sampled rows of `values` in one forward pass. Values that carry no rows are left out."""
     known = program.values()
-    wanted = [name for name in values if name in known]
+    wanted = [name for name in dict.fromkeys(values) if name in known]
     segment = Segment(program, None, wanted)
     generator = np.random.default_rng((seed, 17))
     places = generator.random((frames.count, POSITIONS, 3))
@@ -122,14 +123,16 @@ class AffineRanking:
         self._factors: dict[str, tuple[Float64, bool]] = {}
 
     def best(
-        self, receiver: str, count: int = 1, gain: float = 0.004
+        self, receiver: str, count: int = 1, gain: float = 0.004, first: float = 1.0
     ) -> list[tuple[float, tuple[str, ...]]]:
         """The best single donor, then ever larger sets while each addition explains `gain` more.
 
         Greedy forward selection among the ten next best; sets have one spatial size, to be
-        concatenated. Returns (R2, donors) of growing size, empty when no donor is comparable.
+        concatenated. `first` looks only at that share of the donors, in their order. Returns
+        (R2, donors) of growing size, empty when no donor is comparable.
         """
-        donors = [name for name in self.donors if self.samples.comparable(name, receiver)]
+        looked_at = self.donors[: math.ceil(first * len(self.donors))]
+        donors = [name for name in looked_at if self.samples.comparable(name, receiver)]
         scored = [(self._single(name, receiver), name) for name in donors]
         singles = sorted((pair for pair in scored if pair[0] == pair[0]), reverse=True)
         if not singles:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +16,29 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ... import __version__
+from ...runtime.files import file_entry, read_manifest
 from ...runtime.manifest import (
     DTYPES,
     GRAPH,
     MANIFEST,
+    MERGED,
     PLAN,
+    REFERENCES,
     REPORT,
     Manifest,
     ModelEntry,
     SourceFile,
     TensorSpec,
 )
-from ...runtime.session import file_entry, read_manifest
+from ...runtime.placing import alive, put_in_place, sync, write_file
 from ..errors import ModelError, RepsimcError, UsageError
 from ..graph.export import write_model
 from ..graph.program import Model, Program, node_inputs
+from .lowering import is_quantised, narrow_integers, to_half
+from .references import References, write_references
+from .segments import segments_of
 
+HALF = "half"  # stem of the graph in half precision
 _MARK = ".being-written"  # tells our unfinished folders from anyone else's
 
 
@@ -45,12 +50,17 @@ def write_bundle(
     report: Any,
     memory: Mapping[str, int] | None = None,
     fidelity: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    layout: str = MERGED,
+    precision: str = "fp32",
+    references: References | None = None,
     overwrite: bool = False,
 ) -> Path:
     """The folder `directory`, holding the program as a bundle that `repsimc.load` opens.
 
     `plan` and `report` are JSON values; `memory` and `fidelity` (per model, one mapping per
-    output) go into the manifest. All is written into a hidden folder beside `directory`, which
+    output) go into the manifest, as do the `layout` and the `precision` that the bundle is meant
+    for; any but fp32 puts a graph in half precision beside the plain one. `references` are what
+    engines will be checked against. All is written into a hidden folder beside `directory`, which
     then takes its place, so that whatever happens there is either the old bundle or the new.
     The same arguments give the same bytes.
     Raises UsageError if `directory` exists and is not empty, unless it is a bundle and
@@ -64,13 +74,21 @@ def write_bundle(
         partial = target.parent / f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
         partial.mkdir()
         try:
-            _write_file(partial / _MARK, b"")
-            _fill(partial, target, program, plan, report, memory or {}, fidelity or {})
+            write_file(partial / _MARK, b"")
+            ready = program.copy()
+            narrow_integers(ready)
+            manifest = replace(
+                manifest_of(ready, target, memory or {}, fidelity or {}),
+                layout=layout,
+                precision=precision,
+                references=() if references is None else references.groups,
+            )
+            _fill(partial, manifest, ready, plan, report, references)
             (partial / _MARK).unlink()
-            _sync(partial)
+            sync(partial)
             check_output(target, overwrite)
-            _put_in_place(partial, target)
-            _sync(target.parent)
+            put_in_place(partial, target)
+            sync(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
@@ -120,31 +138,39 @@ def manifest_of(
         files={},
         repsimc=__version__,
         memory=dict(memory),
+        segments=segments_of(program),
+        quantised=is_quantised(program),
     )
 
 
 def _fill(
     folder: Path,
-    target: Path,
+    manifest: Manifest,
     program: Program,
     plan: Any,
     report: Any,
-    memory: Mapping[str, int],
-    fidelity: Mapping[str, Sequence[Mapping[str, Any]]],
+    references: References | None,
 ) -> None:
-    manifest = manifest_of(program, target, memory, fidelity)
     written = write_model(program, folder, Path(GRAPH).stem)
     _check_model(folder / GRAPH)
+    if manifest.precision != "fp32":
+        half = write_model(to_half(program), folder, HALF)
+        _check_model(half[0])
+        manifest.lowered["fp16"] = half[0].name
+        written += half
+    if references is not None:
+        write_references(folder / REFERENCES, references)
+        written.append(folder / REFERENCES)
     for name, value in ((PLAN, plan), (REPORT, report)):
-        _write_file(folder / name, _json(value))
+        write_file(folder / name, _json(value))
         written.append(folder / name)
     for path in sorted(written):
         manifest.files[path.relative_to(folder).as_posix()] = file_entry(path)
-        _sync(path)
+        sync(path)
     content = manifest.dumps()
     # What was written must be what the runtime accepts, or it must not be written.
     Manifest.loads(content)
-    _write_file(folder / MANIFEST, content.encode())
+    write_file(folder / MANIFEST, content.encode())
 
 
 def _json(value: Any) -> bytes:
@@ -246,57 +272,12 @@ def _owner(program: Program, value: str) -> tuple[str, str]:
 # -- the folder --------------------------------------------------------------------------
 
 
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    """Writes the file, or the folder's list of names, to disk before what follows."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
-        return
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
 def _is_bundle(directory: Path) -> bool:
     try:
         read_manifest(directory)
     except (RepsimcError, OSError):
         return False
     return True
-
-
-def _put_in_place(partial: Path, target: Path) -> None:
-    """Lets the new folder take the old one's place; the old one is then called `partial`."""
-    if not target.exists() or not any(target.iterdir()):
-        partial.replace(target)
-    elif not _exchange(partial, target):
-        # Two steps, with a moment in between that has no bundle: the next write mends that.
-        aside = partial.with_name(f"{partial.name}-old")
-        target.rename(aside)
-        try:
-            partial.rename(target)
-        except OSError:
-            aside.rename(target)
-            raise
-        aside.rename(partial)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """True if the two folders swapped names in one step; Linux can, other systems do not."""
-    if sys.platform != "linux":
-        return False
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    with contextlib.suppress(OSError, AttributeError):
-        call = ctypes.CDLL(None, use_errno=True).renameat2
-        return call(here, os.fsencode(first), here, os.fsencode(second), swap) == 0
-    return False
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -314,19 +295,5 @@ def _leftovers(target: Path) -> Iterator[Path]:
     for path in sorted(target.parent.iterdir()):
         if path.name.startswith(start) and path.is_dir() and not path.is_symlink():
             pid = path.name.removeprefix(start).split("-")[0]
-            if pid.isdigit() and not _alive(int(pid)):
+            if pid.isdigit() and not alive(int(pid)):
                 yield path
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
-    if os.name == "nt":  # there, signal 0 is not a question: leave the folder alone
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

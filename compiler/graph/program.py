@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 SEPARATOR = "/"
 SOURCE_KEY = "repsimc.source"  # node metadata: the model and node this node came from
 PASS_KEY = "repsimc.pass"  # node metadata: the pass that inserted or refitted the node
+REPLACES_KEY = "repsimc.replaces"  # node metadata: the value whose readers the node took over
 
 Dimension = int | str | None
 Shape = tuple[Dimension, ...]

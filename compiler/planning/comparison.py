@@ -11,19 +11,20 @@ import numpy as np
 from ..analysis.execution import Activations, Segment
 from ..analysis.reconstruction import FrameSet
 from ..graph.program import Program
-from .fidelity import TOP1, FidelityMeter, metric_for
+from .fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_for
 from .search import Measurement
 
-# Top-1 agreement on some hundred frames moves in steps of one frame; a tenth of the scores' lost
-# variance tells apart two swaps that agree on the same frames.
-_FINE = 0.1
+# The expected loss of class scores rests on the few frames that change sides; a part of the
+# scores' lost variance tells apart two swaps that leave the same frames where they were.
+_FINE = 0.02
 
 
 @dataclass(frozen=True)
 class OutputComparison:
     """One output's fidelity: the value of its metric, its floor, the frames it rests on.
 
-    `explained` is the explained variance, kept beside whatever the metric is.
+    `explained` is the explained variance, kept beside whatever the metric is; `loss` the expected
+    loss of accuracy for class scores (see LossMeter), the unexplained variance otherwise.
     """
 
     model: str
@@ -33,6 +34,7 @@ class OutputComparison:
     floor: float
     frames: int
     explained: float
+    loss: float
 
     @property
     def met(self) -> bool:
@@ -83,10 +85,13 @@ class OriginalOutputs:
         ]
         values = program.values()
         meters: dict[tuple[str, str], tuple[FidelityMeter, FidelityMeter]] = {}
+        losses: dict[tuple[str, str], LossMeter] = {}
         for name, own, value in refs:
             wish = self._metric(name, own)
             metric = metric_for(values[value].shape, wish, _dtype(values[value].dtype))
-            meters[name, own] = (FidelityMeter(metric), FidelityMeter("explained variance"))
+            meters[name, own] = (FidelityMeter(metric), FidelityMeter(VARIANCE))
+            if metric == TOP1:
+                losses[name, own] = LossMeter()
         for name in models:
             self._remember(name)
         segment = Segment(program, None, [value for _, _, value in refs])
@@ -96,6 +101,8 @@ class OriginalOutputs:
                 original = self._held[name].batch(own, index)
                 for meter in meters[name, own]:
                     meter.update(original, array)
+                if (name, own) in losses:
+                    losses[name, own].update(original, array)
         return [
             OutputComparison(
                 name,
@@ -105,6 +112,7 @@ class OriginalOutputs:
                 self._floor(name, own),
                 feeds.count,
                 fine.value,
+                losses[name, own].value if (name, own) in losses else 1.0 - fine.value,
             )
             for (name, own), (meter, fine) in meters.items()
         ]
@@ -122,10 +130,10 @@ class OriginalOutputs:
 
 
 def measurement(comparisons: Sequence[OutputComparison]) -> Measurement:
-    """The search's view of a comparison: worst fidelity, floors kept, summed fine damage."""
+    """The search's view of a comparison: worst fidelity, floors kept, summed damage."""
     damage = 0.0
     for output in comparisons:
-        damage += max(0.0, 1.0 - output.value)
+        damage += max(0.0, output.loss)
         if output.metric == TOP1:
             damage += _FINE * max(0.0, 1.0 - output.explained)
     return Measurement(

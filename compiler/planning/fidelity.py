@@ -42,6 +42,49 @@ def metric_for(
 
 
 @dataclass
+class LossMeter:
+    """The share of its accuracy that a rewrite is expected to cost, without labels; by batches.
+
+    For class scores: the sum over rows of p(own class) - p(new class) by the sum of p(own class),
+    with p the original's own softmax and the classes those of the largest scores before and after.
+    A row that changes sides where the original itself wavered costs little. If the original is
+    calibrated, the divisor is its expected accuracy and the dividend what it expects to lose.
+    Scores that are probabilities already are taken as they are.
+    """
+
+    rows: int = 0
+    _lost: float = 0.0
+    _sure: float = 0.0
+    _broken: bool = False
+
+    def update(self, original: NDArray[Any], compiled: NDArray[Any]) -> None:
+        """Take in one batch of scores, arrays [..., C] of equal shape."""
+        if original.shape != compiled.shape or not bool(np.all(np.isfinite(compiled))):
+            self._broken = True
+            return
+        scores = original.reshape(-1, original.shape[-1]).astype(np.float64)
+        sure = _probabilities(scores)
+        chosen = compiled.reshape(scores.shape).argmax(-1)
+        row = np.arange(len(scores))
+        own = sure[row, scores.argmax(-1)]
+        self._lost += float(np.sum(own - sure[row, chosen]))
+        self._sure += float(np.sum(own))
+        self.rows += len(scores)
+
+    @property
+    def value(self) -> float:
+        """The loss so far, 0 to 1; 1 when nothing was seen."""
+        return 1.0 if self._broken or not self.rows else self._lost / self._sure
+
+
+def _probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    if bool(np.all(scores >= 0)) and bool(np.all(np.abs(scores.sum(-1) - 1) < 1e-3)):
+        return scores
+    spread = np.exp(scores - scores.max(-1, keepdims=True))
+    return spread / spread.sum(-1, keepdims=True)
+
+
+@dataclass
 class FidelityMeter:
     """Fidelity of one output, accumulated batch by batch.
 

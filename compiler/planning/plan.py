@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from ..errors import ModelError, UsageError
 from ..graph.program import Program, own_name
+from ..graph.regions import find_regions
 from .links import fault_of
 
 SCHEMA = "repsimc.plan/1"
@@ -65,6 +66,52 @@ class SharePrefixAction:
 
 
 @dataclass(frozen=True)
+class CollapseAction:
+    """Take a region out of a model: `exit` is made from `entry` instead (program value names).
+
+    A share action whose donor is the model itself: `kernel` is 0 for the entry as it is, or the
+    window of an affine map as in SharePrefixAction. What is before and after is refitted.
+    """
+
+    model: str
+    entry: str
+    exit: str
+    kernel: int = 0
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The one value that is replaced, and by what."""
+        return (Link(self.exit, (self.entry,)),)
+
+    @property
+    def donor(self) -> str:
+        """The model that gives, which is the one that takes."""
+        return self.model
+
+    @property
+    def receiver(self) -> str:
+        """The model that takes."""
+        return self.model
+
+    def __str__(self) -> str:
+        instead = f", a {self.kernel}x{self.kernel} map instead" if self.kernel else ""
+        return f"{self.model} goes without {own_name(self.entry)} .. {own_name(self.exit)}{instead}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as JSON types; values go by their program names, 'model/value'."""
+        return {
+            "kind": "collapse",
+            "model": self.model,
+            "entry": self.entry,
+            "exit": self.exit,
+            "kernel": self.kernel,
+        }
+
+
+Action = SharePrefixAction | CollapseAction
+
+
+@dataclass(frozen=True)
 class PlannedAction:
     """An action with what the planner expected of it.
 
@@ -72,7 +119,7 @@ class PlannedAction:
     is the lowest of the affected outputs as measured in the search, None when not measured.
     """
 
-    action: SharePrefixAction
+    action: Action
     weights_saved_nbytes: int = 0
     macs_saved: int = 0
     similarity: float | None = None
@@ -168,6 +215,7 @@ def check_plan(plan: Plan, program: Program) -> None:
                 f"model {name} is not the file the plan was made for",
                 "plan again, or empty its sha256 in the plan to insist",
             )
+    _check_regions(plan, program)
     for planned in plan.actions:
         for role in (planned.action.donor, planned.action.receiver):
             if role not in program.models:
@@ -187,13 +235,65 @@ def check_plan(plan: Plan, program: Program) -> None:
                 )
 
 
+def _check_regions(plan: Plan, program: Program) -> None:
+    """Refuse a collapse of what is no region, and links to values that a collapse removes."""
+    actions = [planned.action for planned in plan.actions]
+    collapses = [action for action in actions if isinstance(action, CollapseAction)]
+    if not collapses:
+        return
+    known = {(region.entry, region.exit): region for region in find_regions(program).found}
+    made: dict[str, str] = {}  # a value inside a region that goes: the region's exit
+    for action in collapses:
+        region = known.get((action.entry, action.exit))
+        if region is None:
+            raise ModelError(
+                f"the plan takes out {action.entry} .. {action.exit}, which is no region",
+                "`repsimc depth MODEL` lists the regions of a model",
+            )
+        for name in region.nodes:
+            made |= {tensor.name: action.exit for tensor in program.node(name).outputs}
+        made.pop(action.exit, None)
+    for action in actions:
+        for link in action.links:
+            for value in (link.receiver_value, *link.donor_values):
+                if value in made:
+                    raise ModelError(
+                        f"the plan uses {value} and takes it out with the region that ends in "
+                        f"{made[value]}",
+                        "take one of the two actions out of the plan",
+                    )
+
+
 def _action(entry: Mapping[str, Any], where: str) -> PlannedAction:
-    if entry.get("kind") != "share-prefix":
+    kinds = {"share-prefix": _share_prefix, "collapse": _collapse}
+    read = kinds.get(str(entry.get("kind")))
+    if read is None:
         raise ModelError(f"{where} is of unknown kind {entry.get('kind')!r}")
-    donor, receiver = _text(entry, "donor", where), _text(entry, "receiver", where)
+    expected = _optional(entry.get("expected"))
+    return PlannedAction(
+        read(entry, where),
+        int(_number(expected, "weights_saved_nbytes") or 0),
+        int(_number(expected, "macs_saved") or 0),
+        _number(expected, "similarity"),
+        _number(expected, "fidelity"),
+    )
+
+
+def _kernel(entry: Mapping[str, Any], where: str) -> int:
     kernel = entry.get("kernel")
     if isinstance(kernel, bool) or kernel not in (0, 1, 3):
         raise ModelError(f"{where}: kernel is {kernel!r}, not 0, 1 or 3")
+    return int(kernel)
+
+
+def _collapse(entry: Mapping[str, Any], where: str) -> CollapseAction:
+    model, start, end = (_text(entry, key, where) for key in ("model", "entry", "exit"))
+    return CollapseAction(model, start, end, _kernel(entry, where))
+
+
+def _share_prefix(entry: Mapping[str, Any], where: str) -> SharePrefixAction:
+    donor, receiver = _text(entry, "donor", where), _text(entry, "receiver", where)
+    kernel = _kernel(entry, where)
     links: list[Link] = []
     for item in _items(entry.get("links"), f"{where}: links"):
         link = _table(item, f"{where}: links")
@@ -205,14 +305,7 @@ def _action(entry: Mapping[str, Any], where: str) -> PlannedAction:
         )
     if not links:
         raise ModelError(f"{where} links nothing")
-    expected = _optional(entry.get("expected"))
-    return PlannedAction(
-        SharePrefixAction(donor, receiver, tuple(links), int(kernel)),
-        int(_number(expected, "weights_saved_nbytes") or 0),
-        int(_number(expected, "macs_saved") or 0),
-        _number(expected, "similarity"),
-        _number(expected, "fidelity"),
-    )
+    return SharePrefixAction(donor, receiver, tuple(links), kernel)
 
 
 def _optional(data: object) -> Mapping[str, Any]:

@@ -1,14 +1,14 @@
 """The search: which sites to take so that the budget is met with the least damage.
 
-Similarity ranks, measurement decides. Sites are measured lazily, best first: a combination is
-chosen by what is known and predicted, its unmeasured sites are measured, and the choice is made
-again until it rests on measurements alone.
+Similarity ranks, probes predict, measurement decides. All of it is lazy, best first: a combination
+is chosen by what is known; its sites are probed, and the choice is made again; those of a choice
+that stands are measured, and the choice is made again until it rests on measurements alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from .plan import SharePrefixAction
@@ -20,6 +20,13 @@ EFFORT = 5
 # The most saving is looked for among sites whose expected damage is at most this many times what
 # the floors allow: the prediction may be off by that much, not by more.
 PATIENCE = 3.0
+# Alternatives are not probed where the first probe finds less than this share of the allowance.
+_GOOD_ENOUGH = 0.25
+# Alternatives probed to do at most this times the least damage are measured, too.
+NEAR = 1.15
+# Damage by 1 - R2, and measured damage by probed, of a receiver of which nothing is known yet.
+_BY_UNEXPLAINED = 0.05
+_BY_PROBE = 0.5
 # Combinations enumerated exactly; beyond, one receiver is improved at a time.
 _MAX_COMBINATIONS = 6_000
 
@@ -55,15 +62,18 @@ class Search:
     """Lazy best-first choice among the sites of several receivers.
 
     `bill(actions)` prices a combination (None: impossible), `measure(site)` swaps and compares.
+    `probe(site)` predicts the damage at a fraction of that cost (None: 1 - R2 has to do); a probed
+    site takes the place of the one on the ladder, or its best alternative does.
     `allowance` is the loss of fidelity that the floors allow.
     Measurements are kept: asking for another budget measures only what is new.
     """
 
-    ladders: Mapping[str, Sequence[Site]]
+    ladders: Mapping[str, list[Site]]
     bill: Callable[[Sequence[SharePrefixAction]], Bill | None]
     measure: Callable[[Site], Measurement]
     effort: int = EFFORT
     allowance: float = 0.01
+    probe: Callable[[Site], float] | None = None
     measured: dict[Site, Measurement] = field(default_factory=dict[Site, Measurement])
     _rejected: set[Site] = field(default_factory=set[Site])
     _prices: dict[tuple[Site, ...], Bill | None] = field(
@@ -83,6 +93,8 @@ class Search:
             best = min(
                 fitting, key=lambda c: (self._damage(c.sites), c.bill.weights_nbytes, c.bill.macs)
             )
+            if self._probe_all(best.sites):
+                continue
             unmeasured = [site for site in best.sites if site not in self.measured]
             if not unmeasured:
                 return best
@@ -99,8 +111,11 @@ class Search:
             doubtful = [site for site in best.sites if site not in self.measured]
             if not doubtful:
                 return best
-            for site in doubtful:
-                self._take(self._probe(site))
+            picked = [self._bisected(site) for site in doubtful]
+            if self._probe_all(picked):
+                continue
+            for site in picked:
+                self._take(site)
 
     def reject(self, site: Site) -> None:
         """Take a site out: together with the others it did not keep its floor."""
@@ -108,8 +123,41 @@ class Search:
 
     # -- what is known about a site ---------------------------------------------------------
 
+    def _probe_all(self, sites: Iterable[Site]) -> bool:
+        """Probe what was not; whether anything was, so that the choice has to be made again."""
+        new = [s for s in sites if self.probe and not s.probed and s not in self.measured]
+        for site in new:
+            self._probe_one(site)
+        return bool(new)
+
+    def _probe_one(self, site: Site) -> None:
+        """Put the best of the site and its alternatives on the ladder, with those near it."""
+        assert self.probe is not None
+        tried: list[Site] = []
+        for other in (site, *site.alternatives):
+            tried.append(replace(other, damage=self.probe(other), probed=True, alternatives=()))
+            if tried[-1].damage <= _GOOD_ENOUGH * self.allowance:
+                break
+        best = min(tried, key=lambda one: one.damage)
+        near = [one for one in tried if one is not best and one.damage <= NEAR * best.damage]
+        if best.damage <= _GOOD_ENOUGH * self.allowance:
+            near = []
+        self._exchange(site, replace(best, alternatives=tuple(near)))
+
+    def _exchange(self, site: Site, other: Site) -> None:
+        ladder = self.ladders[site.receiver]
+        ladder[ladder.index(site)] = other
+
     def _take(self, site: Site) -> None:
-        self.measured[site] = self.measure(site)
+        """Measure the site and those predicted to do as little damage; keep the best."""
+        best, known = site, self.measure(site)
+        for other in site.alternatives if site.probed else ():
+            found = self.measure(other)
+            if (not found.met, found.damage) < (not known.met, known.damage):
+                best, known = other, found
+        if best is not site:
+            self._exchange(site, best)
+        self.measured[best] = known
 
     def _open(self, site: Site) -> bool:
         """Whether the site may still be chosen."""
@@ -119,8 +167,9 @@ class Search:
         if known is not None:
             return known.met
         mine = self._measured_of(site)
-        if any(not m.met and other.damage <= site.damage for other, m in mine):
-            return False  # a milder site already failed
+        failed = [other for other, m in mine if not m.met]
+        if any(_milder(other, site) for other in failed):
+            return False
         return len(mine) < self.effort
 
     def _plausible(self, site: Site) -> bool:
@@ -130,10 +179,10 @@ class Search:
         """
         if site in self.measured or self._expected(site) <= PATIENCE * self.allowance:
             return True
-        mildest = min(self.ladders[site.receiver], key=lambda rung: rung.damage)
+        mildest = min(self.ladders[site.receiver], key=lambda rung: self._expected(rung))
         return site is mildest and not self._measured_of(site)
 
-    def _probe(self, site: Site) -> Site:
+    def _bisected(self, site: Site) -> Site:
         """The site itself, or, once a bolder one failed, the middle of what is still open."""
         mine = self._measured_of(site)
         if all(m.met for _, m in mine):
@@ -160,15 +209,21 @@ class Search:
         return sum(self._expected(site) for site in sites)
 
     def _expected(self, site: Site) -> float:
+        """Damage as measured, or as predicted at the scale that the receiver has shown so far."""
         known = self.measured.get(site)
         if known is not None:
             return known.damage
-        # Predicted damage is 1 - R2; its scale to lost fidelity is learned from measurements.
-        scales = sorted(
-            m.damage / other.damage for other, m in self._measured_of(site) if other.damage > 0
-        )
-        scale = scales[len(scales) // 2] if scales else 0.05
-        return site.damage * scale
+        mine = self._measured_of(site)
+        if site.probed:
+            return site.damage * _scale(((m.damage, s.damage) for s, m in mine), _BY_PROBE)
+        # Predicted damage is 1 - R2; how much of it the outputs feel, other sites tell.
+        told = [(m.damage, 1 - other.r2) for other, m in mine]
+        told += [
+            (self._expected(other), 1 - other.r2)
+            for other in self.ladders[site.receiver]
+            if other.probed and other not in self.measured
+        ]
+        return site.damage * _scale(told, _BY_UNEXPLAINED)
 
     # -- combinations -----------------------------------------------------------------------
 
@@ -219,3 +274,16 @@ class Search:
         if sites not in self._prices:
             self._prices[sites] = self.bill([site.action for site in sites])
         return self._prices[sites]
+
+
+def _milder(one: Site, other: Site) -> bool:
+    """Whether `one` was to do less damage than `other`, by the best that is known of both."""
+    if one.probed and other.probed:
+        return one.damage <= other.damage
+    return one.r2 >= other.r2
+
+
+def _scale(pairs: Iterable[tuple[float, float]], default: float) -> float:
+    """The median ratio of what came to what was predicted; `default` without any."""
+    ratios = sorted(came / predicted for came, predicted in pairs if predicted > 0)
+    return ratios[len(ratios) // 2] if ratios else default

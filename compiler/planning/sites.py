@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,6 +24,11 @@ _WINDOW_GAIN = 0.8
 _ADAPTER_SHARE = 0.5
 # Below this R2 a swap never came near a fidelity floor worth having; not worth measuring.
 MIN_R2 = 0.25
+# Donors are also looked for among the first values of the donor only, by share. What explains a
+# representation best need not carry best what the rest of the receiver makes of it after a refit:
+# resnet20 -> sib_full_bright4 after half of its blocks loses 3.8 points with the best of all six,
+# and nothing with the best of the first quarter. The probe decides.
+_FIRST_DONORS = (0.25, 0.5)
 LADDER = 12
 # Rows for the CKA annotation; more do not change its second digit.
 _CKA_ROWS = 1024
@@ -36,7 +41,8 @@ class Site:
     `depth` is the share of the receiver's nodes before the cut. Bytes and MACs (per frame) are
     what this action alone saves on top of the exact passes. `r2` is the held-out R2 of the best
     affine map between the two representations, `cka` their debiased CKA (an annotation: it does
-    not see rotations, a swap does). `damage` is the predicted loss of fidelity.
+    not see rotations, a swap does). `damage` is the predicted loss: 1 - R2, or what a probe found
+    (`probed`, see Search). `alternatives` are other ways to replace the same values.
     """
 
     action: SharePrefixAction
@@ -46,6 +52,8 @@ class Site:
     r2: float
     cka: float
     damage: float
+    probed: bool = False
+    alternatives: tuple[Site, ...] = ()
 
     @property
     def receiver(self) -> str:
@@ -118,14 +126,16 @@ def find_sites(
         best_r2 = 0.0
         receiving = _distinct(skeleton, receiver_cuts(program, receiver))
         for donor in donors:
-            sites: list[Site] = []
+            pair = _Pair(skeleton, samples, rankings[donor], base, donor, receiver)
+            cut_of: dict[Site, Cut] = {}
             for cut in receiving:
-                sites += _sites_at(skeleton, samples, rankings[donor], base, donor, receiver, cut)
-            best_r2 = max([best_r2, *(site.r2 for site in sites)])
+                cut_of |= dict.fromkeys(pair.sites(cut), cut)
+            best_r2 = max([best_r2, *(site.r2 for site in cut_of)])
             # A ladder per donor: the best donor alone may be one whose own prefix is better
             # dropped, which only shows when receivers are combined.
             length = 2 + LADDER // len(donors)
-            rungs += ladder([site for site in sites if site.r2 >= MIN_R2], length)
+            best = ladder([site for site in cut_of if site.r2 >= MIN_R2], length)
+            rungs += [pair.with_alternatives(site, cut_of[site]) for site in best]
         found.ladders[receiver] = sorted(rungs, key=lambda s: (s.damage, str(s.action)))
         if not found.ladders[receiver]:
             found.reasons[receiver] = (
@@ -156,65 +166,81 @@ def _distinct(skeleton: Skeleton, found: Sequence[Cut]) -> list[Cut]:
     return list(unique.values())
 
 
-def _sites_at(
-    skeleton: Skeleton,
-    samples: Samples,
-    ranking: AffineRanking,
-    base: Bill,
-    donor: str,
-    receiver: str,
-    cut: Cut,
-) -> list[Site]:
-    targets = [skeleton.replaced(name, 1) for name in cut.values]
-    if any(name not in samples.rows for name in targets):
-        return []
-    # A donor value below the cut would make a cycle; one shared with the receiver is no donor.
-    chosen = [ranking.best(target, MAX_DONORS) for target in targets]
-    if not all(chosen):
-        return []
-    variants: list[tuple[float, SharePrefixAction]] = []
+@dataclass(frozen=True)
+class _Pair:
+    """What one model could take from another: sites at a cut, by what explains its values."""
 
-    def action(sets: Sequence[tuple[str, ...]], kernel: int) -> SharePrefixAction:
+    skeleton: Skeleton
+    samples: Samples
+    ranking: AffineRanking
+    base: Bill
+    donor: str
+    receiver: str
+
+    def sites(self, cut: Cut, first: float = 1.0) -> list[Site]:
+        """The sites at a cut that save something, with the first share of the donor's values.
+
+        By donors: the best one, the best set of several, as it is; by adapter: 1x1 and 3x3.
+        """
+        samples = self.samples
+        targets = [self.skeleton.replaced(name, 1) for name in cut.values]
+        if any(name not in samples.rows for name in targets):
+            return []
+        # A donor value below the cut would make a cycle; one shared with the receiver is no donor.
+        chosen = [self.ranking.best(target, MAX_DONORS, first=first) for target in targets]
+        if not all(chosen):
+            return []
+        single = [sets[0] for sets in chosen]
+        several = [sets[-1] for sets in chosen]
+        variants = [(single, 1)]
+        if any(len(sets) > 1 for sets in chosen):
+            variants.append((several, 1))
+        if all(len(samples.spatial[target]) >= 2 for target in targets):
+            variants += [(single, 3), (several, 3)]
+        found: dict[str, tuple[float, SharePrefixAction]] = {}
+        for sets, kernel in variants:
+            r2 = min(r2 for r2, _ in sets)
+            action = self._action(cut, [donors for _, donors in sets], kernel)
+            found[str(action)] = (1 - (1 - r2) * _WINDOW_GAIN if kernel == 3 else r2, action)
+        raw = _raw_r2(samples, [donors[0] for _, donors in single], cut.values)
+        if raw >= 0.5:
+            action = self._action(cut, [(donors[0],) for _, donors in single], 0)
+            found[str(action)] = (raw, action)
+        sites = [self._site(cut, action, r2) for r2, action in found.values()]
+        return [site for site in sites if site is not None]
+
+    def with_alternatives(self, site: Site, cut: Cut) -> Site:
+        """The site, knowing the best ones that the first values of the donor give at its cut."""
+        others: dict[str, Site] = {}
+        for first in _FIRST_DONORS:
+            best = max(self.sites(cut, first), key=lambda s: s.r2, default=None)
+            if best is not None and best.action != site.action:
+                others[str(best.action)] = best
+        return replace(site, alternatives=tuple(others.values()))
+
+    def _action(self, cut: Cut, sets: Sequence[tuple[str, ...]], kernel: int) -> SharePrefixAction:
         links = tuple(Link(name, donors) for name, donors in zip(cut.values, sets))
-        return SharePrefixAction(donor, receiver, links, kernel)
+        return SharePrefixAction(self.donor, self.receiver, links, kernel)
 
-    maps = all(len(samples.spatial[target]) >= 2 for target in targets)
-    lean = min(sets[0][0] for sets in chosen)
-    rich = min(sets[-1][0] for sets in chosen)
-    variants.append((lean, action([sets[0][1] for sets in chosen], 1)))
-    if any(len(sets) > 1 for sets in chosen):
-        variants.append((rich, action([sets[-1][1] for sets in chosen], 1)))
-    if maps:
-        for r2, sets in ((lean, 0), (rich, -1)):
-            wide = 1 - (1 - r2) * _WINDOW_GAIN
-            variants.append((wide, action([group[sets][1] for group in chosen], 3)))
-    raw = _raw_r2(samples, [sets[0][1][0] for sets in chosen], cut.values)
-    if raw >= 0.5:
-        variants.append((raw, action([(sets[0][1][0],) for sets in chosen], 0)))
-
-    sites: list[Site] = []
-    cka = float("nan")
-    for r2, candidate in {str(act): (score, act) for score, act in variants}.values():
-        bill = skeleton.bill([candidate])
+    def _site(self, cut: Cut, action: SharePrefixAction, r2: float) -> Site | None:
+        """The site with what it saves; None where that is nothing, or its adapter eats it."""
+        bill = self.skeleton.bill([action])
         if bill is None:
-            continue
-        saved = base.weights_nbytes - bill.weights_nbytes
-        saved_macs = base.macs - bill.macs
-        adapter = skeleton.adapters_bill(candidate)
+            return None
+        saved = self.base.weights_nbytes - bill.weights_nbytes
+        saved_macs = self.base.macs - bill.macs
+        adapter = self.skeleton.adapters_bill(action)
         if saved <= 0 or saved_macs < 0:
-            continue
-        if candidate.kernel and (
+            return None
+        if action.kernel and (
             adapter.weights_nbytes > _ADAPTER_SHARE * (saved + adapter.weights_nbytes)
             or adapter.macs > _ADAPTER_SHARE * (saved_macs + adapter.macs)
         ):
-            continue
-        if cka != cka:
-            first = chosen[0][0][1][0]
-            cka = debiased_cka(
-                samples.rows[first][:_CKA_ROWS], samples.rows[targets[0]][:_CKA_ROWS]
-            )
-        sites.append(Site(candidate, cut.depth, saved, saved_macs, r2, cka, 1 - r2))
-    return sites
+            return None
+        link = action.links[0]
+        ends = (link.donor_values[0], self.skeleton.replaced(link.receiver_value, 1))
+        first, target = (self.samples.rows[name][:_CKA_ROWS] for name in ends)
+        return Site(action, cut.depth, saved, saved_macs, r2, debiased_cka(first, target), 1 - r2)
 
 
 def _raw_r2(samples: Samples, donors: Sequence[str], receivers: Sequence[str]) -> float:

@@ -12,7 +12,7 @@ from ..analysis.cost import node_macs
 from ..graph.layout import Layout, layout_of, pre_activation
 from ..graph.program import Program, node_inputs
 from ..graph.weights import digest, nbytes_of
-from .plan import SharePrefixAction
+from .plan import Action
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Skeleton:
         """The value whose readers an adapter takes over."""
         return receiver_value if kernel == 0 else self._pre.get(receiver_value, receiver_value)
 
-    def bill(self, actions: Sequence[SharePrefixAction]) -> Bill | None:
+    def bill(self, actions: Sequence[Action]) -> Bill | None:
         """Cost under all `actions` together; None for a cycle, or a value that two claim."""
         swapped: dict[str, tuple[str, ...]] = {}
         adapters: dict[str, Bill] = {}
@@ -102,7 +102,7 @@ class Skeleton:
             sum(self._bones[index].macs for index in nodes) + sum(bill.macs for bill in living),
         )
 
-    def affected(self, action: SharePrefixAction) -> tuple[str, ...]:
+    def affected(self, action: Action) -> tuple[str, ...]:
         """The models whose outputs depend on a value the action replaces, in program order."""
         reached = {self.replaced(link.receiver_value, action.kernel) for link in action.links}
         for node in self.program.graph.nodes:
@@ -114,7 +114,7 @@ class Skeleton:
             if reached & set(model.outputs.values())
         )
 
-    def adapters_bill(self, action: SharePrefixAction) -> Bill:
+    def adapters_bill(self, action: Action) -> Bill:
         """Bytes and MACs of the adapters that an action inserts."""
         bills = [
             self._adapter(

@@ -179,7 +179,7 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
 
 def read_report(bundle: Path, manifest: Manifest) -> Report:
     """The report of a bundle. Raises ModelError for one that is missing, damaged or too large."""
-    from ...runtime.session import inside
+    from ...runtime.files import inside
 
     path = inside(bundle, manifest.report)
     if path.stat().st_size > _REPORT_MAX_NBYTES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,6 +190,7 @@ def similarity_grid(result: SimilarityResult) -> Grid:
     """The best matches as a table, most alike first, with the null and the spread beside them."""
     measure = result.measures[0]
     best = result.best()
+    distinct = _distinct(best)
     rows = tuple(
         (
             f"{match.model}/{match.layer}",
@@ -199,11 +200,11 @@ def similarity_grid(result: SimilarityResult) -> Grid:
             _text(match.null),
             _text(match.r2),
         )
-        for match in best[:_LISTED]
+        for match in distinct[:_LISTED]
     )
     notes = [*result.notes]
-    if len(best) > _LISTED:
-        notes.append(f"{len(best) - _LISTED} more matches are in the JSON")
+    if len(distinct) > _LISTED:
+        notes.append(f"{len(distinct) - _LISTED} more matches are in the JSON")
     undefined = len(result.matches) - len(best)
     if undefined:
         notes.append(f"{undefined} layers have no match: undefined, or nothing to compare with")
@@ -220,6 +221,18 @@ def similarity_grid(result: SimilarityResult) -> Grid:
         rows=rows,
         notes=tuple(notes),
     )
+
+
+def _distinct(best: Sequence[Match]) -> list[Match]:
+    """Without the mirror image of a match: two layers that are each other's best are one line."""
+    found: list[Match] = []
+    seen: set[frozenset[tuple[str, str]]] = set()
+    for match in best:
+        ends = frozenset(((match.model, match.layer), (match.like_model, match.like_layer)))
+        if ends not in seen:
+            seen.add(ends)
+            found.append(match)
+    return found
 
 
 def number(value: float) -> float | str:

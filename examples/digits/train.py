@@ -1,6 +1,6 @@
 """Trains the three example networks on scikit-learn's bundled digits and writes them as ONNX.
 
-    pip install -c constraints.txt -e ".[torch]" scikit-learn
+    pip install -c constraints.txt -e ".[compile,torch]" scikit-learn
     python examples/digits/train.py --output examples/digits
 
 Writes digit.onnx, parity.onnx, digit_deep.onnx, frames.npz and labelled.npz. Seeded and run on one

@@ -15,6 +15,7 @@ import pytest
 from repsimc.compiler.backends import bundle as writer
 from repsimc.compiler.backends.bundle import check_output, write_bundle
 from repsimc.compiler.errors import UsageError
+from repsimc.runtime import placing
 from repsimc.runtime.manifest import TensorSpec
 from repsimc.runtime.session import Session, load
 from tests.programs import assert_close, joined
@@ -129,7 +130,7 @@ def test_the_new_takes_the_place_of_the_old_with_and_without_renameat2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool
 ) -> None:
     if not in_one_step:
-        monkeypatch.setattr(writer, "_exchange", lambda *_: False)
+        monkeypatch.setattr(placing, "exchange", lambda *_: False)
     elif sys.platform != "linux":
         pytest.skip("only Linux swaps folders in one step")
     else:
@@ -145,7 +146,7 @@ def test_if_the_new_cannot_take_its_place_the_old_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bundled(tmp_path, tied_pair())
-    monkeypatch.setattr(writer, "_exchange", lambda *_: False)
+    monkeypatch.setattr(placing, "exchange", lambda *_: False)
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
@@ -188,7 +189,7 @@ except RepsimcError as error:
 """
 
 
-@pytest.mark.parametrize("step", ["write_model", "_check_model", "_put_in_place"])
+@pytest.mark.parametrize("step", ["write_model", "_check_model", "put_in_place"])
 def test_kill_half_way_leaves_the_old_bundle_and_the_next_write_cleans_up(
     tmp_path: Path, step: str
 ) -> None:

@@ -68,7 +68,9 @@ def test_where_actions_do_not_get_along_one_is_given_up(
         program, compared = apply(self, actions)
         tried.append(len(actions))
         if len(actions) > 1:  # as if together they missed the floor of every receiver
-            worst = OutputComparison(actions[0].receiver, "y", "top-1 agreement", 0.1, 0.9, 50, 0)
+            worst = OutputComparison(
+                actions[0].receiver, "y", "top-1 agreement", 0.1, 0.9, 50, 0, 0.9
+            )
             return program, [worst]
         return program, compared
 
@@ -110,9 +112,9 @@ def test_the_smallest_does_not_depend_on_what_was_tried_before(bench: Workbench)
 
 def test_a_site_is_measured_once(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
-    swapped = Workbench._swapped
+    swapped = Workbench.swapped
     monkeypatch.setattr(
-        Workbench, "_swapped", lambda self, site: measured.append(id(site)) or swapped(self, site)
+        Workbench, "swapped", lambda self, site: measured.append(id(site)) or swapped(self, site)
     )
     bench.plan(int(nbytes(bench.program) * 0.7), lambda program: 0)
     bench.smallest()

@@ -103,13 +103,13 @@ def test_the_original_runs_once() -> None:
 
 
 def comparison(metric: str, value: float, explained: float, floor: float = 0.9) -> OutputComparison:
-    return OutputComparison("a", "y", metric, value, floor, 100, explained)
+    return OutputComparison("a", "y", metric, value, floor, 100, explained, 1 - value)
 
 
 def test_a_measurement_is_the_worst_output_and_the_sum_of_losses() -> None:
     found = measurement([comparison(TOP1, 0.95, 0.8), comparison(VARIANCE, 0.97, 0.97)])
     assert (found.fidelity, found.met) == (0.95, True)
-    assert found.damage == pytest.approx(0.05 + 0.1 * 0.2 + 0.03)
+    assert found.damage == pytest.approx(0.05 + 0.02 * 0.2 + 0.03)
     assert not measurement([comparison(TOP1, 0.95, 1), comparison(TOP1, 0.89, 1)]).met
     assert measurement([]).fidelity == 1
 

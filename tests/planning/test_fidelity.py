@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from repsimc.compiler.errors import UsageError
-from repsimc.compiler.planning.fidelity import TOP1, VARIANCE, FidelityMeter, metric_for
+from repsimc.compiler.planning.fidelity import (
+    TOP1,
+    VARIANCE,
+    FidelityMeter,
+    LossMeter,
+    metric_for,
+)
 
 Array = NDArray[Any]
 
@@ -152,3 +158,37 @@ def test_an_unknown_metric_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="'accuracy' is not a fidelity metric") as error:
         metric_for(("N", 10), "accuracy")
     assert "top1" in error.value.hint
+
+
+# -- expected loss ---------------------------------------------------------------------------
+
+
+def lost(original: Array, compiled: Array, batch: int = 7) -> float:
+    meter = LossMeter()
+    for start in range(0, len(original), batch):
+        meter.update(original[start : start + batch], compiled[start : start + batch])
+    return meter.value
+
+
+def test_the_expected_loss_is_the_original_s_own_doubt() -> None:
+    sure, unsure = np.log([[0.9, 0.1]]), np.log([[0.6, 0.4]])
+    flipped = np.array([[0.0, 1.0]])
+    assert lost(sure, flipped) == pytest.approx(0.8 / 0.9)
+    assert lost(unsure, flipped) == pytest.approx(0.2 / 0.6)
+    both = np.concatenate([sure, unsure])
+    assert lost(both, np.concatenate([sure, flipped]), 1) == pytest.approx(0.2 / 1.5)
+    assert lost(both, both * 3 + 1) == 0  # the same classes, whatever the scores
+
+
+def test_probabilities_are_taken_as_they_are() -> None:
+    certain = np.array([[0.7, 0.2, 0.1]] * 3)
+    other = np.array([[0.1, 0.8, 0.1]] * 3)
+    assert lost(certain, other) == pytest.approx(0.5 / 0.7)
+    assert lost(np.log(certain), other) == pytest.approx(0.5 / 0.7)
+
+
+def test_what_cannot_be_compared_is_lost() -> None:
+    scores = np.log([[0.9, 0.1]])
+    assert lost(scores, np.array([[np.nan, 1.0]])) == 1
+    assert lost(scores, np.zeros((1, 3))) == 1
+    assert LossMeter().value == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise, product
 
 import pytest
@@ -257,3 +257,67 @@ def test_sites_expected_far_beyond_the_floors_are_not_measured_for_the_most_savi
     bold = World(world.ladders, world.scales)
     found = bold.search(allowance=0.0).within(BASE - 6000)
     assert found is not None and found.sites[0].saved_nbytes == 6000
+
+
+# -- probes ----------------------------------------------------------------------------------
+
+
+def probing(world: World, probed: dict[str, float]) -> tuple[Search, list[str]]:
+    """A search whose probe knows `probed` by the action's first receiver value."""
+    asked: list[str] = []
+
+    def probe(one: Site) -> float:
+        name = one.action.links[0].receiver_value
+        asked.append(name)
+        return probed[name]
+
+    search = world.search(allowance=0.01)
+    search.probe = probe
+    return search, asked
+
+
+def test_a_probed_alternative_takes_the_site_s_place() -> None:
+    better = site("a", 1, 100, 0.5)
+    world = World({"a": [replace(site("a", 0, 100, 0.3), alternatives=(better,))]}, {"a": 1.0})
+    search, asked = probing(world, {"a/v0": 0.2, "a/v1": 0.1})
+    choice = search.within(BASE - 100)
+    assert choice is not None and choice.actions == (better.action,)
+    assert asked == ["a/v0", "a/v1"]
+    assert [one.action for one in world.asked] == [better.action]  # only the best was measured
+    assert search.within(BASE - 100) is not None and len(asked) == 2  # and once
+
+
+def test_alternatives_of_a_site_that_is_good_enough_are_not_probed() -> None:
+    other = site("a", 1, 100, 0.5)
+    first = replace(site("a", 0, 100, 0.3), alternatives=(other,))
+    search, asked = probing(World({"a": [first]}, {"a": 1.0}), {"a/v0": 0.002, "a/v1": 0.0})
+    choice = search.within(BASE - 100)
+    assert choice is not None and choice.actions == (first.action,) and asked == ["a/v0"]
+
+
+def test_near_probes_are_decided_by_measurement() -> None:
+    near = site("a", 1, 100, 0.3)
+    first = replace(site("a", 0, 100, 0.2), alternatives=(near, site("a", 2, 100, 0.1)))
+    world = World({"a": [first]}, {"a": 1.0})
+    probed = {"a/v0": 0.20, "a/v1": 0.21, "a/v2": 0.9}
+
+    def measure(one: Site) -> Measurement:
+        world.asked.append(one)
+        loss = {"a/v0": 0.3, "a/v1": 0.1}[one.action.links[0].receiver_value]
+        return Measurement(1 - loss, True, loss)
+
+    search, _ = probing(world, probed)
+    search.measure = measure
+    choice = search.within(BASE - 100)
+    assert choice is not None and choice.actions == (near.action,)
+    assert len(world.asked) == 2
+
+
+def test_a_probe_spares_a_measurement() -> None:
+    mild, bold = site("a", 0, 100, 0.01), site("b", 0, 100, 0.02)
+    world = World({"a": [mild], "b": [bold]}, {"a": 1.0, "b": 1.0})
+    # 1 - R2 is wrong about which receiver suffers less; the probes are not.
+    search, _ = probing(world, {"a/v0": 0.6, "b/v0": 0.05})
+    choice = search.within(BASE - 100)
+    assert choice is not None and choice.actions == (bold.action,)
+    assert [one.receiver for one in world.asked] == ["b"]

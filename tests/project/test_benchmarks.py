@@ -207,7 +207,7 @@ def test_block_ends_are_the_relus_after_residual_sums(module: Importer) -> None:
         }
     """)
     program = import_model(proto, "net", Source(Path("net.onnx"), 0, ""))
-    assert module("depth").block_ends(program, "net") == ["net/first", "net/y"]
+    assert module("stitching").block_ends(program, "net") == ["net/first", "net/y"]
 
 
 def test_siblings_agree_up_to_the_frozen_stage(

@@ -151,8 +151,8 @@ def test_a_session_that_ran_one_model_still_runs_all_the_same(shared: Path) -> N
 def test_weights_are_held_once_when_the_graph_is_in_parts(shared: Path) -> None:
     session = Session(shared)
     session.warm("pick")
-    assert session._whole is None
-    assert [sorted(part.models) for part, _ in session._parts or []] == [
+    assert session._execution._whole is None
+    assert [sorted(part.models) for part, _ in session._execution._parts or []] == [
         ["pick", "trunk"],
         ["pick"],
         ["trunk"],
@@ -289,7 +289,7 @@ def test_weights_outside_the_bundle_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bundled(tmp_path, tied_pair())
-    monkeypatch.setattr("repsimc.runtime.session.external_files", lambda _: ["../secret.bin"])
+    monkeypatch.setattr("repsimc.runtime.files.external_files", lambda _: ["../secret.bin"])
     with pytest.raises(ModelError, match=r"keeps weights in '\.\./secret\.bin'"):
         Session(path)
 
@@ -325,6 +325,6 @@ def test_without_onnxruntime_the_error_says_what_to_install(
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match="pip install onnxruntime") as caught:
+    with pytest.raises(BackendError, match=r"pip install .repsimc\[onnxruntime\]") as caught:
         Session(tied)
     assert caught.value.exit_code == 6

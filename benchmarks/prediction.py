@@ -1,0 +1,290 @@
+"""How well the planner's probe predicts, before any swap, what a swap does to labelled accuracy."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from zoo import Zoo
+
+from repsimc.compiler.analysis.calibration import Frames, InputSpec, load_frames
+from repsimc.compiler.analysis.execution import Segment
+from repsimc.compiler.analysis.feeds import StreamFeeds, fit_feeds, judging_feeds
+from repsimc.compiler.analysis.similarity import AffineRanking, Samples, debiased_cka, sample_values
+from repsimc.compiler.frontends.join import join
+from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.graph.cuts import cuts
+from repsimc.compiler.graph.program import Program
+from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.comparison import OriginalOutputs, measurement
+from repsimc.compiler.planning.plan import Link, SharePrefixAction
+from repsimc.compiler.planning.sites import Site, donor_values, receiver_cuts
+from repsimc.compiler.reports.progress import NoProgress
+from repsimc.compiler.rewriting import PROBE_FRAMES, RANKING_FRAMES, Workbench
+from repsimc.passes.pipeline import EXACT, run_passes
+
+# These models want raw pixels, 0 to 255; the others whitened ones.
+RAW = {"cifar10_mlperftiny_resnet8"}
+_CKA_ROWS = 1024
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A donor and a receiver of the zoo, the receiver's task, and how many sites to measure."""
+
+    donor: str
+    receiver: str
+    family: str
+    task: str
+    sites: int
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{_short(self.donor)} -> {_short(self.receiver)}"
+
+
+COMMON, INDEPENDENT = "common ancestor", "independent"
+PAIRS = (
+    Pair("cifar10_resnet20", "sib_full_bright4", "cifar10", "bright4", 30, COMMON),
+    Pair("cifar10_resnet20", "sib_full_animal2", "cifar10", "animal2", 30, COMMON),
+    Pair("cifar10_resnet20", "sib_full_habitat4", "cifar10", "habitat4", 30, COMMON),
+    Pair("cifar10_resnet20", "sib_frozen_bright4", "cifar10", "bright4", 14, COMMON),
+    Pair("cifar10_resnet20", "sib_frozen_habitat4", "cifar10", "habitat4", 14, COMMON),
+    Pair("fashion_vit6_class10", "fashion_vit6_full_group4", "fashion", "group4", 36, COMMON),
+    Pair("fashion_vit6_class10", "fashion_vit6_frozen_group4", "fashion", "group4", 14, COMMON),
+    Pair("cifar10_resnet20", "cifar10_resnet32", "cifar10", "class10", 24, INDEPENDENT),
+    Pair("cifar10_resnet32", "cifar10_resnet20", "cifar10", "class10", 22, INDEPENDENT),
+    Pair("cifar10_resnet20", "cifar10_resnet44", "cifar10", "class10", 20, INDEPENDENT),
+    Pair("cifar10_resnet44", "cifar10_resnet20", "cifar10", "class10", 22, INDEPENDENT),
+    Pair("cifar10_resnet32", "cifar10_resnet44", "cifar10", "class10", 18, INDEPENDENT),
+    Pair("cifar10_resnet44", "cifar10_resnet32", "cifar10", "class10", 20, INDEPENDENT),
+    Pair("cifar10_resnet20", "cifar10_mlperftiny_resnet8", "cifar10", "class10", 14, INDEPENDENT),
+    Pair("cifar10_mlperftiny_resnet8", "cifar10_resnet20", "cifar10", "class10", 16, INDEPENDENT),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A site: what was predicted of it, and the accuracy (points) that its swap then cost.
+
+    `damage` is what the compiler's own measurement says, on held-out frames without labels.
+    `scores` are other predictors by name. Seconds are of the probe and of the measurement.
+    """
+
+    pair: Pair
+    cut: str
+    predicted: float
+    damage: float
+    lost: float
+    probe_seconds: float
+    measure_seconds: float
+    scores: Mapping[str, float]
+
+
+class Judge:
+    """Outputs of the originals on some frames, and what a rewritten program loses against them."""
+
+    def __init__(self, original: Program, feeds: StreamFeeds) -> None:
+        models = dict.fromkeys(original.models, feeds)
+        self._outputs = OriginalOutputs(original, models, lambda *_: 0.0, lambda *_: None)
+
+    def damage(self, program: Program, model: str) -> float:
+        """As the search counts it."""
+        return measurement(self._outputs.compare(program, [model])).damage
+
+
+class Trials:
+    """Every legal site of one donor layer and one receiver layer between two models."""
+
+    def __init__(self, zoo: Zoo, pair: Pair, judged: int, frames: int = 2000) -> None:
+        self.pair = pair
+        names = (pair.donor, pair.receiver)
+        apart = [read_model(zoo.model(name), name) for name in names]
+        specs = {name: _spec(program, name) for name, program in zip(names, apart)}
+        inputs = {name: [spec] for name, spec in specs.items()}
+        given = {name: _images(zoo, pair, name, "calib2000", frames) for name in names}
+        self._frames: Frames = load_frames(
+            given if RAW & set(names) else given[pair.donor], inputs, same_frames=True
+        )
+        self._original = join(apart, self._frames.tied_groups())
+        self._judges: dict[int, Judge] = {}
+        self.program = self._original.copy()
+        run_passes(self.program, EXACT)
+        options = CompileOptions(models=tuple((name, zoo.model(name)) for name in names))
+        self.bench = Workbench(self._original, self.program, self._frames, options, NoProgress())
+        self._judged = {
+            value: _images(zoo, pair, name, "dev4000", judged)
+            for name in names
+            for value in self.program.models[name].inputs.values()
+        }
+        self._labels = zoo.labels(pair.family, "dev4000", judged)[pair.task]
+        [self._output] = self.program.models[pair.receiver].outputs.values()
+        self._accuracy = self._right(self.program, None)
+        self._held: tuple[str, NDArray[np.float32]] | None = None
+
+    def sites(self) -> list[Site]:
+        """Sites drawn by seed, `pair.sites` of them, donors in order (see `_right`)."""
+        skeleton = self.bench.skeleton
+        donors = self._values(self.pair.donor)
+        targets = self._targets()
+        feeds = fit_feeds(self.program, self._frames, self.pair.receiver, RANKING_FRAMES)
+        samples = sample_values(self.program, [*donors, *targets], feeds)
+        base = skeleton.bill([])
+        assert base is not None
+        found: list[Site] = []
+        for donor in donors:
+            for target, (value, depth) in targets.items():
+                if not samples.comparable(donor, target):
+                    continue
+                links = (Link(value, (donor,)),)
+                action = SharePrefixAction(self.pair.donor, self.pair.receiver, links, 1)
+                bill = skeleton.bill([action])
+                if bill is None:
+                    continue
+                saved = base.weights_nbytes - bill.weights_nbytes
+                macs = base.macs - bill.macs
+                r2, cka = _similarities(samples, donor, target)
+                found.append(Site(action, depth, saved, macs, r2, cka, 1 - r2))
+        if len(found) > self.pair.sites:
+            drawn = np.random.default_rng(0).choice(len(found), self.pair.sites, replace=False)
+            found = [found[index] for index in sorted(drawn)]
+        return found
+
+    def trial(self, site: Site, number: int) -> Trial:
+        """Predict, measure, and judge by labels."""
+        [link] = site.action.links
+        [donor] = link.donor_values
+        start = time.perf_counter()
+        predicted = self.bench.predicted(site)
+        probed = time.perf_counter()
+        program = self.bench.swapped(site)
+        damage = self.bench.compared(program, site).damage
+        measured = time.perf_counter()
+        accuracy = self._right(program, donor)
+        shape = self.program.values()[link.receiver_value].shape or ()
+        return Trial(
+            self.pair,
+            link.receiver_value,
+            predicted,
+            damage,
+            100 * (self._accuracy - accuracy),
+            probed - start,
+            measured - probed,
+            {
+                "affine R2": site.r2,
+                "CKA": site.cka,
+                "layer bytes": site.saved_nbytes,
+                "MACs": site.saved_macs,
+                "representation size": float(
+                    np.prod([size for size in shape[1:] if isinstance(size, int)])
+                ),
+                "relative depth": site.depth,
+                "random": float(np.random.default_rng(number).random()),
+            },
+        )
+
+    def by_frames(self, site: Site, counts: Sequence[int]) -> list[float]:
+        """The probe's score of a site when it is judged on so many frames."""
+        program = self.bench.probed(site)
+        return [self._judge(count).damage(program, self.pair.receiver) for count in counts]
+
+    def _judge(self, count: int) -> Judge:
+        if count not in self._judges:
+            feeds = judging_feeds(
+                self._original, self._frames, self.pair.receiver, PROBE_FRAMES, count
+            )
+            self._judges[count] = Judge(self._original, feeds)
+        return self._judges[count]
+
+    def _values(self, model: str) -> list[str]:
+        """The single values that all of a model's data flows through: its layers."""
+        known = set(donor_values(self.program, model))
+        names = [cut.values[0] for cut in cuts(self.program, model, max_width=1)]
+        skeleton = self.bench.skeleton
+        # A ReLU's input and output are one layer.
+        return list({skeleton.replaced(n, 1): n for n in names if n in known}.values())
+
+    def _targets(self) -> dict[str, tuple[str, float]]:
+        """The receiver's own cuts: the value an adapter replaces, the cut's value and depth."""
+        shared = {t.name for n in self.program.nodes_of(self.pair.donor) for t in n.outputs}
+        skeleton = self.bench.skeleton
+        return {
+            skeleton.replaced(cut.values[0], 1): (cut.values[0], cut.depth)
+            for cut in receiver_cuts(self.program, self.pair.receiver)
+            if len(cut.values) == 1 and cut.values[0] not in shared
+        }
+
+    def _right(self, program: Program, donor: str | None) -> float:
+        """The receiver's accuracy; what lies before the donor's value is computed once."""
+        feeds = self._judged
+        if donor is not None:
+            if self._held is None or self._held[0] != donor:
+                self._held = (donor, _outputs(self.program, None, donor, self._judged))
+            feeds = {donor: self._held[1]}
+        scores = _outputs(program, [donor] if donor else None, self._output, feeds)
+        return float(np.mean(scores.argmax(-1) == self._labels))
+
+
+def _outputs(
+    program: Program,
+    inputs: Sequence[str] | None,
+    output: str,
+    feeds: Mapping[str, NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    segment = Segment(program, inputs, [output])
+    count = len(next(iter(feeds.values())))
+    parts = [
+        segment({name: feeds[name][k : k + _BATCH] for name in segment.inputs})[0]
+        for k in range(0, count, _BATCH)
+    ]
+    return np.concatenate(parts)
+
+
+def _spec(program: Program, name: str) -> InputSpec:
+    [(own, value)] = program.models[name].inputs.items()
+    known = program.values()[value]
+    return InputSpec(own, np.dtype(known.dtype), tuple(known.shape or ()))
+
+
+def _images(zoo: Zoo, pair: Pair, model: str, part: str, count: int) -> NDArray[np.float32]:
+    if model not in RAW:
+        return zoo.frames(pair.family, part, count)
+    images = zoo.images(pair.family, part)[:count].astype(np.float32)
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _similarities(samples: Samples, donor: str, target: str) -> tuple[float, float]:
+    [(r2, _)] = AffineRanking(samples, [donor]).best(target, 1)
+    rows = [samples.rows[name][:_CKA_ROWS] for name in (donor, target)]
+    return r2, debiased_cka(*rows)
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("cifar10_").removeprefix("fashion_").removeprefix("mlperftiny_")
+
+
+def collect(zoo: Zoo, pairs: Sequence[Pair], judged: int) -> list[Trial]:
+    """The trials of all sites of all pairs, each judged on `judged` labelled frames."""
+    found: list[Trial] = []
+    for pair in pairs:
+        trials = Trials(zoo, pair, judged)
+        found += [trials.trial(site, number) for number, site in enumerate(trials.sites())]
+    return found
+
+
+def write_trials(trials: Sequence[Trial], path: Path) -> None:
+    """The trials as a JSON list."""
+    rows = [asdict(trial) for trial in trials]
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def read_trials(path: Path) -> list[Trial]:
+    """The trials that `write_trials` wrote."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [Trial(**{**row, "pair": Pair(**row["pair"])}) for row in rows]

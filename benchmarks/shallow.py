@@ -1,0 +1,203 @@
+"""Single networks made shallower: accuracy over regions out, by method, and what it takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from compiling import Models
+from measuring import Round, plain_pass_seconds
+from numpy.typing import NDArray
+from records import Record, figure
+
+from repsimc.compiler.analysis.execution import Segment
+from repsimc.compiler.depth import DepthResult, depth
+from repsimc.compiler.driver import compile_models
+from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.graph.export import to_proto
+from repsimc.compiler.graph.program import Program
+from repsimc.compiler.graph.regions import find_regions
+from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.plan import CollapseAction, Plan, PlannedAction
+from repsimc.compiler.planning.region_search import find_candidates
+from repsimc.compiler.planning.skeleton import Skeleton
+from repsimc.passes.collapse import Collapse
+from repsimc.passes.pipeline import CLEANING, EXACT, run_passes
+
+_BATCH = 100
+LATENCY_RUNS = 60
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its task, and the points lost that are allowed with so many regions out."""
+
+    name: str
+    family: str
+    task: str
+    bars: dict[int, float]
+
+
+class Shallow:
+    """One network's curve and its picks, in this process."""
+
+    def __init__(self, case: Case, round_: Round) -> None:
+        self.case = case
+        self.round = round_
+        self.path = round_.zoo.model(case.name)
+        frames = round_.zoo.frames(case.family, "calib2000", round_.frames(case.family))
+        self.options = CompileOptions(
+            models=(("net", self.path),),
+            calibration=frames,
+            min_fidelity=1e-6,
+            output=None,
+        )
+        self.judged = round_.zoo.frames(case.family, "dev4000", round_.judged)
+        self.truth = round_.zoo.labels(case.family, "dev4000", round_.judged)[case.task]
+        self.original = read_model(self.path, "net")
+        self.exact = self.original.copy()
+        run_passes(self.exact, EXACT)
+        self.base = self.accuracy(self.original)
+
+    def curve(self, most: int, frames: int | None = None) -> tuple[DepthResult, float]:
+        """The curve up to `most` regions, and the seconds it took."""
+        begun = time.perf_counter()
+        found = depth(replace(self.options, frames=frames), most=most)
+        return found, time.perf_counter() - begun
+
+    def refitted(self, plan: Plan) -> Program:
+        """The network after the plan's actions, fitted on all frames."""
+        return compile_models(self.options, plan=plan).program
+
+    def bare(self, plan: Plan) -> Program:
+        """The same regions out, by identity and nothing else."""
+        program = self.exact.copy()
+        for planned in plan.actions:
+            assert isinstance(planned.action, CollapseAction)
+            Collapse(planned.action).run(program)
+        run_passes(program, CLEANING)
+        return program
+
+    def random_plan(self, count: int, seed: int) -> Plan:
+        """As many regions, drawn at random."""
+        found = find_candidates(
+            self.exact, find_regions(self.exact), Skeleton(self.exact), kernels=(0,)
+        )
+        picked = np.random.default_rng(seed).choice(len(found), count, replace=False)
+        actions = [PlannedAction(found[index].action) for index in sorted(picked)]
+        return Plan({"net": ""}, tuple(actions), 0)
+
+    def accuracy(self, program: Program) -> float:
+        """Percent right on the labelled frames."""
+        outputs = [value.name for value in program.graph.outputs]
+        segment = Segment(program, None, outputs)
+        right = 0
+        for start in range(0, len(self.judged), _BATCH):
+            batch = self.judged[start : start + _BATCH]
+            scores = segment({segment.inputs[0]: batch})[0]
+            right += int((scores.argmax(axis=-1) == self.truth[start : start + _BATCH]).sum())
+        return 100 * right / len(self.judged)
+
+    def lost(self, program: Program) -> float:
+        """Points of accuracy lost."""
+        return self.base - self.accuracy(program)
+
+
+def run_case(case: Case, round_: Round, seeds: int) -> list[Record]:
+    """Points lost at each of the case's picks, beside identity and random choice."""
+    net = Shallow(case, round_)
+    picks = sorted(case.bars)
+    result, _ = net.curve(max(picks))
+    whole = result.curve.points[0]
+    records: list[Record] = []
+    for pick in picks:
+        plan = result.plans[pick]
+        program = net.refitted(plan)
+        point = result.curve.points[pick]
+        identity = net.lost(net.bare(plan))
+        drawn = [net.lost(net.refitted(net.random_plan(pick, seed))) for seed in range(seeds)]
+        beside = f"; random choice, refitted: {', '.join(f'{x:.2f}' for x in drawn)}"
+        records.append(
+            figure(
+                f"{case.name}/points lost with {pick} out",
+                net.lost(program),
+                "points",
+                f"<= {case.bars[pick]}",
+                f"of {net.base:.2f} %, MACs {100 * point.macs / whole.macs:.0f} %; identity: "
+                f"{identity:.2f}" + (beside if drawn else ""),
+            )
+        )
+        if pick == picks[-1] or pick == 7:
+            records += latency_records(case.name, pick, net.exact, program, point.macs / whole.macs)
+    return records
+
+
+def latency_records(
+    name: str, pick: int, before: Program, after: Program, macs: float
+) -> list[Record]:
+    """How far the latency ratio is from the ratio of the MACs, at batch 1 and 32."""
+    found: list[Record] = []
+    for batch in (1, 32):
+        ratio = latency_ratio(before, after, batch)
+        found.append(
+            figure(
+                f"{name}/latency with {pick} out by its MACs, batch {batch}",
+                ratio / macs,
+                "ratio",
+                "<= 1.1",
+                f"latency {ratio:.3f}, MACs {macs:.3f} of the unchanged",
+            )
+        )
+    return found
+
+
+def latency_ratio(before: Program, after: Program, batch: int) -> float:
+    """Median seconds of `after` by those of `before`, in turns, one thread, each run warmed."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    sessions = [
+        ort.InferenceSession(
+            to_proto(program).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        for program in (before, after)
+    ]
+    entry = sessions[0].get_inputs()[0]
+    shape = [batch, *(size for size in entry.shape[1:])]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    seconds: list[list[float]] = [[], []]
+    for _ in range(LATENCY_RUNS):
+        for session, taken in zip(sessions, seconds):
+            feed: dict[str, NDArray[np.float32]] = {session.get_inputs()[0].name: x}
+            session.run(None, feed)
+            begun = time.perf_counter()
+            session.run(None, feed)
+            taken.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1]) / statistics.median(seconds[0])
+
+
+def cost_record(case: Case, round_: Round, frames: int) -> Record:
+    """Seconds of the full curve by those of one plain pass over the same frames."""
+    net = Shallow(case, round_)
+    x = round_.zoo.frames(case.family, "calib2000", frames)
+    models: Models = [("net", net.path)]
+    before = plain_pass_seconds(models, x)
+    result, seconds = net.curve(len(net.exact.graph.nodes), frames)
+    one = (before + plain_pass_seconds(models, x)) / 2
+    return figure(
+        f"{case.name}/cost of the full curve by one plain pass",
+        seconds / one,
+        "ratio",
+        "<= 60",
+        f"{len(result.curve.points) - 1} regions, {seconds:.0f} s, one pass {one:.1f} s",
+    )
+
+
+def model_paths(round_: Round, names: Sequence[str]) -> list[tuple[str, Path]]:
+    """(name, path) of models of the zoo."""
+    return [(name, round_.zoo.model(name)) for name in names]

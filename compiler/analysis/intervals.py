@@ -1,0 +1,443 @@
+"""Bounds on every value that hold for whatever the model is fed: interval arithmetic per channel.
+
+What weights and activation functions alone prove: a ReLU after a sum of ReLUs changes nothing, a
+filter without a positive weight on positive inputs never fires, a filter of zeros gives its bias.
+Inputs of the model are taken as finite and otherwise unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from ..graph.program import Program
+from ..graph.weights import array_of
+
+Float64 = NDArray[np.float64]
+
+# A weight tensor with more elements than this is not looked through.
+_MAX_ELEMENTS = 1 << 25
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Lowest and highest number of each channel; one entry where channels are not told apart.
+
+    `axis` is that of the channels: 1, or -1 for the last; None with one entry.
+    """
+
+    low: Float64
+    high: Float64
+    axis: int | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether anything at all is known."""
+        return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
+
+    def joined(self) -> Bounds:
+        """The bounds of all channels together."""
+        return Bounds(self.low.min(keepdims=True), self.high.max(keepdims=True))
+
+    def constant(self) -> NDArray[np.bool_]:
+        """Which channels have one value only."""
+        return np.isfinite(self.low) & (self.low == self.high)
+
+
+ANYTHING = Bounds(np.array([-np.inf]), np.array([np.inf]))
+_Rule = Callable[[gs.Node, list[Bounds]], Bounds]
+
+
+def bounds_of(program: Program) -> dict[str, Bounds]:
+    """Bounds by value name; values that nothing is known of are left out."""
+    found: dict[str, Bounds] = {}
+    for node in program.graph.nodes:
+        if node.domain not in (None, "", "ai.onnx") or any(True for _ in node.subgraphs()):
+            continue
+        rule = _RULES.get(node.op)
+        if rule is None or not node.outputs or node.outputs[0].is_empty():
+            continue
+        given = [_given(tensor, found) for tensor in node.inputs]
+        with np.errstate(all="ignore"):
+            made = rule(node, given)
+        if not np.isnan(made.low).any() and not np.isnan(made.high).any() and made.known:
+            found[node.outputs[0].name] = made
+    return found
+
+
+def _given(tensor: gs.Tensor, found: Mapping[str, Bounds]) -> Bounds:
+    if not isinstance(tensor, gs.Constant):
+        return found.get(tensor.name, ANYTHING)
+    array = array_of(tensor)
+    if array.dtype.kind != "f" or not 0 < array.size <= _MAX_ELEMENTS:
+        return ANYTHING
+    low, high = float(array.min()), float(array.max())
+    return Bounds(np.array([low]), np.array([high]))
+
+
+# -- linear operators -----------------------------------------------------------------------
+
+
+def _product(weight: Float64, given: Bounds) -> Bounds:
+    """Bounds of weight @ x, weight [..., outputs, inputs], of an x within bounds [..., inputs]."""
+    up, down = np.maximum(weight, 0), np.minimum(weight, 0)
+    low, high = given.low, given.high
+
+    def bound(first: Float64, second: Float64) -> Float64:
+        finite_first = np.where(np.isfinite(first), first, 0)
+        finite_second = np.where(np.isfinite(second), second, 0)
+        total = up @ finite_first[..., None] + down @ finite_second[..., None]
+        # A zero weight keeps even the unknown out.
+        open_ = (up > 0) @ ~np.isfinite(first)[..., None] | (down < 0) @ ~np.isfinite(second)[
+            ..., None
+        ]
+        return np.where(open_, np.inf, total)[..., 0]
+
+    lowest = bound(low, high)
+    return Bounds(np.where(np.isinf(lowest), -np.inf, lowest), bound(high, low))
+
+
+def _float_array(tensor: gs.Tensor) -> Float64 | None:
+    if not isinstance(tensor, gs.Constant):
+        return None
+    array = array_of(tensor)
+    if array.dtype.kind != "f" or array.size > _MAX_ELEMENTS:
+        return None
+    values = tensor.values.astype(np.float64)
+    return values if np.isfinite(values).all() else None
+
+
+def _wide(given: Bounds, channels: int, axis: int) -> Bounds:
+    """The bounds with an entry for every channel on that axis."""
+    if given.axis != axis or len(given.low) != channels:
+        given = given.joined()
+    shape = (channels,)
+    return Bounds(np.broadcast_to(given.low, shape), np.broadcast_to(given.high, shape), axis)
+
+
+def _with_bias(node: gs.Node, made: Bounds, axis: int, factor: float = 1.0) -> Bounds:
+    bias: Float64 | None = np.zeros(1)
+    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        bias = _float_array(node.inputs[2])
+    if bias is None or bias.size not in (1, len(made.low)):
+        return ANYTHING
+    if bias.ndim > 1 and bias.shape[-1] != bias.size:
+        return ANYTHING  # a number per frame
+    shift = bias.reshape(-1) * factor
+    return Bounds(made.low + shift, made.high + shift, axis)
+
+
+def _conv(node: gs.Node, given: list[Bounds]) -> Bounds:
+    weight = _float_array(node.inputs[1])
+    if weight is None:
+        return ANYTHING
+    group = int(node.attrs.get("group", 1))
+    outputs, inputs = weight.shape[:2]
+    x = _wide(given[0], inputs * group, 1)
+    padded = any(node.attrs.get("pads") or ()) or node.attrs.get("auto_pad", "NOTSET") not in (
+        "NOTSET",
+        "VALID",
+    )
+    if padded:
+        x = Bounds(np.minimum(x.low, 0), np.maximum(x.high, 0), 1)
+    taps = weight.reshape(group, outputs // group, inputs, -1)
+    low, high = (side.reshape(group, inputs) for side in (x.low, x.high))
+    each = [_product(taps[..., k], Bounds(low, high)) for k in range(taps.shape[3])]
+    made = Bounds(
+        np.sum([tap.low for tap in each], axis=0).reshape(-1),
+        np.sum([tap.high for tap in each], axis=0).reshape(-1),
+    )
+    return _with_bias(node, made, 1)
+
+
+def _gemm(node: gs.Node, given: list[Bounds]) -> Bounds:
+    weight = _float_array(node.inputs[1])
+    if weight is None or weight.ndim != 2 or node.attrs.get("transA", 0):
+        return ANYTHING
+    weight = weight if node.attrs.get("transB", 0) else weight.T
+    weight = weight * float(node.attrs.get("alpha", 1.0))
+    made = _product(weight, _wide(given[0], weight.shape[1], -1))
+    return _with_bias(node, made, -1, float(node.attrs.get("beta", 1.0)))
+
+
+def _matmul(node: gs.Node, given: list[Bounds]) -> Bounds:
+    weight = _float_array(node.inputs[1])
+    if weight is None or weight.ndim != 2:
+        return ANYTHING
+    made = _product(weight.T, _wide(given[0], weight.shape[0], -1))
+    return Bounds(made.low, made.high, -1)
+
+
+# -- element by element -----------------------------------------------------------------------
+
+
+def _channels(shape: Any, axis: int) -> int | None:
+    if shape is None or len(shape) < 2:
+        return None
+    size = shape[axis]
+    return size if isinstance(size, int) else None
+
+
+def _operands(node: gs.Node, given: list[Bounds]) -> tuple[list[Bounds], int | None]:
+    """The operands' bounds, alike in length, and the axis of their channels."""
+    out = node.outputs[0].shape
+    axes = [bounds.axis for bounds in given if bounds.axis is not None]
+    axis = axes[0] if axes else (1 if out is not None and len(out) > 3 else -1)
+    channels = _channels(out, axis)
+    if channels is None or out is None:
+        return [bounds.joined() for bounds in given], None
+    rank, wide = len(out), list[Bounds]()
+    for tensor, bounds in zip(node.inputs, given):
+        array = _float_array(tensor)
+        if array is not None and array.ndim <= rank:
+            full = array.reshape([1] * (rank - array.ndim) + list(array.shape))
+            moved = np.moveaxis(full, axis, 0).reshape(full.shape[axis], -1)
+            bounds = Bounds(moved.min(axis=1), moved.max(axis=1), axis)
+        shape = tensor.shape
+        if shape is None or len(shape) != rank:  # its axes are others than the result's
+            bounds = bounds if array is not None else bounds.joined()
+        wide.append(_wide(bounds, channels, axis))
+    return wide, axis
+
+
+def _add(node: gs.Node, given: list[Bounds]) -> Bounds:
+    (one, other), axis = _operands(node, given)
+    return Bounds(one.low + other.low, one.high + other.high, axis)
+
+
+def _sub(node: gs.Node, given: list[Bounds]) -> Bounds:
+    (one, other), axis = _operands(node, given)
+    return Bounds(one.low - other.high, one.high - other.low, axis)
+
+
+def _mul(node: gs.Node, given: list[Bounds]) -> Bounds:
+    (one, other), axis = _operands(node, given)
+    ends = np.stack([a * b for a in (one.low, one.high) for b in (other.low, other.high)])
+    ends = np.where(np.isnan(ends), 0, ends)  # zero times whatever, as long as it is finite
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    if node.inputs[0] is node.inputs[1]:
+        low = np.maximum(low, 0)
+    return Bounds(low, high, axis)
+
+
+def _div(node: gs.Node, given: list[Bounds]) -> Bounds:
+    (one, other), axis = _operands(node, given)
+    fine = (other.low > 0) | (other.high < 0)
+    ends = np.stack([a / b for a in (one.low, one.high) for b in (other.low, other.high)])
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    return Bounds(np.where(fine, low, -np.inf), np.where(fine, high, np.inf), axis)
+
+
+def _norm(node: gs.Node, given: list[Bounds]) -> Bounds:
+    parts = [_float_array(tensor) for tensor in node.inputs[1:]]
+    if node.attrs.get("training_mode", 0) or len(parts) != 4 or any(p is None for p in parts):
+        return ANYTHING
+    scale, shift, mean, variance = (part for part in parts if part is not None)
+    factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    rank = len(node.inputs[0].shape or ())
+    x = _wide(given[0], len(factor), -1 if rank == 2 else 1)
+    ends = np.stack([x.low * factor, x.high * factor])
+    ends = np.where(np.isnan(ends), 0, ends)
+    offset = shift - mean * factor
+    return Bounds(ends.min(axis=0) + offset, ends.max(axis=0) + offset, x.axis)
+
+
+def _monotone(function: Callable[[Float64], Float64]) -> _Rule:
+    def rule(node: gs.Node, given: list[Bounds]) -> Bounds:
+        return Bounds(function(given[0].low), function(given[0].high), given[0].axis)
+
+    return rule
+
+
+def _leaky(node: gs.Node, given: list[Bounds]) -> Bounds:
+    slope = float(node.attrs.get("alpha", 0.01))
+    return _sloped(given[0], np.array([slope]))
+
+
+def _prelu(node: gs.Node, given: list[Bounds]) -> Bounds:
+    slope = _float_array(node.inputs[1])
+    if slope is None:
+        return ANYTHING
+    x = given[0]
+    shape = node.inputs[0].shape
+    per_channel = slope.size == 1
+    if x.axis is not None and shape is not None and slope.ndim <= len(shape):
+        full = (1,) * (len(shape) - slope.ndim) + slope.shape
+        per_channel = per_channel or slope.size == len(x.low) == full[x.axis]
+    if not per_channel:
+        x, slope = x.joined(), np.array([slope.min(), slope.max()])
+    return _sloped(x, slope.reshape(-1), per_channel)
+
+
+def _sloped(x: Bounds, slope: Float64, one_each: bool = True) -> Bounds:
+    low, high = np.minimum(x.low, 0), np.minimum(x.high, 0)
+    slopes = [slope] if one_each else [slope[:1], slope[1:]]
+    ends = np.stack([side * s for side in (low, high) for s in slopes])
+    ends = np.where(np.isnan(ends), 0, ends)
+    # Where the input may be positive, that part goes through as it is.
+    bottom = np.where(
+        x.low >= 0, x.low, np.minimum(ends.min(axis=0), np.where(x.high > 0, 0, np.inf))
+    )
+    top = np.where(x.high > 0, np.maximum(x.high, ends.max(axis=0)), ends.max(axis=0))
+    return Bounds(bottom, top, x.axis)
+
+
+def _clip(node: gs.Node, given: list[Bounds]) -> Bounds:
+    low, high = float(node.attrs.get("min", -np.inf)), float(node.attrs.get("max", np.inf))
+    limits: list[float] = [low, high]
+    for index, tensor in enumerate(node.inputs[1:3]):
+        if tensor.is_empty():
+            continue
+        value = _float_array(tensor)
+        if value is None:
+            return ANYTHING
+        limits[index] = float(value.reshape(-1)[0])
+    x = given[0]
+    low_end, high_end = (np.minimum(np.maximum(b, limits[0]), limits[1]) for b in (x.low, x.high))
+    return Bounds(low_end, high_end, x.axis)
+
+
+def _between(low: float, high: float) -> _Rule:
+    bounds = Bounds(np.array([low]), np.array([high]))
+    return lambda node, given: bounds
+
+
+def _abs(node: gs.Node, given: list[Bounds]) -> Bounds:
+    x = given[0]
+    ends = np.stack([np.abs(x.low), np.abs(x.high)])
+    low = np.where((x.low <= 0) & (x.high >= 0), 0.0, ends.min(axis=0))
+    return Bounds(low, ends.max(axis=0), x.axis)
+
+
+# -- pooling, shapes ------------------------------------------------------------------------------
+
+
+def _pool(node: gs.Node, given: list[Bounds]) -> Bounds:
+    x = given[0] if given[0].axis == 1 else given[0].joined()
+    counted = node.op == "AveragePool" and node.attrs.get("count_include_pad", 0)
+    if counted and (any(node.attrs.get("pads") or ()) or node.attrs.get("ceil_mode", 0)):
+        return Bounds(np.minimum(x.low, 0), np.maximum(x.high, 0), x.axis)
+    return x
+
+
+def _mean(node: gs.Node, given: list[Bounds]) -> Bounds:
+    x, shape = given[0], node.inputs[0].shape
+    axes = node.attrs.get("axes")
+    if axes is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
+        axes = [int(axis) for axis in np.ravel(node.inputs[1].values)]
+    if x.axis is None or shape is None or not axes:
+        return x.joined()
+    rank = len(shape)
+    where = x.axis % rank
+    reduced = {axis % rank for axis in axes}
+    if where in reduced:
+        return x.joined()
+    if node.attrs.get("keepdims", 1):
+        return x
+    place = where - sum(axis < where for axis in reduced)
+    left = rank - len(reduced)
+    axis = -1 if place == left - 1 else (1 if place == 1 else None)
+    return Bounds(x.low, x.high, axis) if axis is not None else x.joined()
+
+
+def _joined(node: gs.Node, given: list[Bounds]) -> Bounds:
+    return given[0].joined()
+
+
+def _as_it_is(node: gs.Node, given: list[Bounds]) -> Bounds:
+    return given[0]
+
+
+def _flatten(node: gs.Node, given: list[Bounds]) -> Bounds:
+    """[N, C, ...] to [N, C x places]: every channel's bounds once for each of its places."""
+    x, shape, made = given[0], node.inputs[0].shape, node.outputs[0].shape
+    if x.axis != 1 or shape is None or made is None or len(made) != 2 or len(shape) < 2:
+        return x.joined()
+    places, width = shape[2:], made[1]
+    if not all(isinstance(size, int) for size in (*places, width)) or made[0] != shape[0]:
+        return x.joined()
+    count = math.prod(places)
+    if count * len(x.low) != width:
+        return x.joined()
+    return Bounds(np.repeat(x.low, count), np.repeat(x.high, count), -1)
+
+
+def _concat(node: gs.Node, given: list[Bounds]) -> Bounds:
+    axis = int(node.attrs.get("axis", 0))
+    shape = node.outputs[0].shape
+    rank = len(shape) if shape is not None else 0
+    joined = [bounds.joined() for bounds in given]
+    everything = Bounds(
+        np.min([b.low for b in joined], axis=0), np.max([b.high for b in joined], axis=0)
+    )
+    if rank < 2 or axis % rank not in (1, rank - 1):
+        return everything
+    place = 1 if axis % rank == 1 and rank != 2 else -1
+    parts: list[Bounds] = []
+    for tensor, bounds in zip(node.inputs, given):
+        channels = _channels(tensor.shape, axis)
+        if channels is None or isinstance(tensor, gs.Constant):
+            return everything
+        own = bounds if bounds.axis == place or rank == 2 else bounds.joined()
+        if len(own.low) not in (1, channels):
+            return everything
+        parts.append(_wide(Bounds(own.low, own.high, place), channels, place))
+    return Bounds(
+        np.concatenate([p.low for p in parts]), np.concatenate([p.high for p in parts]), place
+    )
+
+
+def _logistic(x: Float64) -> Float64:
+    return np.asarray(1 / (1 + np.exp(-x)), np.float64)
+
+
+def _elu(node: gs.Node, given: list[Bounds]) -> Bounds:
+    alpha = float(node.attrs.get("alpha", 1.0))
+    if alpha < 0:
+        return ANYTHING
+    low, high = (np.where(b > 0, b, alpha * np.expm1(b)) for b in (given[0].low, given[0].high))
+    return Bounds(low, high, given[0].axis)
+
+
+_RULES: dict[str, _Rule] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Add": _add,
+    "Sub": _sub,
+    "Mul": _mul,
+    "Div": _div,
+    "BatchNormalization": _norm,
+    "Relu": _monotone(lambda x: np.maximum(x, 0)),
+    "LeakyRelu": _leaky,
+    "PRelu": _prelu,
+    "Clip": _clip,
+    "Sigmoid": _monotone(_logistic),
+    "Tanh": _monotone(np.tanh),
+    "Elu": _elu,
+    "Softplus": _monotone(lambda x: np.logaddexp(0, x)),
+    "HardSigmoid": _between(0.0, 1.0),
+    "HardSwish": _between(-0.375, np.inf),
+    "Softmax": _between(0.0, 1.0),
+    "Exp": _monotone(np.exp),
+    "Sqrt": _between(0.0, np.inf),
+    "Abs": _abs,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _pool,
+    "GlobalMaxPool": _pool,
+    "ReduceMean": _mean,
+    "ReduceMax": _mean,
+    "Identity": _as_it_is,
+    "Dropout": _as_it_is,
+    "Flatten": _flatten,
+    "Reshape": _flatten,
+    "Transpose": _joined,
+    "Concat": _concat,
+} | dict.fromkeys(("Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Tile", "Split"), _joined)

@@ -1,0 +1,73 @@
+"""Which hidden units to keep when several blocks become one."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from .regression import RIDGE, ROUNDS, Float32, Float64, cross_matrix, gram_matrix
+
+# Units taken out between two rankings, as a share of those left: one by one gives the same fit.
+_STEP = 1 / 16
+
+
+def select_units(
+    x: Float32,
+    target: Float32,
+    units: int,
+    keep: int,
+    *,
+    other: Float32 | None = None,
+    rectified: bool = False,
+    start: Float64 | None = None,
+    ridge: float = RIDGE,
+) -> NDArray[np.int64]:
+    """Which `keep` of the `units` in x [rows, units * taps] explain target [rows, out] best.
+
+    Backward elimination from the least-squares fit on all units: the unit goes whose removal
+    raises the squared error least, w' (G^-1)_uu^-1 w for its weights w (Optimal Brain Surgeon,
+    Hassibi and Stork 1993, with a unit's taps as one group). `other` and `rectified` as in `fit`;
+    `start` [columns, out] is what the ridge pulls towards. Unit u has the columns u * taps to
+    (u + 1) * taps. Returns sorted indices. x is centred in place.
+    """
+    columns = x.shape[1]
+    taps = columns // units
+    mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    x -= mean
+    gram = gram_matrix(x)
+    weight = np.zeros((columns, target.shape[1])) if start is None else start
+    known = gram @ weight
+    gram[np.diag_indices(columns)] += ridge * max(np.trace(gram) / columns, 1e-12)
+    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True)
+    relaxed = rest = target if other is None else target - other
+    ceiling = 0 if other is None else -other
+    prior = weight
+    for round_ in range(ROUNDS + 1 if rectified else 1):
+        if round_:
+            guess = x @ weight.astype(np.float32) + relaxed.mean(axis=0)
+            relaxed = np.where(target <= 0, np.minimum(guess, ceiling), rest)
+        right = cross_matrix(x, relaxed - relaxed.mean(axis=0)) - known
+        weight = prior + scipy.linalg.cho_solve(factor, right)
+    inverse = scipy.linalg.cho_solve(factor, np.eye(columns))
+    left = np.arange(units)
+    while len(left) > keep:
+        rows = weight.reshape(len(left), taps, -1)
+        blocks = inverse.reshape(len(left), taps, len(left), taps)
+        own = blocks[np.arange(len(left)), :, np.arange(len(left))]
+        rises = np.einsum("uto,uto->u", rows, np.linalg.solve(own, rows))
+        count = min(max(1, int(len(left) * _STEP)), len(left) - keep)
+        gone = np.sort(np.argsort(rises, kind="stable")[:count])
+        stays = np.setdiff1d(np.arange(len(left)), gone)
+        out, rest = columns_of(gone, taps), columns_of(stays, taps)
+        # The fit without them, from the fit with them: a Schur complement, no new factorisation.
+        step = np.linalg.solve(inverse[np.ix_(out, out)], inverse[np.ix_(out, rest)])
+        weight = weight[rest] - step.T @ weight[out]
+        inverse = inverse[np.ix_(rest, rest)] - inverse[np.ix_(rest, out)] @ step
+        left = left[stays]
+    return left
+
+
+def columns_of(units: NDArray[np.int64], taps: int) -> NDArray[np.int64]:
+    """The columns that belong to some units, `taps` to each."""
+    return (units[:, None] * taps + np.arange(taps)).reshape(-1)

@@ -1,0 +1,369 @@
+"""The depth curve: regions out of one model one by one, what each costs, and a pick compiled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..passes.pipeline import CLEANING, EXACT, run_passes
+from .analysis.calibration import Frames, load_labels
+from .analysis.execution import Segment
+from .analysis.feeds import held_out_feeds
+from .collapsing import Trial, Trials
+from .driver import CompileResult, compile_models, frames_of
+from .errors import DataError, FidelityError, ModelError, UsageError
+from .frontends.onnx import read_model
+from .graph.program import Program, own_name
+from .graph.regions import Regions, find_regions
+from .options import CompileOptions
+from .planning.comparison import OutputComparison
+from .planning.plan import CollapseAction, Plan, PlannedAction
+from .planning.region_search import Candidate, Descent, Step, find_candidates
+from .planning.skeleton import Skeleton
+from .reports.depth_plot import depth_png
+from .reports.depth_report import DepthCurve, DepthPoint
+from .reports.progress import NoProgress, Progress
+from .reports.report import OutputFidelity
+from .timing import latencies
+
+RESULT, PICTURE, PLAN, BUNDLE = "depth.json", "depth.png", "plan.json", "bundle"
+# Beyond this error the outputs tell little of the original's: the curve ends there.
+END_ERROR = 0.5
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Frames with labels, to judge accuracy by: a set as for calibration, and the array's name."""
+
+    data: Path
+    labels: str
+
+
+@dataclass(frozen=True)
+class DepthResult:
+    """The curve, the regions' order as plans, and what was compiled where a point was picked.
+
+    `plans[k]` takes `k` regions out.
+    """
+
+    curve: DepthCurve
+    plans: tuple[Plan, ...]
+    picked: int | None = None
+    compiled: CompileResult | None = None
+
+
+def depth(
+    options: CompileOptions,
+    *,
+    labelled: Labelled | None = None,
+    pick: int | None = None,
+    keep: float | None = None,
+    most: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DepthResult:
+    """How a model's depth trades against its fidelity; compiles a point of the curve if asked.
+
+    `options` name one model and its frames; `output` is the folder to write to (None: nothing).
+    `pick` is a number of regions, `keep` the least fidelity: the most regions that keep it, when
+    fitted on all frames, are compiled. At most `most` regions are taken out for the curve.
+
+    Raises UsageError, ModelError (a model with no region), DataError, and FidelityError where
+    every region costs more than `keep` allows.
+    """
+    progress = progress or NoProgress()
+    try:
+        return _depth(options, labelled, pick, keep, most, overwrite, progress)
+    finally:
+        progress.done()
+
+
+def _depth(
+    options: CompileOptions,
+    labelled: Labelled | None,
+    pick: int | None,
+    keep: float | None,
+    most: int | None,
+    overwrite: bool,
+    progress: Progress,
+) -> DepthResult:
+    _check(options, pick, keep, most)
+    if options.output is not None:
+        check_depth_folder(options.output, overwrite)
+    progress.stage("reading the model", None)
+    ((name, path),) = options.models
+    original = read_model(path, name)
+    frames = frames_of(options, [original])
+    assert frames is not None
+    judge = None if labelled is None else _Judge(options, original, labelled)
+    program = original.copy()
+    run_passes(program, EXACT)
+    regions = find_regions(program)
+    skeleton = Skeleton(program)
+    candidates = find_candidates(program, regions, skeleton)
+    if not candidates:
+        raise ModelError(f"{name} has no region that could go: {_why_none(regions)}")
+    if pick is not None and pick > len(candidates):
+        raise UsageError(
+            f"--pick {pick} is more than the {len(candidates)} regions of {name}",
+            f"pick at most {len(candidates)}",
+        )
+    trials = Trials(
+        original, program, frames, options.floor, options.metric, options.seed, progress
+    )
+    steps, programs = _descended(trials, candidates, skeleton, most, pick, keep, progress)
+    curve = _curve(name, skeleton, steps, programs, trials, frames, regions, judge, progress)
+    plans = _plans(program, options, steps)
+    result = DepthResult(curve, plans)
+    if keep is not None or pick is not None:
+        if keep is not None and pick is None:
+            pick = _kept(curve, keep)
+        assert pick is not None
+        result = _compiled(options, result, min(pick, len(steps)), keep, progress)
+    if options.output is not None:
+        _write(result, options.output)
+    return result
+
+
+def _check(options: CompileOptions, pick: int | None, keep: float | None, most: int | None) -> None:
+    if len(options.models) != 1:
+        raise UsageError("depth looks at one model", "give one ONNX file")
+    if options.calibration is None:
+        raise UsageError(
+            "depth measures on frames, and none were given",
+            "give --calib PATH (an .npz keyed by input name, a folder of them, or of images)",
+        )
+    for what, value in (("--pick", pick), ("--most", most)):
+        if value is not None and value < 1:
+            raise UsageError(f"{what} {value} takes nothing out", "give 1 or more")
+    if pick is not None and most is not None and pick > most:
+        raise UsageError(f"--pick {pick} is beyond --most {most}", "leave out --most")
+    if keep is not None and not 0 < keep <= 1:
+        raise UsageError(f"a fidelity of {keep:g} is not between 0 and 1", "give 0.99, say")
+
+
+def _why_none(regions: Regions) -> str:
+    if regions.refused:
+        return "; ".join(
+            f"{own_name(one.entry)} .. {own_name(one.exit)}: {one.reason}"
+            for one in regions.refused[:3]
+        )
+    return "no part of it has one value in, one value out and weights of its own"
+
+
+def _descended(
+    trials: Trials,
+    candidates: Sequence[Candidate],
+    skeleton: Skeleton,
+    most: int | None,
+    pick: int | None,
+    keep: float | None,
+    progress: Progress,
+) -> tuple[list[Step], list[Trial]]:
+    """The steps of the curve and the trial of each, the unchanged program's first."""
+    tried: dict[tuple[CollapseAction, ...], Trial] = {}
+
+    def measure(actions: tuple[CollapseAction, ...]) -> float:
+        tried[actions] = trials.run(actions)
+        return tried[actions].error
+
+    progress.stage(f"trying {len(candidates)} regions", None)
+    influence = trials.influence([candidate.region for candidate in candidates])
+    descent = Descent(candidates, skeleton.bill, measure, lambda bill: float(bill.macs), influence)
+    steps: list[Step] = []
+    kept = [trials.run(())]
+    for step in descent.steps():
+        steps.append(step)
+        kept.append(tried[step.actions])
+        for actions in [other for other in tried if len(other) <= len(step.actions)]:
+            del tried[actions]
+        limit = most if most is not None else pick
+        if limit is not None and len(steps) >= limit:
+            break
+        # A floor needs no curve beyond it; the full fit may still win back a step or two.
+        missed = keep is not None and _least(kept[-1].compared) < keep - 0.05
+        if step.error > END_ERROR or (missed and pick is None and most is None):
+            break
+    return steps, kept
+
+
+def _least(compared: Sequence[OutputComparison]) -> float:
+    return min((output.value for output in compared), default=1.0)
+
+
+def _kept(curve: DepthCurve, keep: float) -> int:
+    """The most regions whose trial kept the fidelity, at least one: the full fit may keep it."""
+    good = [p.regions for p in curve.points if all(o.value >= keep for o in p.fidelity)]
+    return max(1, max(good, default=0))
+
+
+def _compiled(
+    options: CompileOptions, result: DepthResult, pick: int, keep: float | None, progress: Progress
+) -> DepthResult:
+    """The pick as a bundle, fitted on all frames; one region fewer while the floor is missed."""
+    floor = 0.0 if keep is None else keep
+    with_plan = replace(options, min_fidelity=max(floor, 1e-9), output_fidelity={})
+    while True:
+        output = None if options.output is None else options.output / BUNDLE
+        try:
+            compiled = compile_models(
+                replace(with_plan, output=output, overwrite=True),
+                progress,
+                result.plans[pick],
+            )
+            return replace(result, picked=pick, compiled=compiled)
+        except FidelityError as error:
+            if pick > 1:
+                pick -= 1
+                continue
+            first = result.curve.points[1]
+            raise FidelityError(
+                f"every region of {result.curve.model} matters: without the one that matters "
+                f"least, {first.removed}, {first.worst.metric} is {first.worst.value:.4f}, "
+                f"below {floor:g}",
+                f"lower --min-fidelity below {first.worst.value:.4f}, or give more frames",
+            ) from error
+
+
+def _plans(program: Program, options: CompileOptions, steps: Sequence[Step]) -> tuple[Plan, ...]:
+    models = {name: model.source.sha256 for name, model in program.models.items()}
+    plans = [Plan(models, (), options.seed)]
+    for step in steps:
+        chosen = step.chosen
+        planned = PlannedAction(chosen.action, chosen.saved_nbytes, chosen.saved_macs, None, None)
+        plans.append(Plan(models, (*plans[-1].actions, planned), options.seed))
+    return tuple(plans)
+
+
+def _curve(
+    name: str,
+    skeleton: Skeleton,
+    steps: Sequence[Step],
+    trials: Sequence[Trial],
+    source: Trials,
+    frames: Frames,
+    regions: Regions,
+    judge: _Judge | None,
+    progress: Progress,
+) -> DepthCurve:
+    progress.stage("measuring latency and accuracy", len(trials))
+    for trial in trials:
+        run_passes(trial.program, CLEANING)
+    seconds = latencies([trial.program for trial in trials], frames)
+    start = skeleton.bill([])
+    assert start is not None
+    bills = [start, *(step.bill for step in steps)]
+    points: list[DepthPoint] = []
+    for index, (trial, bill) in enumerate(zip(trials, bills)):
+        action = steps[index - 1].chosen.action if index else None
+        points.append(
+            DepthPoint(
+                index,
+                "" if action is None else f"{own_name(action.entry)} .. {own_name(action.exit)}",
+                f"a {action.kernel}x{action.kernel} map instead"
+                if action and action.kernel
+                else "",
+                bill.weights_nbytes,
+                bill.macs,
+                seconds[index],
+                tuple(
+                    OutputFidelity(c.output, c.metric, c.value, c.floor, c.frames)
+                    for c in trial.compared
+                ),
+                trial.error,
+                {} if judge is None else judge.accuracy(trial.program),
+            )
+        )
+        progress.advance()
+    reference = source.reference(name)
+    refused = tuple(
+        (f"{own_name(one.entry)} .. {own_name(one.exit)}", one.reason) for one in regions.refused
+    )
+    held_out = trials[0].compared[0].frames if trials[0].compared else 0
+    return DepthCurve(name, tuple(points), refused, reference.frames.count, held_out)
+
+
+class _Judge:
+    """Accuracy on labelled frames, of every output with class scores."""
+
+    def __init__(self, options: CompileOptions, original: Program, labelled: Labelled) -> None:
+        self._frames = frames_of(
+            replace(options, calibration=labelled.data, frames=None, held_out=0.5), [original]
+        )
+        assert self._frames is not None
+        self._labels = load_labels(labelled.data, labelled.labels)
+        (self._model,) = original.models
+        rows = np.sort(
+            np.concatenate(
+                [self._frames.fit_rows(self._model), self._frames.held_out_rows(self._model)]
+            )
+        )
+        if len(self._labels) <= int(rows.max()):
+            raise DataError(
+                f"{labelled.data} has {len(self._labels)} labels '{labelled.labels}' for "
+                f"{int(rows.max()) + 1} frames",
+                "give one label per frame, in the frames' order",
+            )
+        values = original.values()
+        outputs = original.models[self._model].outputs
+        self._scores = {
+            own: value for own, value in outputs.items() if len(values[value].shape or ()) == 2
+        }
+        if not self._scores:
+            raise UsageError(
+                f"labels are given, and no output of {self._model} holds class scores [N, C]",
+                "leave --labels out",
+            )
+        self._rows = rows
+
+    def accuracy(self, program: Program) -> dict[str, float]:
+        """The share of frames whose largest score is the label's, 0..1, by output."""
+        assert self._frames is not None
+        source = held_out_feeds(program, self._frames, self._model)
+        feeds = replace(source, rows=self._rows)
+        names = list(self._scores.values())
+        segment = Segment(program, None, names)
+        right = dict.fromkeys(self._scores, 0)
+        start = 0
+        for batch in feeds.batches(segment.inputs):
+            arrays = segment(batch)
+            count = len(arrays[0])
+            truth = self._labels[self._rows[start : start + count]]
+            for own, array in zip(self._scores, arrays):
+                right[own] += int((array.argmax(axis=-1) == truth).sum())
+            start += count
+        return {own: count / max(start, 1) for own, count in right.items()}
+
+
+def check_depth_folder(folder: Path, overwrite: bool) -> None:
+    """Raise UsageError where `depth` would refuse to write."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", "name a folder with -o")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / RESULT).is_file():
+            raise UsageError(
+                f"{folder} holds other files", "name a new folder with -o, nothing is mixed in"
+            )
+        if not overwrite:
+            raise UsageError(f"{folder} exists", "replace it with --overwrite, or name another")
+
+
+def _write(result: DepthResult, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    files: Mapping[str, bytes] = {
+        PICTURE: depth_png(result.curve, result.picked),
+        RESULT: _json({**result.curve.to_json(), "picked": result.picked}),
+        PLAN: _json(result.plans[result.picked or len(result.plans) - 1].to_json()),
+    }
+    for name, content in files.items():
+        beside = folder / f"{name}.part"
+        beside.write_bytes(content)
+        beside.replace(folder / name)
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

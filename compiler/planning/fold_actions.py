@@ -1,0 +1,220 @@
+"""Actions that fold, prune, freeze, tie and reuse inside one model, as values for a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ..errors import ModelError
+from ..graph.program import Program, own_name
+
+
+@dataclass(frozen=True)
+class _WithinModel:
+    """An action that touches one model only."""
+
+    model: str
+
+    @property
+    def donor(self) -> str:
+        """The model that gives, which is the one that takes."""
+        return self.model
+
+    @property
+    def receiver(self) -> str:
+        """The model that is rewritten."""
+        return self.model
+
+
+@dataclass(frozen=True)
+class FoldActivationAction(_WithinModel):
+    """An activation function becomes the affine map per channel that fits it best on the frames.
+
+    `given` and `value` are what the function reads and makes.
+    """
+
+    given: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.model} folds the activation that makes {own_name(self.value)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as JSON types; values go by their program names, 'model/value'."""
+        return {
+            "kind": "fold-activation",
+            "model": self.model,
+            "given": self.given,
+            "value": self.value,
+        }
+
+
+@dataclass(frozen=True)
+class PruneChannelsAction(_WithinModel):
+    """Channels of a value go, with what makes and reads them; their means go into biases."""
+
+    value: str
+    channels: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.model} loses {len(self.channels)} channels of {own_name(self.value)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as JSON types."""
+        return {
+            "kind": "prune-channels",
+            "model": self.model,
+            "value": self.value,
+            "channels": list(self.channels),
+        }
+
+
+@dataclass(frozen=True)
+class FreezeBranchAction(_WithinModel):
+    """A value that is the same on every frame becomes a constant; what made it goes."""
+
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.model} takes {own_name(self.value)} for a constant"
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as JSON types."""
+        return {"kind": "freeze-branch", "model": self.model, "value": self.value}
+
+
+@dataclass(frozen=True)
+class TieWeightsAction(_WithinModel):
+    """Operators of one shape share one weight, fitted to all of them; biases stay their own."""
+
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.model} has one weight for {', '.join(map(own_name, self.nodes))}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as JSON types; nodes go by their program names."""
+        return {"kind": "tie-weights", "model": self.model, "nodes": list(self.nodes)}
+
+
+@dataclass(frozen=True)
+class ReuseAttentionAction(_WithinModel):
+    """The attention map `earlier` serves a later layer too, in the place of its own `value`."""
+
+    earlier: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.model} uses {own_name(self.earlier)} for {own_name(self.value)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as JSON types."""
+        return {
+            "kind": "reuse-attention",
+            "model": self.model,
+            "earlier": self.earlier,
+            "value": self.value,
+        }
+
+
+FoldAction = (
+    FoldActivationAction
+    | PruneChannelsAction
+    | FreezeBranchAction
+    | TieWeightsAction
+    | ReuseAttentionAction
+)
+
+
+def fold_action_from_json(entry: Mapping[str, Any], where: str) -> FoldAction | None:
+    """The action `to_json` wrote; None when `entry` is of another kind. Raises ModelError."""
+    reader = _READERS.get(str(entry.get("kind")))
+    return None if reader is None else reader(entry, where)
+
+
+def check_fold_action(action: FoldAction, program: Program) -> None:
+    """Refuse an action that names what the program does not have. Raises ModelError."""
+    if action.model not in program.models:
+        raise ModelError(f"the plan names model {action.model!r}, which was not given")
+    if isinstance(action, TieWeightsAction):
+        known = {node.name for node in program.graph.nodes}
+        wanted, kind = action.nodes, "node"
+    else:
+        known = set(program.values())
+        wanted, kind = values_of(action), "value"
+    for name in wanted:
+        if name not in known:
+            raise ModelError(
+                f"the plan names {kind} {name!r}, which is not in the program",
+                f"`repsimc inspect MODEL` lists the {kind}s of a model",
+            )
+    if isinstance(action, PruneChannelsAction):
+        shape = program.values()[action.value].shape
+        most = max((size for size in shape or () if isinstance(size, int)), default=0)
+        if any(channel >= most for channel in action.channels):
+            raise ModelError(
+                f"the plan prunes channel {max(action.channels)} of {own_name(action.value)!r}, "
+                f"which has shape {list(shape or ())}"
+            )
+
+
+def values_of(action: FoldAction) -> tuple[str, ...]:
+    """The values that an action names."""
+    if isinstance(action, FoldActivationAction):
+        return (action.given, action.value)
+    if isinstance(action, ReuseAttentionAction):
+        return (action.earlier, action.value)
+    return () if isinstance(action, TieWeightsAction) else (action.value,)
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise ModelError(f"{where}: {key} is {value!r}, not a name")
+    return value
+
+
+def _list(entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    found = entry.get(key)
+    if not isinstance(found, list) or not found:
+        raise ModelError(f"{where}: {key} is no list, or an empty one")
+    return cast("list[Any]", found)
+
+
+def _fold(entry: Mapping[str, Any], where: str) -> FoldAction:
+    given, value = _text(entry, "given", where), _text(entry, "value", where)
+    return FoldActivationAction(_text(entry, "model", where), given, value)
+
+
+def _prune(entry: Mapping[str, Any], where: str) -> FoldAction:
+    channels = _list(entry, "channels", where)
+    if any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in channels):
+        raise ModelError(f"{where}: channels must be whole numbers from 0")
+    unique = tuple(sorted({int(channel) for channel in channels}))
+    return PruneChannelsAction(_text(entry, "model", where), _text(entry, "value", where), unique)
+
+
+def _freeze(entry: Mapping[str, Any], where: str) -> FoldAction:
+    return FreezeBranchAction(_text(entry, "model", where), _text(entry, "value", where))
+
+
+def _tie(entry: Mapping[str, Any], where: str) -> FoldAction:
+    nodes = _list(entry, "nodes", where)
+    if len(set(map(str, nodes))) < 2 or not all(isinstance(n, str) and n for n in nodes):
+        raise ModelError(f"{where}: nodes must be two names or more")
+    return TieWeightsAction(_text(entry, "model", where), tuple(str(node) for node in nodes))
+
+
+def _reuse(entry: Mapping[str, Any], where: str) -> FoldAction:
+    earlier, value = _text(entry, "earlier", where), _text(entry, "value", where)
+    return ReuseAttentionAction(_text(entry, "model", where), earlier, value)
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any], str], FoldAction]] = {
+    "fold-activation": _fold,
+    "prune-channels": _prune,
+    "freeze-branch": _freeze,
+    "tie-weights": _tie,
+    "reuse-attention": _reuse,
+}

@@ -1,0 +1,306 @@
+"""Sites for folding inside models: what could be folded, pruned, frozen, tied or reused.
+
+Measured statistics rank them; as for sharing, a site is accepted by carrying it out and comparing
+outputs on held-out frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from ..analysis.activations import Statistics, Straightness
+from ..analysis.channel_groups import ChannelGroup, group_of, in_multiples, saved_nbytes
+from ..analysis.composition import merged
+from ..analysis.cost import node_macs
+from ..analysis.linear_runs import Linear, Window, fixed_values, linear_at, reader_of
+from ..graph.program import Program, node_inputs, own_name
+from ..graph.weights import nbytes_of, unique_nbytes
+from .fold_actions import (
+    FoldAction,
+    FoldActivationAction,
+    FreezeBranchAction,
+    PruneChannelsAction,
+    ReuseAttentionAction,
+    TieWeightsAction,
+)
+
+# A site that is expected to lose more than this share of a value's variance is not worth measuring.
+MOST_DAMAGE = 0.4
+# Channels whose variance is at most this share of the mean channel's go together: none, hardly any.
+_QUIET = (0.0, 1e-4, 1e-2)
+# Channels are left in such multiples where there were some: see in_multiples.
+MULTIPLE = 8
+# A value that is the same on fewer frames than this is not called constant.
+_FEWEST_FRAMES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class FoldSite:
+    """A possible action with what it saves (alone, after the exact passes) and what it may cost.
+
+    `damage` is the share of the variance of the rewritten value that is expected to be lost; 0
+    where nothing changes on the frames.
+    """
+
+    action: FoldAction
+    saved_nbytes: int
+    saved_macs: int
+    damage: float
+
+    @property
+    def model(self) -> str:
+        """The model that the action rewrites."""
+        return self.action.model
+
+
+@dataclass
+class FoldSites:
+    """All sites by expected damage, and why other candidates are none ({value: reason})."""
+
+    sites: list[FoldSite] = field(default_factory=list[FoldSite])
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def find_fold_sites(
+    program: Program,
+    statistics: Statistics,
+    ties: Mapping[tuple[str, ...], float] | None = None,
+) -> FoldSites:
+    """Sites of all models whose values the statistics hold.
+
+    `ties` gives runs of operators (node names) the R2 that one weight for all of them kept. Sites
+    that save neither bytes nor MACs are left out.
+    """
+    found = FoldSites()
+    owners = _owners(program)
+    for value, measured in statistics.activations.items():
+        model = owners.get(value)
+        if model is not None:
+            _fold_site(program, model, measured, found)
+    seen: set[str] = set()
+    for value in statistics.ranges:
+        model = owners.get(value)
+        if model is not None and value not in seen:
+            seen |= _prune_sites(program, model, value, statistics, found)
+    if statistics.frames >= _FEWEST_FRAMES:
+        for value, array in statistics.constants.items():
+            if value in owners:
+                _freeze_site(program, owners[value], value, array, found)
+    for (earlier, later), r2 in statistics.attention.items():
+        if later in owners:
+            action = ReuseAttentionAction(owners[later], earlier, later)
+            bill = _without(program, later, keep={earlier})
+            found.sites.append(FoldSite(action, *bill, max(0.0, 1 - r2)))
+    known = {node.name: node for node in program.graph.nodes}
+    for names, r2 in (ties or {}).items():
+        nodes = [known[name] for name in names if name in known]
+        model = owners.get(nodes[0].outputs[0].name) if len(nodes) == len(names) else None
+        if model is not None:
+            weights = [node.inputs[1] for node in nodes[1:]]
+            saved = sum(
+                nbytes_of(w) for w in weights if isinstance(w, gs.Constant) and len(w.outputs) == 1
+            )
+            action = TieWeightsAction(model, names)
+            found.sites.append(FoldSite(action, saved, 0, max(0.0, 1 - r2)))
+    found.sites = [
+        site
+        for site in found.sites
+        if site.damage <= MOST_DAMAGE and (site.saved_nbytes > 0 or site.saved_macs > 0)
+    ]
+    found.sites.sort(key=lambda s: (s.damage, -s.saved_nbytes, -s.saved_macs, str(s.action)))
+    return found
+
+
+def _owners(program: Program) -> dict[str, str]:
+    """The first model that needs each value."""
+    owners: dict[str, str] = {}
+    for model in program.models:
+        for node in program.nodes_of(model):
+            for value in node.outputs:
+                owners.setdefault(value.name, model)
+    return owners
+
+
+# -- activations ------------------------------------------------------------------------------
+
+
+def _fold_site(program: Program, model: str, measured: Straightness, found: FoldSites) -> None:
+    activation = measured.activation
+    action = FoldActivationAction(model, activation.given, activation.value)
+    saving = merge_saving(program, measured)
+    if isinstance(saving, str):
+        found.refused[activation.value] = saving
+        return
+    found.sites.append(FoldSite(action, *saving, measured.damage))
+
+
+def merge_saving(program: Program, measured: Straightness) -> tuple[int, int] | str:
+    """Bytes and MACs (per frame) saved once the activation is affine and its neighbours merge.
+
+    Or why they would not merge: then folding the activation saves next to nothing.
+    """
+    activation = measured.activation
+    values = program.values()
+    outputs = fixed_values(program)
+    given, value = values[activation.given], values[activation.value]
+    name = own_name(activation.value)
+    inside = {id(node) for node in activation.nodes}
+    if given.name in outputs or any(id(node) not in inside for node in given.outputs):
+        return f"something else reads what goes into the activation that makes '{name}'"
+    reader = reader_of(value, outputs)
+    first = _made_by(given, outputs)
+    if first is None:
+        return f"no linear operator feeds the activation that makes '{name}'"
+    second = None if reader is None else linear_at(reader, outputs, first.channels_first)
+    if second is None or second.is_scale:
+        return f"no linear operator alone reads '{name}'"
+    if first.channels != len(measured.slope):
+        return f"the channels of '{name}' are on another axis"
+    shape = (-1, *[1] * (first.weight.ndim - 1)) if first.window is not None else (1, -1)
+    bias = first.bias * measured.slope + measured.offset
+    folded = replace(
+        first, weight=first.weight * measured.slope.reshape(shape), bias=bias, result=value
+    )
+    one = merged(folded, second)
+    if isinstance(one, str):
+        return one
+    constants = {
+        id(tensor): tensor
+        for node in activation.nodes
+        for tensor in node.inputs
+        if isinstance(tensor, gs.Constant) and all(id(r) in inside for r in tensor.outputs)
+    }
+    nbytes = one.nbytes_saved + sum(nbytes_of(tensor) for tensor in constants.values())
+    # Counted as the bill counts: a bias costs no MACs.
+    macs = node_macs(first.operator) + node_macs(second.operator)
+    return nbytes, macs - int(one.linear.weight.size) * _places(second)
+
+
+def _made_by(value: gs.Tensor, outputs: set[str]) -> Linear | None:
+    if len(value.inputs) != 1:
+        return None
+    node = value.inputs[0]
+    if node.op == "Add":
+        node = next((m for t in node.inputs for m in t.inputs if m.op == "MatMul"), node)
+    found = linear_at(node, outputs, True)
+    return found if found is not None and not found.is_scale and found.result is value else None
+
+
+def _places(linear: Linear) -> int:
+    """Places of one frame's result: pixels, tokens, or 1; unknown sizes count as one."""
+    shape: Any = linear.result.shape
+    window: Window | None = linear.window
+    sizes = () if shape is None else (shape[2:] if window is not None else shape[1:-1])
+    places = 1
+    for size in sizes:
+        places *= size if isinstance(size, int) else 1
+    return places
+
+
+# -- channels -----------------------------------------------------------------------------------
+
+
+def _prune_sites(
+    program: Program, model: str, value: str, statistics: Statistics, found: FoldSites
+) -> set[str]:
+    """Sites for the group of the value, from the most certain on; the values of the group."""
+    group = group_of(program, value)
+    if isinstance(group, str):
+        found.refused[value] = group
+        return {value}
+    earlier = 0
+    for quiet in _QUIET:
+        channels, damage = _quiet_channels(group, statistics, quiet)
+        if len(channels) <= earlier or len(channels) == 0:
+            continue
+        earlier = len(channels)
+        action = PruneChannelsAction(model, value, tuple(int(c) for c in channels))
+        saved = saved_nbytes(group, len(channels))
+        found.sites.append(FoldSite(action, saved, _pruned_macs(group, len(channels)), damage))
+    return set(group.values)
+
+
+def _quiet_channels(
+    group: ChannelGroup, statistics: Statistics, quiet: float
+) -> tuple[NDArray[np.int64], float]:
+    """Channels that hardly vary before any sink, and the most variance that a sink loses."""
+    gone = np.ones(group.channels, dtype=bool)
+    for sink in group.sinks:
+        known = statistics.ranges.get(sink.value)
+        if known is None or len(known.mean) != group.channels * sink.slot.repeat:
+            return np.zeros(0, np.int64), 0.0
+        still = known.constant()
+        if quiet:
+            still |= known.variance <= quiet * known.variance.mean()
+        gone &= still.reshape(group.channels, -1).all(axis=1)
+    channels = np.flatnonzero(gone).astype(np.int64)
+    if len(channels) == group.channels:
+        channels = channels[1:]
+    channels = _quietest(group, statistics, channels)
+    damage = 0.0
+    for sink in group.sinks:
+        variance = statistics.ranges[sink.value].variance.reshape(group.channels, -1)
+        total = float(variance.sum())
+        lost = float(variance[channels].sum()) / total if total > 0 else 0.0
+        damage = max(damage, lost if quiet else 0.0)
+    return channels, damage
+
+
+def _quietest(
+    group: ChannelGroup, statistics: Statistics, channels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """As many of the channels as may go, those of least variance, in order."""
+    loudness = np.zeros(group.channels)
+    for sink in group.sinks:
+        variance = statistics.ranges[sink.value].variance.reshape(group.channels, -1).sum(axis=1)
+        loudness = np.maximum(loudness, variance / max(float(variance.mean()), 1e-300))
+    ordered = channels[np.argsort(loudness[channels], kind="stable")]
+    return np.sort(in_multiples(ordered, group.channels, MULTIPLE))
+
+
+def _pruned_macs(group: ChannelGroup, removed: int) -> int:
+    """MACs per frame of the rows and columns that go."""
+    nodes = {id(slot.node): slot.node for slot in group.slots}
+    nodes |= {id(sink.slot.node): sink.slot.node for sink in group.sinks}
+    return sum(node_macs(node) * removed // group.channels for node in nodes.values())
+
+
+# -- branches -----------------------------------------------------------------------------------
+
+
+def _freeze_site(
+    program: Program, model: str, value: str, array: NDArray[Any], found: FoldSites
+) -> None:
+    saved_nbytes, saved_macs = _without(program, value)
+    flat = array.reshape(-1)
+    equal = bool(np.ptp(flat) <= 1e-6 * np.abs(flat).max(initial=0))
+    cost = array.itemsize if equal else array.nbytes
+    found.sites.append(
+        FoldSite(FreezeBranchAction(model, value), saved_nbytes - cost, saved_macs, 0.0)
+    )
+
+
+def _without(program: Program, value: str, keep: Sequence[str] | set[str] = ()) -> tuple[int, int]:
+    """Weight bytes and MACs of what only `value` needs."""
+    outputs = list(program.graph.outputs)
+    before = program.needed_nodes(outputs)
+    # What is still needed when nobody reads the value: the walk stops there.
+    after = program.needed_nodes(outputs, stop=[value])
+    if keep:
+        known = program.values()
+        more = program.needed_nodes([known[name] for name in keep])
+        inside = {id(node) for node in (*after, *more)}
+        after = [node for node in before if id(node) in inside]
+    macs = sum(map(node_macs, before)) - sum(map(node_macs, after))
+    return unique_nbytes(_weights(before)) - unique_nbytes(_weights(after)), macs
+
+
+def _weights(nodes: Sequence[gs.Node]) -> list[gs.Constant]:
+    found = {id(t): t for n in nodes for t in node_inputs(n) if isinstance(t, gs.Constant)}
+    return list(found.values())

@@ -1,0 +1,53 @@
+"""Replace an activation function by the affine map per channel that fits it on the frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..compiler.analysis.activation_units import activations_of
+from ..compiler.analysis.activations import measure_activation
+from ..compiler.analysis.reconstruction import Reference
+from ..compiler.graph.program import Program, own_name
+from ..compiler.planning.fold_actions import FoldActivationAction
+from .base import Change
+from .splicing import put_steps
+
+
+@dataclass(frozen=True)
+class FoldActivation:
+    """A (nearly) linear activation becomes a factor and an offset per channel.
+
+    Channels that stay on one straight piece on all frames get that piece's own numbers, others
+    the least-squares fit. Merge-linear then makes one of the linear operators around (Layer
+    Folding, arXiv 2106.09309), refit-around repairs what the fit lost.
+    """
+
+    name: ClassVar[str] = "fold-activation"
+    exact: ClassVar[bool] = False
+
+    action: FoldActivationAction
+    reference: Reference
+
+    def run(self, program: Program) -> list[Change]:
+        """One change; none where an earlier action took the activation away."""
+        if self.action.model not in program.models:
+            return []
+        nodes = program.nodes_of(self.action.model)
+        for activation in activations_of(program, nodes):
+            if (activation.given, activation.value) != (self.action.given, self.action.value):
+                continue
+            found = measure_activation(program, activation, self.reference.frames)
+            if found is None:
+                return []
+            value = program.values()[activation.given]
+            node = activation.nodes[-1]
+            saved = put_steps(
+                program, value, node, found.slope, found.offset, activation.axis, self.name
+            )
+            what = (
+                f"the activation that makes '{own_name(activation.value)}' became affine "
+                f"(keeps {1 - found.damage:.4f} of its variance)"
+            )
+            return [Change(what, node.name, saved)]
+        return []

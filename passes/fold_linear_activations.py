@@ -1,0 +1,72 @@
+"""Remove activation functions that the graph alone proves to be straight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from ..compiler.analysis.intervals import ANYTHING, Bounds, bounds_of
+from ..compiler.analysis.pieces import is_identity, straight
+from ..compiler.graph.layout import ACTIVATIONS
+from ..compiler.graph.program import Program
+from .base import Change
+from .splicing import bypass, is_float, put_steps
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FoldLinearActivations:
+    """Activations that are straight on every input they can get.
+
+    A PReLU of slope 1 and an activation whose inputs always lie on its piece of slope 1 go: a ReLU
+    after a ReLU, a sum of them, a sigmoid, a pool, or a convolution without negative weights on
+    positive inputs; a Clip of what is in its limits. Where channels lie on different pieces the
+    activation becomes a factor (and offset) per channel, which merge-linear takes further.
+    """
+
+    name: ClassVar[str] = "fold-linear-activations"
+    exact: ClassVar[bool] = True
+
+    def run(self, program: Program) -> list[Change]:
+        """One change for every activation that went."""
+        changes: list[Change] = []
+        bounds = bounds_of(program)
+        for node in list(program.graph.nodes):
+            if node.op not in ACTIVATIONS or not node.inputs or node.outputs[0].is_empty():
+                continue
+            kind = f"{node.op} '{node.name}'"
+            if is_identity(node):
+                saved = bypass(program, node)
+                if saved is not None:
+                    changes.append(Change(f"{kind} has slope 1 everywhere", node.name, saved))
+                continue
+            given = bounds.get(node.inputs[0].name, ANYTHING)
+            found = _straight(node, given)
+            if found is None:
+                continue
+            slope, offset, axis = found
+            if np.all(slope == 1) and np.all(offset == 0):
+                saved = bypass(program, node)
+                if saved is not None:
+                    what = f"{kind} changes nothing: what it is given is never beyond its bend"
+                    changes.append(Change(what, node.name, saved))
+            elif np.any(slope != 0) and is_float(node.inputs[0]):
+                saved = put_steps(program, node.inputs[0], node, slope, offset, axis, self.name)
+                what = f"{kind} is straight in every channel, by its weights"
+                changes.append(Change(what, node.name, saved))
+        return changes
+
+
+def _straight(node: gs.Node, given: Bounds) -> tuple[Float64, Float64, int] | None:
+    if not given.known or node.inputs[0].shape is None:
+        return None
+    axis = -1 if given.axis is None else given.axis
+    slope, offset = straight(node, given.low, given.high, axis)
+    if np.isnan(slope).any():
+        return None
+    return slope, offset, axis

@@ -1,0 +1,195 @@
+"""Merge adjacent linear operators into one where that is cheaper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..compiler.analysis.composition import merged
+from ..compiler.analysis.linear_runs import (
+    Linear,
+    fixed_values,
+    linear_at,
+    may_merge,
+    reader_of,
+)
+from ..compiler.graph.program import SOURCE_KEY, Program
+from ..compiler.graph.weights import array_of, nbytes_of
+from .base import Change, remove_nodes
+
+
+@dataclass(frozen=True)
+class MergeLinear:
+    """Conv, Gemm, MatMul and per-channel steps that follow one another become one operator.
+
+    - Two operators become one where that takes fewer MACs and no more weight bytes (plus
+      `growth_nbytes`): a 1x1 around a 3x3, a Gemm after a Gemm, a wide pair around a bottleneck's
+      opposite. Where the second pads, the first has to be a 1x1 without bias.
+    - Mul, Add, Sub, Div by a number per channel and a lone BatchNormalization go into the operator
+      before or after them; a run of them becomes at most one Mul and one Add.
+
+    Only where nothing else reads the value between them. Float32 and float64; half precision and
+    quantised weights stay.
+    """
+
+    name: ClassVar[str] = "merge-linear"
+    exact: ClassVar[bool] = True
+
+    growth_nbytes: int = 0
+
+    def run(self, program: Program) -> list[Change]:
+        """One change for every merge."""
+        outputs = fixed_values(program)
+        changes: list[Change] = []
+        pending = list(program.graph.nodes)
+        while pending:
+            node = pending.pop(0)
+            if not may_merge(node, outputs):
+                continue
+            done = self._merge_at(program, node, outputs)
+            if done is not None:
+                changes.append(done[0])
+                # What was made may merge with what comes before or after it.
+                pending = [*done[1], *pending]
+        return changes
+
+    def _merge_at(
+        self, program: Program, node: gs.Node, outputs: set[str]
+    ) -> tuple[Change, list[gs.Node]] | None:
+        for channels_first in (True, False):
+            first = linear_at(node, outputs, channels_first)
+            if first is None:
+                continue
+            if first.is_scale and _shortens(first, outputs):
+                return _rewrite(program, first, first.nodes)
+            reader = reader_of(first.result, outputs)
+            after = first.channels_first if not first.is_scale else channels_first
+            second = None if reader is None else linear_at(reader, outputs, after)
+            if second is None:
+                continue
+            found = merged(first, second, self.growth_nbytes)
+            if not isinstance(found, str):
+                return _rewrite(program, found.linear, (*first.nodes, *second.nodes))
+        return None
+
+
+def _shortens(scale: Linear, outputs: set[str]) -> bool:
+    """Whether a run of per-channel steps takes fewer nodes than it has, or none at all."""
+    if scale.steps() == 0:
+        return scale.result.name not in outputs
+    return scale.steps() < len(scale.nodes)
+
+
+def _rewrite(
+    program: Program, linear: Linear, nodes: tuple[gs.Node, ...]
+) -> tuple[Change, list[gs.Node]]:
+    """Put the nodes that `linear` takes where `nodes` are; the result keeps its name.
+
+    Returns the change, and the nodes that may now merge: what makes the source, and the new ones.
+    """
+    keep, source, result = linear.operator, linear.source, linear.result
+    inside = {id(node) for node in nodes}
+    places = {id(node): index for index, node in enumerate(program.graph.nodes)}
+    ordered = sorted(nodes, key=lambda node: places[id(node)])
+    place = places[id(ordered[-1])] - len(nodes) + 1
+    kinds = " and ".join(f"{node.op} '{node.name}'" for node in ordered)
+    sources: dict[str, None] = {}
+    for node in ordered:
+        entry = program.metadata.get(node.name, {}).get(SOURCE_KEY, node.name)
+        sources.update(dict.fromkeys(entry.split(",")))
+    metadata = {**program.metadata.get(keep.name, {}), SOURCE_KEY: ",".join(sources)}
+    docs = program.docs.get(keep.name)
+    constants = [t for node in nodes for t in node.inputs if isinstance(t, gs.Constant)]
+    freed_by = {id(t): t for t in constants if all(id(r) in inside for r in t.outputs)}
+    freed = sum(nbytes_of(tensor) for tensor in freed_by.values())
+    shape = _Shape(keep.name, keep.op, dict(keep.attrs), np.dtype(array_of(constants[0]).dtype))
+    adds = [node.name for node in ordered if node.op == "Add"]
+    remove_nodes(program, nodes)
+    makers = list(source.inputs)
+    if linear.steps() == 0:
+        program.replace_uses(result, source)
+        return Change(f"{kinds} changes nothing", shape.name, freed), makers
+    made = _nodes(program, linear, shape, adds)
+    made[-1].outputs = [result]
+    for index, node in enumerate(made):
+        program.metadata[node.name] = dict(metadata)
+        program.graph.nodes.insert(place + index, node)
+    if docs is not None:
+        program.docs[shape.name] = docs
+    new = {id(t): t for node in made for t in node.inputs if isinstance(t, gs.Constant)}
+    added = sum(nbytes_of(tensor) for tensor in new.values())
+    became = " and ".join(f"{node.op} '{node.name}'" for node in made)
+    change = Change(f"{kinds} became {became}", shape.name, freed - added)
+    return change, [*makers, *made]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What of the surviving operator the new one takes over."""
+
+    name: str
+    op: str
+    attrs: dict[str, Any]
+    dtype: np.dtype[Any]
+
+
+def _nodes(program: Program, linear: Linear, old: _Shape, adds: Sequence[str]) -> list[gs.Node]:
+    """The new nodes; the first reads the source, the last still lacks its output."""
+
+    def constant(suffix: str, array: Any) -> gs.Constant:
+        values = np.ascontiguousarray(array, dtype=old.dtype)
+        return gs.Constant(program.unique_name(f"{old.name}.{suffix}"), values)
+
+    source, result, name = linear.source, linear.result, old.name
+    biased = bool(np.any(linear.bias != 0))
+    window = linear.window
+    if linear.is_scale:
+        return _steps(program, linear, name, constant)
+    if window is None and old.op == "MatMul":
+        product = gs.Node("MatMul", name, {}, [source, constant("merged", linear.weight)])
+        if not biased:
+            return [product]
+        middle = gs.Variable(program.unique_name(f"{name}.product"), result.dtype, result.shape)
+        product.outputs = [middle]
+        inputs = [middle, constant("merged_bias", linear.bias)]
+        added = adds[-1] if adds else program.unique_name(f"{name}.bias")
+        return [product, gs.Node("Add", added, {}, inputs)]
+    weight = linear.weight
+    if window is not None:
+        attrs = {
+            "kernel_shape": list(window.kernel),
+            "strides": list(window.strides),
+            "dilations": list(window.dilations),
+            "pads": list(window.pads),
+            "group": linear.group,
+        }
+    else:
+        attrs = {"transB": int(old.attrs.get("transB", 0))}
+        weight = weight.T if attrs["transB"] else weight
+    inputs = [source, constant("merged", weight)]
+    inputs += [constant("merged_bias", linear.bias)] if biased else []
+    return [gs.Node("Conv" if window is not None else "Gemm", name, attrs, inputs)]
+
+
+def _steps(
+    program: Program, linear: Linear, name: str, constant: Callable[[str, Any], gs.Constant]
+) -> list[gs.Node]:
+    """At most a Mul and an Add, by constants that broadcast over the channels."""
+    rank = len(linear.source.shape)
+    sizes = [linear.channels] + ([1] * (rank - 2) if linear.channels_first else [])
+    made: list[gs.Node] = []
+    value = linear.source
+    for op, array, neutral in (("Mul", linear.weight, 1.0), ("Add", linear.bias, 0.0)):
+        if np.all(array == neutral):
+            continue
+        own = name if not made else program.unique_name(f"{name}.{op.lower()}")
+        if made:
+            shape, dtype = linear.result.shape, linear.result.dtype
+            value = gs.Variable(program.unique_name(f"{name}.scaled"), dtype, shape)
+            made[-1].outputs = [value]
+        made.append(gs.Node(op, own, {}, [value, constant(op.lower(), array.reshape(sizes))]))
+    return made

@@ -1,0 +1,56 @@
+"""Prune channels that hardly change on the frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..compiler.analysis.activations import measure_ranges
+from ..compiler.analysis.channel_groups import bias_slot, group_of, saved_nbytes
+from ..compiler.analysis.reconstruction import Reference
+from ..compiler.graph.program import Program, own_name
+from ..compiler.planning.fold_actions import PruneChannelsAction
+from .base import Change
+from .pruning import take_out
+
+
+@dataclass(frozen=True)
+class PruneChannels:
+    """The plan's channels go, with what makes and reads them; their means go into the biases.
+
+    Exact where a channel is constant on whatever the model will be fed and no reader pads;
+    measured in any case.
+    """
+
+    name: ClassVar[str] = "prune-channels"
+    exact: ClassVar[bool] = False
+
+    action: PruneChannelsAction
+    reference: Reference
+
+    def run(self, program: Program) -> list[Change]:
+        """One change; none where the channels cannot be taken apart (any more)."""
+        value = program.values().get(self.action.value)
+        if value is None:
+            return []
+        group = group_of(program, self.action.value)
+        if isinstance(group, str) or max(self.action.channels) >= group.channels:
+            return []
+        removed = np.array(sorted(set(self.action.channels)), np.int64)
+        removed = removed[1:] if len(removed) == group.channels else removed
+        if not len(removed):
+            return []
+        axes = {sink.value: group.values[sink.value].axis for sink in group.sinks}
+        ranges = measure_ranges(program, axes, self.reference.frames)
+        constants = {
+            sink.value: ranges[sink.value].mean.astype(np.float64)
+            for sink in group.sinks
+            if sink.value in ranges
+            and (sink.slot.node.op != "MatMul" or bias_slot(sink.slot.node) is not None)
+        }
+        saved = saved_nbytes(group, len(removed))
+        take_out(program, group, removed, constants)
+        what = f"{len(removed)} of {group.channels} channels of '{own_name(value.name)}' are gone"
+        return [Change(what, value.inputs[0].name, saved)]

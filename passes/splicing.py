@@ -1,0 +1,86 @@
+"""Taking a node out of a graph, or putting per-channel steps in its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from ..compiler.graph.program import PASS_KEY, SOURCE_KEY, Program
+from ..compiler.graph.weights import array_of, nbytes_of
+from .base import remove_nodes
+
+Float64 = NDArray[np.float64]
+
+
+def bypass(program: Program, node: gs.Node) -> int | None:
+    """Readers of the node's output read its first input; the node goes.
+
+    Where the output is a model's, the input's maker makes it instead. Returns the weight bytes
+    that go with the node; None, and nothing is done, where neither can be.
+    """
+    value, result = node.inputs[0], node.outputs[0]
+    outputs = {output.name for output in program.graph.outputs}
+    if result.name not in outputs:
+        program.replace_uses(result, value)
+        return sum(remove_nodes(program, [node]))
+    if value.name in outputs or not value.inputs or len(value.inputs) != 1:
+        return None
+    maker = value.inputs[0]
+    place = next(index for index, made in enumerate(maker.outputs) if made is value)
+    freed = sum(remove_nodes(program, [node]))
+    program.replace_uses(value, result)
+    maker.outputs[place] = result
+    program.graph.toposort()
+    return freed
+
+
+def put_steps(
+    program: Program,
+    value: gs.Tensor,
+    node: gs.Node,
+    slope: Float64,
+    offset: Float64,
+    axis: int,
+    by: str,
+) -> int:
+    """A Mul and an Add by numbers per channel of `value` make the node's result in its place.
+
+    Whichever of them changes nothing is left out, unless both would be. `by` is the pass's name.
+    Returns the weight bytes saved (negative where there are more now).
+    """
+    result, name, rank = node.outputs[0], node.name, len(value.shape)
+    sizes = [-1] + [1] * (rank - 1 - axis % rank)
+    source = program.metadata.get(name, {}).get(SOURCE_KEY, name)
+    place = next(i for i, other in enumerate(program.graph.nodes) if other is node)
+    freed = sum(remove_nodes(program, [node]))
+    dtype, added = np.dtype(value.dtype), 0
+    steps = [("Mul", slope, 1.0), ("Add", offset, 0.0)]
+    steps = [step for step in steps if not np.all(step[1] == step[2])] or steps[:1]
+    made: list[gs.Node] = []
+    for op, array, _ in steps:
+        if np.all(array == array[0]):
+            array = array[:1]
+        constant = gs.Constant(
+            program.unique_name(f"{name}.{op.lower()}_by"),
+            np.ascontiguousarray(array.reshape(sizes), dtype=dtype),
+        )
+        added += nbytes_of(constant)
+        if made:
+            middle = gs.Variable(program.unique_name(f"{name}.scaled"), result.dtype, result.shape)
+            made[-1].outputs = [middle]
+            value = middle
+        own = name if not made else program.unique_name(f"{name}.{op.lower()}")
+        made.append(gs.Node(op, own, {}, [value, constant]))
+        program.metadata[own] = {SOURCE_KEY: source, PASS_KEY: by}
+    made[-1].outputs = [result]
+    program.graph.nodes[place:place] = made
+    return freed - added
+
+
+def is_float(tensor: gs.Tensor) -> bool:
+    """Whether the value is of float32 or float64."""
+    dtype: Any = array_of(tensor).dtype if isinstance(tensor, gs.Constant) else tensor.dtype
+    return dtype is not None and dtype in (np.float32, np.float64)

@@ -1,0 +1,100 @@
+"""Let layers of one shape share one weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from ..compiler.analysis.execution import Segment
+from ..compiler.analysis.linear import LinearOperator, linear_operator
+from ..compiler.analysis.reconstruction import Reference, row_count
+from ..compiler.analysis.regression import Affine
+from ..compiler.analysis.ties import joint_fit, may_tie
+from ..compiler.graph.program import PASS_KEY, Program
+from ..compiler.graph.weights import nbytes_of
+from ..compiler.planning.fold_actions import TieWeightsAction
+from .base import Change
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TieWeights:
+    """Operators of one shape get one weight between them; each keeps a bias of its own.
+
+    The weight is the least-squares fit to what all of them produced in the original network, from
+    what each is fed now. Layer Consistency, MPruner's clusters (arXiv 2408.13482), closed form.
+    """
+
+    name: ClassVar[str] = "tie-weights"
+    exact: ClassVar[bool] = False
+
+    action: TieWeightsAction
+    reference: Reference
+
+    def run(self, program: Program) -> list[Change]:
+        """One change for every operator that lost its own weight."""
+        by_name = {node.name: node for node in program.graph.nodes}
+        if any(name not in by_name for name in self.action.nodes):
+            return []
+        operators = [linear_operator(by_name[name]) for name in self.action.nodes]
+        found = [operator for operator in operators if operator is not None]
+        if len(found) < len(operators) or not may_tie(found):
+            return []
+        fitted = self._fitted(program, found)
+        if fitted is None:
+            return []
+        freed = [nbytes_of(op.weight) if len(op.weight.outputs) == 1 else 0 for op in found]
+        if len({id(operator.weight) for operator in found}) == 1:
+            return []
+        for operator, affine in zip(found, fitted):
+            operator.write(program, affine)
+            program.metadata.setdefault(operator.node.name, {})[PASS_KEY] = self.name
+        kept = found[0].node.inputs[1]
+        assert isinstance(kept, gs.Constant)
+        changes = [Change("got the weight of all", found[0].node.name)]
+        for operator, nbytes in zip(found[1:], freed[1:]):
+            operator.node.inputs[1] = kept
+            what = f"shares the weight of '{found[0].node.name}'"
+            changes.append(Change(what, operator.node.name, nbytes))
+        return changes
+
+    def _fitted(self, program: Program, operators: Sequence[LinearOperator]) -> list[Affine] | None:
+        original = self.reference.program.values()
+        for operator in operators:
+            known = original.get(operator.result.name)
+            if known is None or known.shape is None or operator.result.shape is None:
+                return None
+            if list(known.shape) != list(operator.result.shape):
+                return None
+        rows = max(1, row_count(operators[0], self.reference.rows_per_unknown) // len(operators))
+        wanted = {op.result.name: (rows, op.channels_last) for op in operators}
+        self.reference.collect(wanted)
+        if not all(self.reference.has(name) for name in wanted):
+            return None
+        inputs = [rows_of(program, operator, self.reference) for operator in operators]
+        targets = [
+            self.reference.rows(op.result.name).reshape(len(x), x.shape[1], -1)
+            for op, x in zip(operators, inputs)
+        ]
+        return joint_fit(operators, inputs, targets)
+
+
+def rows_of(program: Program, operator: LinearOperator, reference: Reference) -> Float32:
+    """Receptive fields of the operator in `program`, where the reference has rows of its result."""
+    positions = reference.positions(operator.result.name)
+    source = operator.source.name
+    inputs = {value.name for value in program.graph.inputs}
+    segment = None if source in inputs else Segment(program, None, [source])
+    start, parts = 0, list[Float32]()
+    for feeds in reference.frames.batches([source] if segment is None else segment.inputs):
+        array = feeds[source] if segment is None else segment(feeds)[0]
+        count = len(next(iter(feeds.values())))
+        parts.append(operator.rows(array, positions[start : start + count]))
+        start += count
+    return np.concatenate(parts)

@@ -1,0 +1,91 @@
+"""The files of a bundle: found, kept inside its folder, checked by size and sha256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import ModelError
+from .manifest import MANIFEST, MAX_NBYTES, FileEntry, Manifest
+from .wire import external_files
+
+DAMAGED = "the bundle is damaged: copy it again, or compile it again"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the bundle in `folder`, checked. Raises ModelError."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelError(
+            f"{folder} is not a bundle: there is no {MANIFEST}",
+            "give the folder that `repsimc compile -o` wrote",
+        )
+    with path.open("rb") as file:
+        content = file.read(MAX_NBYTES + 1)
+    if len(content) > MAX_NBYTES:
+        raise ModelError(f"{path} is larger than {MAX_NBYTES} bytes", DAMAGED)
+    try:
+        return Manifest.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not text", DAMAGED) from error
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file of the bundle. Raises ModelError if it leads out of the folder."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"file '{name}' of bundle {folder} leads out of its folder", DAMAGED)
+    if not path.is_file():
+        raise ModelError(f"file '{name}' of bundle {folder} is missing", DAMAGED)
+    return path
+
+
+def check_files(folder: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
+    """Nothing, if every file has the size and sha256 in the manifest. Raises ModelError.
+
+    With `names` only those files are looked at.
+    """
+    wanted = set(manifest.files if names is None else names)
+    for name, entry in sorted(manifest.files.items()):
+        if name not in wanted:
+            continue
+        path = inside(folder, name)
+        if path.stat().st_size != entry.nbytes:
+            raise ModelError(
+                f"file '{name}' of bundle {folder} has {path.stat().st_size} bytes, "
+                f"not {entry.nbytes}",
+                DAMAGED,
+            )
+        if file_entry(path).sha256 != entry.sha256:
+            raise ModelError(
+                f"file '{name}' of bundle {folder} is not the one that was compiled: "
+                "its sha256 differs",
+                DAMAGED,
+            )
+
+
+def file_entry(*paths: Path) -> FileEntry:
+    """Size and sha256 of the files' content, one after another."""
+    found = hashlib.sha256()
+    nbytes = 0
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                found.update(chunk)
+                nbytes += len(chunk)
+    return FileEntry(found.hexdigest(), nbytes)
+
+
+def check_external_files(folder: Path, manifest: Manifest, graph: str) -> list[str]:
+    """The files that hold weights of that graph, all of them files of the bundle.
+
+    A graph could name any file. Raises ModelError.
+    """
+    found = external_files(inside(folder, graph).read_bytes())
+    for name in found:
+        if name not in manifest.files:
+            raise ModelError(
+                f"{graph} keeps weights in '{name}', which is no file of the bundle", DAMAGED
+            )
+    return found

@@ -1,0 +1,147 @@
+"""JSON that nobody has checked, read field by field, with errors that say where."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any, TypeVar, cast
+
+from .errors import ModelError
+
+Item = TypeVar("Item")
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def safe_name(name: str) -> bool:
+    """True if `name` is a plain relative path that stays in its folder, on any system."""
+    parts = name.split("/")
+    return (
+        name != ""
+        and "\\" not in name
+        and ":" not in name
+        and all(part not in ("", ".", "..") for part in parts)
+        and name.isprintable()
+        and not PurePosixPath(name).is_absolute()
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a number that JSON knows")
+
+
+class Reader:
+    """A JSON value of the file `document`, and the path to it; `hint` goes with every error.
+
+    What is read is checked; whatever is wrong raises ModelError.
+    """
+
+    def __init__(self, document: str, hint: str, where: str, value: Any) -> None:
+        self.document = document
+        self.hint = hint
+        self.where = where
+        self.value = value
+
+    def _at(self, where: str, value: Any) -> Reader:
+        return Reader(self.document, self.hint, where, value)
+
+    def wrong(self, wanted: str) -> ModelError:
+        """The error that says this value is not what was `wanted`."""
+        where = self.where or "top level"
+        return ModelError(f"{self.document}: '{where}' is not {wanted}", self.hint)
+
+    def get(self, key: str, read: Callable[[Reader], Item]) -> Item:
+        """What `read` makes of the entry `key`."""
+        entries = self._object()
+        where = f"{self.where}.{key}" if self.where else key
+        if key not in entries:
+            raise ModelError(f"{self.document} has no '{where}'", self.hint)
+        return read(self._at(where, entries[key]))
+
+    def entries(self) -> dict[str, Reader]:
+        """The entries of this object, by key."""
+        found = self._object()
+        return {key: self._at(f"{self.where}.{key}", value) for key, value in found.items()}
+
+    def _object(self) -> dict[str, Any]:
+        value: object = self.value
+        if not isinstance(value, dict):
+            raise self.wrong("an object")
+        return cast("dict[str, Any]", value)
+
+    def each(self, read: Callable[[Reader], Item]) -> list[Item]:
+        """What `read` makes of each item of this list."""
+        value: object = self.value
+        if not isinstance(value, list):
+            raise self.wrong("a list")
+        found = cast("list[Any]", value)
+        return [read(self._at(f"{self.where}[{i}]", item)) for i, item in enumerate(found)]
+
+    def items(self, key: str, read: Callable[[Reader], Item]) -> list[Item]:
+        """What `read` makes of each item of the list at `key`."""
+        return self.get(key, lambda reader: reader.each(read))
+
+    def text(self) -> str:
+        """This text, which is not empty."""
+        if not isinstance(self.value, str) or not self.value:
+            raise self.wrong("a non-empty text")
+        return self.value
+
+    def model_name(self) -> str:
+        """This model name."""
+        name = self.text()
+        if "/" in name or not name.isprintable():
+            raise self.wrong("a model name (printable, without '/')")
+        return name
+
+    def file_name(self) -> str:
+        """This name of a file inside the folder."""
+        if not safe_name(self.text()):
+            raise self.wrong("the name of a file inside the bundle")
+        return self.text()
+
+    def count(self) -> int:
+        """This whole number, zero or more."""
+        if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < 0:
+            raise self.wrong("a count (a whole number, zero or more)")
+        return self.value
+
+    def sha256(self) -> str:
+        """This digest."""
+        if _SHA256.fullmatch(self.text()) is None:
+            raise self.wrong("a sha256 digest (64 lowercase hex digits)")
+        return self.text()
+
+    def flag(self) -> bool:
+        """This truth value."""
+        if not isinstance(self.value, bool):
+            raise self.wrong("true or false")
+        return self.value
+
+    def number(self) -> float:
+        """This finite number."""
+        value: object = self.value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.wrong("a number")
+        if not math.isfinite(value):  # 1e999 parses as infinity
+            raise self.wrong("a finite number")
+        return float(value)
+
+
+def read_json(text: str, document: str, hint: str) -> Reader:
+    """The values of a JSON text in which no key occurs twice. Raises ModelError."""
+    try:
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{document} is not valid JSON: {error}", hint) from error
+    return Reader(document, hint, "", data)
