@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..passes.pipeline import EXACT, run_passes
 from ..runtime.session import Bundle, load
 from .analysis.calibration import Frames, InputRef, InputSpec, load_frames
@@ -15,6 +17,7 @@ from .backends.bundle import check_output, write_bundle
 from .backends.lowering import is_quantised
 from .backends.references import references_of
 from .errors import FidelityError, UsageError
+from .frame_warnings import frame_warnings
 from .frontends.join import join
 from .frontends.onnx import read_model
 from .graph.program import Program
@@ -205,6 +208,11 @@ def _notes(
             kept = f", fidelity then {planned.fidelity:.4f}" if planned.fidelity else ""
             notes.append(f"{planned.action}: {saved} less{kept}")
     notes += [f"{name} is left alone: {why}" for name, why in plan.left_alone.items()]
+    if frames is not None and plan.actions:
+        # Only now: what is exact does not rest on frames.
+        for stream in frames.streams:
+            every = [frames.fit_rows(stream[0]), frames.held_out_rows(stream[0])]
+            notes += frame_warnings(frames, stream[0], np.sort(np.concatenate(every)))
     return tuple(notes)
 
 

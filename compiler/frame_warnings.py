@@ -25,7 +25,7 @@ def frame_warnings(frames: Frames, model: str, rows: NDArray[np.int64]) -> list[
     found: list[str] = []
     if len(rows) < ENOUGH_FRAMES:
         found.append(
-            f"{len(rows)} frames are few: similarities move with the sample; "
+            f"{len(rows)} frames are few: what is measured moves with the sample; "
             f"{ENOUGH_FRAMES} or more are better"
         )
     unit = frames.batch(model) or 1
