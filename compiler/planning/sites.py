@@ -29,6 +29,8 @@ MIN_R2 = 0.25
 # resnet20 -> sib_full_bright4 after half of its blocks loses 3.8 points with the best of all six,
 # and nothing with the best of the first quarter. The probe decides.
 _FIRST_DONORS = (0.25, 0.5)
+# They are not looked for where this much is explained: nothing is left for them to carry better.
+_SURE_R2 = 0.95
 LADDER = 12
 # Rows for the CKA annotation; more do not change its second digit.
 _CKA_ROWS = 1024
@@ -212,7 +214,7 @@ class _Pair:
     def with_alternatives(self, site: Site, cut: Cut) -> Site:
         """The site, knowing the best ones that the first values of the donor give at its cut."""
         others: dict[str, Site] = {}
-        for first in _FIRST_DONORS:
+        for first in _FIRST_DONORS if site.r2 < _SURE_R2 else ():
             best = max(self.sites(cut, first), key=lambda s: s.r2, default=None)
             if best is not None and best.action != site.action:
                 others[str(best.action)] = best
