@@ -1,10 +1,9 @@
 """What similarity predicts and what it costs: `python benchmarks/similarity.py [--quick]`.
 
 How well the planner's probe, and everything simpler, predicts what a swap costs in labelled
-accuracy; time beside plain forward passes of the same frames in ONNX Runtime; time of the
-comparison beside the fastest library tried (pytorch-cka, where it is installed); peak memory of
-ten models of a hundred layers. The cases `prediction` (half an hour, unless --quick) and `related`
-need the zoo (REPSIMC_ZOO).
+accuracy; time beside plain forward passes of the same frames in ONNX Runtime, and beside libraries
+(pytorch-cka, torch_cka, where they are installed); peak memory of ten models of a hundred layers.
+The cases `prediction` (an hour, unless --quick), `frames` and `related` need the zoo (REPSIMC_ZOO).
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from libraries import libraries, torch_resnet
 from measuring import plain_pass_seconds
 from numpy.typing import NDArray
 from prediction import PAIRS, Trial, Trials, collect, read_trials, write_trials
@@ -46,8 +46,9 @@ def run_related(quick: bool, scratch: Path) -> list[Record]:
     zoo = find_zoo()
     frames = zoo.frames("cifar10", "calib2000", 512)
     models = [(name, zoo.model(f"cifar10_{name}")) for name in ("resnet20", "resnet44")]
-    records = speed("related", models, frames, 1 if quick else 3, BATCH)
-    return [*records, *library("related", models, frames)]
+    records, seconds = speed("related", models, frames, 1 if quick else 3, BATCH)
+    records += beside_libraries("related", [(3, 3, 3), (7, 7, 7)], False, frames, BATCH, seconds)
+    return [*records, *comparing("related", models, frames)]
 
 
 def run_resnet50(quick: bool, scratch: Path) -> list[Record]:
@@ -55,7 +56,11 @@ def run_resnet50(quick: bool, scratch: Path) -> list[Record]:
     count = 16 if quick else 512
     frames = np.random.default_rng(0).standard_normal((count, 3, 224, 224), dtype=np.float32)
     models = [(f"net{seed}", resnet50(scratch / f"net{seed}.onnx", seed)) for seed in (0, 1)]
-    return speed("resnet50", models, frames, 1, 8)
+    records, seconds = speed("resnet50", models, frames, 1, 8)
+    if quick:
+        return records
+    shape = (3, 4, 6, 3)
+    return [*records, *beside_libraries("resnet50", [shape, shape], True, frames, 8, seconds)]
 
 
 def run_memory(quick: bool, scratch: Path) -> list[Record]:
@@ -89,13 +94,14 @@ def run_memory(quick: bool, scratch: Path) -> list[Record]:
 
 def speed(
     case: str, models: Models, frames: NDArray[np.float32], repeats: int, batch: int
-) -> list[Record]:
-    """Time of the whole analysis by the time of plain passes before and after it."""
+) -> tuple[list[Record], float]:
+    """Time of the whole analysis by that of plain passes before and after it, and in seconds."""
     from repsimc.compiler.similarity import similarity
 
     paths = [path for _, path in models]
     similarity(paths, frames[:16], cache=False)  # libraries are loaded once
     ratios: list[float] = []
+    times: list[float] = []
     extra = ""
     for _ in range(repeats):
         before = plain_pass_seconds(models, frames, batch)
@@ -104,13 +110,45 @@ def speed(
         seconds = time.perf_counter() - start
         plain = (before + plain_pass_seconds(models, frames, batch)) / 2
         ratios.append(seconds / plain)
+        times.append(seconds)
         counts = " x ".join(str(len(found.layers(name))) for name in found.models)
         extra = f"{seconds:.2f} s against {plain:.2f} s, {counts} layers, {len(frames)} frames"
     best = float(np.median(ratios))
-    return [figure(f"{case}/time by plain passes", best, "ratio", "<= 1.5", extra)]
+    record = figure(f"{case}/time by plain passes", best, "ratio", "<= 1.5", extra)
+    return [record], float(np.median(times))
 
 
-def library(case: str, models: Models, frames: NDArray[np.float32]) -> list[Record]:
+def beside_libraries(
+    case: str,
+    shapes: Sequence[tuple[int, ...]],
+    bottleneck: bool,
+    frames: NDArray[np.float32],
+    batch: int,
+    seconds: float,
+) -> list[Record]:
+    """Time that libraries need for the same pairs, from frames to CKA, by that of the analysis."""
+    widths = (64, 128, 256, 512) if bottleneck else (16, 32, 64)
+    try:
+        models = [torch_resnet(shape, widths, bottleneck) for shape in shapes]
+    except ImportError as error:
+        missing = f"not installed: {error.name}"
+        return [figure(f"{case}/libraries by repsimc", None, "ratio", ">= 10", missing)]
+    records: list[Record] = []
+    for name, taken in libraries(models, frames, batch).items():
+        known = isinstance(taken, float)
+        records.append(
+            figure(
+                f"{case}/{name} by repsimc, from frames to CKA",
+                taken / seconds if known else None,
+                "ratio",
+                ">= 10",
+                f"{taken:.2f} s against {seconds:.2f} s" if known else str(taken),
+            )
+        )
+    return records
+
+
+def comparing(case: str, models: Models, frames: NDArray[np.float32]) -> list[Record]:
     """Comparing all pairs, features at hand, beside pytorch-cka on the same features."""
     name = f"{case}/pytorch-cka by repsimc, comparing all pairs"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ _LOOKED_AT = 256
 _NO_VARIANCE = 1e-4
 _ALIKE = 0.01
 _MANY = 0.1
+# Frames that are made float64 at a time.
+_BLOCK = 16
 
 
 def frame_warnings(frames: Frames, model: str, rows: NDArray[np.int64]) -> list[str]:
@@ -47,19 +50,35 @@ def frame_warnings(frames: Frames, model: str, rows: NDArray[np.int64]) -> list[
     for name, array in fed.items():
         if array.dtype.kind not in "iuf":
             continue
-        flat = array.reshape(count, -1).astype(np.float64)
-        power = float(np.square(flat - flat.mean()).mean())
-        within = flat.var(axis=1)
-        if flat.shape[1] > 1 and power > 0:
+        within, across, power = _variances(array.reshape(count, -1))
+        if len(within) and array[0].size > 1 and power > 0:
             flat_frames = int((within < _NO_VARIANCE * power).sum())
             if flat_frames > _MANY * count:
                 found.append(
                     f"{flat_frames} of {count} frames are nearly constant in input '{name}'"
                 )
-        across = float(flat.var(axis=0).mean())
         if power > 0 and across < _ALIKE * power:
             found.append(
                 f"the frames are nearly all alike in input '{name}': they differ by "
                 f"{100 * across / power:.2g} % of their variance, so similarity sees little"
             )
     return found
+
+
+def _variances(flat: NDArray[Any]) -> tuple[NDArray[np.float64], float, float]:
+    """Of frames [n, size]: each one's own variance [n], the mean over places of that between
+    frames, and the variance of all numbers; a few frames at a time."""
+    shift = float(flat[0].mean(dtype=np.float64))
+    sums, squares = np.zeros(flat.shape[1]), np.zeros(flat.shape[1])
+    within = np.zeros(len(flat))
+    for start in range(0, len(flat), _BLOCK):
+        block = flat[start : start + _BLOCK].astype(np.float64) - shift
+        sums += block.sum(axis=0)
+        means = block.mean(axis=1)
+        np.square(block, out=block)
+        squares += block.sum(axis=0)
+        within[start : start + _BLOCK] = np.maximum(block.mean(axis=1) - np.square(means), 0)
+    count = len(flat)
+    across = np.maximum(squares / count - np.square(sums / count), 0)
+    mean = float(sums.sum()) / flat.size
+    return within, float(across.mean()), max(float(squares.sum()) / flat.size - mean * mean, 0.0)

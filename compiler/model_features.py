@@ -36,7 +36,7 @@ MIN_FRAMES = 4
 # that of 2 000 frames; with 256 frames it is within 0.021, with 64 within 0.037.
 DEFAULT_FRAMES = 1024
 # Features of all models together stay in memory up to this, then they are read from files.
-HELD_NBYTES = 512 << 20
+HELD_NBYTES = 256 << 20
 
 
 class FeatureSource(Protocol):
@@ -207,15 +207,19 @@ class ModelRuns:
         held = sum(known.nbytes for known in self._held.values())
         return held + features.nbytes <= HELD_NBYTES
 
-    def _recipe(self, name: str) -> Recipe:
-        return replace(self.recipe, batch=batch_for(self._layers[name], self.recipe))
+    def _recipe(self, name: str, maps: bool | None = None) -> Recipe:
+        recipe = self.recipe if maps is None else replace(self.recipe, maps=maps)
+        # Where no maps are looked at, the batch makes no difference to what is kept.
+        return (
+            replace(recipe, batch=batch_for(self._layers[name], recipe)) if recipe.maps else recipe
+        )
 
     def _computed(self, name: str) -> ModelFeatures:
         layers, rows = self._layers[name], self._rows[name]
         title = f"running {name} ({len(layers)} layers, {len(rows)} frames)"
         self._progress.stage(title, len(rows))
         recipe = self._recipe(name)
-        feeds = self._feeds(name, recipe.batch)
+        feeds = self._feeds(name, batch_for(self._layers[name], recipe))
         advance = self._progress.advance
         return extract(self.programs[name], name, layers, feeds, len(rows), recipe, advance)
 
@@ -226,7 +230,7 @@ class ModelRuns:
             yield {value: fed[own] for own, value in owned.items()}
 
     def _key(self, name: str, maps: bool | None = None) -> str:
-        recipe = self._recipe(name)
+        recipe = self._recipe(name, maps)
         rows = hashlib.sha256(self._rows[name].astype("<i8").tobytes()).hexdigest()
         sources = {
             spec.name: self.frames.sources[name, spec.name].digest()
@@ -238,7 +242,7 @@ class ModelRuns:
             frames=sources,
             rows=rows,
             recipe=[recipe.sketched, recipe.seed, recipe.batch],
-            maps=recipe.maps if maps is None else maps,
+            maps=recipe.maps,
             # A sketch's signs are drawn by the model's name.
             name=name if recipe.sketched else "",
         )

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from .analysis.features import LayerFeatures, ModelFeatures, Recipe, features_of_arrays
 from .analysis.measures import CATALOG
 from .analysis.pair_matrix import PairMatrix
 from .analysis.pairs import compare
-from .analysis.row_pairs import affine_r2_between
+from .analysis.row_pairs import affine_r2_of
 from .analysis.store import Store, cache_folder
 from .errors import DataError, UsageError
 from .model_features import MIN_FRAMES, FeatureSource, ModelRuns
@@ -293,11 +292,12 @@ def _add_r2(
             known = source.features(model, ("rows",))
             frames = known.frames
             layers |= {(model, each.layer.name): each for each in known.layers}
-        with threadpool_limits(1, user_api="blas"):
-            for match in wanted:
-                x = layers[match.like_model, match.like_layer]
-                r2 = affine_r2_between(x, layers[match.model, match.layer], frames)
-                matches[match.model, match.layer] = replace(match, r2=r2)
+        values = affine_r2_of(
+            [(layers[m.like_model, m.like_layer], layers[m.model, m.layer]) for m in wanted],
+            frames,
+        )
+        for match, r2 in zip(wanted, values):
+            matches[match.model, match.layer] = replace(match, r2=r2)
 
 
 def _site_marks(

@@ -54,9 +54,8 @@ class Segment:
         if threads is not None:
             options.intra_op_num_threads = threads
         self.outputs = tuple(outputs)
-        needed = program.needed_nodes(
-            [program.values()[name] for name in outputs], stop=inputs or ()
-        )
+        values = program.values()
+        needed = program.needed_nodes([values[name] for name in outputs], stop=inputs or ())
         weights = {t.name: t for node in needed for t in node.inputs if isinstance(t, gs.Constant)}
         weight_nbytes = sum(nbytes_of(tensor) for tensor in weights.values())
         try:

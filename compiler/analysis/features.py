@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from math import prod
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +17,23 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import DataError
 from ..graph.program import Program
-from .execution import Segment
 from .layers import Layer, Skipped
-from .linear import value_rows
+from .reduction import Reduced, ReducedRun, joined, reduce_array
 from .sketch import WIDTH, mixed_down, sketch
 from .statistics import SignCounts, two_nn
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
+_Result = TypeVar("_Result")
 
 # Frames per Gram matrix of whole maps (exact mode) and per batch of the minibatch estimates.
 BATCH = 64
 MIN_BATCH = 8
-# All layers of a batch are in memory at once, some four times over (ONNX Runtime's and ours, of
-# this batch and the next); large maps are run fewer frames at a time.
+# All layers' maps of a batch are in memory some four times over (ONNX Runtime's and ours, of this
+# batch and the next); large ones are run fewer frames at a time.
 BATCH_NBYTES = 64 << 20
+# The largest map of a batch whose maps stay in ONNX Runtime.
+RUN_NBYTES = 1 << 20
 # Sampled places: rows in all, per frame at most; the channels of a row at most.
 ROWS = 4096
 SKETCH_ROWS = 2048
@@ -114,16 +120,31 @@ class ModelFeatures:
 
 
 def batch_for(layers: Sequence[Layer], recipe: Recipe) -> int:
-    """Frames per batch, a power of two up to the recipe's, so that all layers fit in memory.
+    """Frames per run of the model, a power of two up to the recipe's.
 
-    At least 8 where whole maps are compared within a batch.
+    With whole maps, as many as fit in memory with those of all layers; at least 8 where maps are
+    compared within a batch. Without, maps never leave ONNX Runtime, and fewer frames are as fast
+    while their maps are in the processor's cache.
     """
-    per_frame = 4 * sum(int(np.prod(layer.shape)) for layer in layers)
+    sizes = [4 * prod(layer.shape) for layer in layers]
+    if recipe.maps:
+        per_frame, limit = sum(sizes), BATCH_NBYTES
+        least = 1 if recipe.sketched else MIN_BATCH
+    else:
+        per_frame, limit, least = max(sizes, default=0), RUN_NBYTES, 1
     batch = recipe.batch
-    least = MIN_BATCH if recipe.maps and not recipe.sketched else 1
-    while batch > least and batch * per_frame > BATCH_NBYTES:
+    while batch > least and batch * per_frame > limit:
         batch //= 2
     return batch
+
+
+def workers_for(recipe: Recipe) -> int:
+    """How many batches run at a time, on one thread each: as many as there are cores.
+
+    One convolution of small maps does not keep several cores busy. Whole maps of more than one
+    batch would be too much for memory.
+    """
+    return 1 if recipe.maps else len(os.sched_getaffinity(0))
 
 
 def extract(
@@ -142,32 +163,36 @@ def extract(
     """
     if not layers:
         return ModelFeatures(model, frames, recipe, ())
-    segment = Segment(program, None, [layer.value for layer in layers])
+    workers = workers_for(recipe)
+    run = ReducedRun(program, model, layers, recipe.maps, None if workers == 1 else 1)
+    places = _Places(recipe, frames)
     faults: dict[int, Skipped] = {}
 
-    def arrays() -> Iterator[list[Array]]:
-        for feeds in batches:
-            outputs = segment({name: feeds[name] for name in segment.inputs})
-            count = len(next(iter(feeds.values())))
-            for index, (layer, array) in enumerate(zip(layers, outputs)):
-                if array.shape != (count, *layer.shape):
-                    reason = (
-                        f"it gave {list(array.shape)} for {count} frames of {list(layer.shape)}"
-                    )
-                    faults.setdefault(index, Skipped(model, layer.name, reason))
-                if index in faults:
-                    outputs[index] = np.zeros((count, *layer.shape), np.float32)
-            yield outputs
+    def call(feeds: Mapping[str, Array], at: Array) -> tuple[int, list[Reduced | list[int]]]:
+        return len(at), run({name: feeds[name] for name in run.inputs}, at)
 
-    keepers = [_Keeper(model, layer, frames, recipe) for layer in layers]
-    # The next batch runs while this one is looked at. ONNX Runtime's threads have the cores;
-    # small products on more than one thread would only wait for them.
+    def parts() -> Iterator[list[Reduced]]:
+        calls = ((feeds, places.next(len(next(iter(feeds.values()))))) for feeds in batches)
+        for count, reduced in _ahead(call, calls, workers):
+            taken: list[Reduced] = []
+            for index, (layer, part) in enumerate(zip(layers, reduced)):
+                if not isinstance(part, Reduced):
+                    reason = f"it gave {part} for {count} frames of {list(layer.shape)}"
+                    faults.setdefault(index, Skipped(model, layer.name, reason))
+                    part = Reduced.nothing(count)
+                taken.append(part)
+            yield taken
+
+    keepers = [_Keeper(model, layer, frames, recipe, places.per_frame) for layer in layers]
+    # Gram matrices of whole maps need batches of one size; means and rows take what comes.
+    batched = _rebatched(parts(), recipe.batch) if recipe.maps else parts()
+    # ONNX Runtime has the cores: small products on more than one thread would only wait for them.
     with threadpool_limits(1, user_api="blas"):
-        for outputs in _ahead(_rebatched(arrays(), recipe.batch)):
-            for index, (keeper, array) in enumerate(zip(keepers, outputs)):
+        for reduced in batched:
+            for index, (keeper, part) in enumerate(zip(keepers, reduced)):
                 if index not in faults:
-                    keeper.add(array)
-            advance(len(outputs[0]))
+                    keeper.add(part)
+            advance(len(reduced[0]))
         kept = [keeper for index, keeper in enumerate(keepers) if index not in faults]
         found = _finished(model, frames, recipe, kept)
     return replace(found, skipped=tuple(faults.values()))
@@ -195,33 +220,44 @@ def features_of_arrays(
             raise DataError(f"{where} has {len(array)} frames, others have {frames}")
         last = array.ndim < 4 if channels_last is None else channels_last
         layer = Layer(name, f"{model}/{name}", tuple(array.shape[1:]), last or array.ndim == 2)
-        keeper = _Keeper(model, layer, frames, recipe)
+        # Seeded alike for every layer: row k is the same relative place of the same frame.
+        places = _Places(recipe, frames)
+        keeper = _Keeper(model, layer, frames, recipe, places.per_frame)
         for start in range(0, frames, recipe.batch):
-            keeper.add(array[start : start + recipe.batch])
+            part = array[start : start + recipe.batch]
+            keeper.add(reduce_array(part, layer, places.next(len(part)), recipe.maps))
         keepers.append(keeper)
     return _finished(model, frames, recipe, keepers)
 
 
 def _finished(model: str, frames: int, recipe: Recipe, keepers: Sequence[_Keeper]) -> ModelFeatures:
-    found: list[LayerFeatures] = []
-    for index, keeper in enumerate(keepers):
-        before = [k for k in keepers[:index] if k.layer.shape == keeper.layer.shape]
-        found.append(keeper.finish(before[-1] if before else None))
-    return ModelFeatures(model, frames, recipe, tuple(found))
+    before: list[_Keeper | None] = []
+    latest: dict[tuple[int, ...], _Keeper] = {}
+    for keeper in keepers:
+        before.append(latest.get(keeper.layer.shape))
+        latest[keeper.layer.shape] = keeper
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = tuple(pool.map(_Keeper.finish, keepers, before))
+    return ModelFeatures(model, frames, recipe, found)
 
 
-def _ahead(parts: Iterator[list[Array]]) -> Iterator[list[Array]]:
-    """The same parts, each made in another thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as worker:
-        coming = worker.submit(next, parts, None)
-        while (part := coming.result()) is not None:
-            coming = worker.submit(next, parts, None)
-            yield part
+def _ahead(
+    run: Callable[..., _Result], calls: Iterator[tuple[Any, ...]], workers: int
+) -> Iterator[_Result]:
+    """What `run` gives for each call, in order, `workers` at a time while the last is in use."""
+    with ThreadPoolExecutor(workers) as pool:
+        coming: deque[Future[_Result]] = deque()
+        for call in calls:
+            coming.append(pool.submit(run, *call))
+            if len(coming) > workers:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
-def _rebatched(parts: Iterator[list[Array]], size: int) -> Iterator[list[Array]]:
+def _rebatched(parts: Iterator[list[Reduced]], size: int) -> Iterator[list[Reduced]]:
     """The same frames in batches of exactly `size`, but for the last."""
-    held: list[list[Array]] = []
+    held: list[list[Reduced]] = []
     count = 0
     for part in parts:
         if not held and len(part[0]) == size:
@@ -230,25 +266,38 @@ def _rebatched(parts: Iterator[list[Array]], size: int) -> Iterator[list[Array]]
         held.append(part)
         count += len(part[0])
         while count >= size:
-            whole = [np.concatenate(each) for each in zip(*held)] if len(held) > 1 else held[0]
-            yield [array[:size] for array in whole]
-            held = [[array[size:] for array in whole]] if count > size else []
+            whole = [joined(each) for each in zip(*held)]
+            yield [each[:size] for each in whole]
+            held = [[each[size:] for each in whole]] if count > size else []
             count -= size
     if count:
-        yield [np.concatenate(each) for each in zip(*held)]
+        yield [joined(each) for each in zip(*held)]
+
+
+class _Places:
+    """Relative places [n, per_frame, 3] in 0..1, drawn frame by frame: equal for every layer."""
+
+    def __init__(self, recipe: Recipe, frames: int) -> None:
+        limit = SKETCH_ROWS if recipe.sketched else ROWS
+        self.per_frame = max(1, min(PLACES, limit // max(frames, 1)))
+        self._random = np.random.default_rng((recipe.seed, 17))
+
+    def next(self, count: int) -> NDArray[np.float64]:
+        """Those of the next `count` frames."""
+        return self._random.random((count, PLACES, 3))[:, : self.per_frame]
 
 
 class _Keeper:
-    """Takes in a layer's activations batch by batch and keeps its features."""
+    """Takes in a layer's reduced activations batch by batch and keeps its features."""
 
-    def __init__(self, model: str, layer: Layer, frames: int, recipe: Recipe) -> None:
+    def __init__(self, model: str, layer: Layer, frames: int, recipe: Recipe, places: int) -> None:
         self.layer = layer
         self._name = f"{model}/{layer.name}"
         self._recipe = recipe
         self._done = 0
         self._halves = recipe.sketched and layer.channels > WIDTH
         width = WIDTH if self._halves else layer.channels
-        self.pooled: Float32 = np.zeros((frames, width), np.float32)
+        self.pooled: Float32 = np.empty((frames, width), np.float32)
         self._maps: Float32 | None = None
         if layer.spatial and recipe.maps:
             size = (frames, WIDTH)
@@ -256,51 +305,29 @@ class _Keeper:
                 batch = min(recipe.batch, frames)
                 size = (frames // batch * batch, batch)
             self._maps = np.zeros(size, np.float32)
-        limit = SKETCH_ROWS if recipe.sketched else ROWS
-        self._places = max(1, min(PLACES, limit // max(frames, 1))) if layer.spatial else 1
-        # Seeded alike for every layer: row k is the same relative place of the same frame.
-        self._random = np.random.default_rng((recipe.seed, 17))
-        self._rows: list[Float32] = []
+        self._places = places if layer.spatial else 1
+        self.rows: Float32 = np.empty(
+            (frames * self._places, min(layer.channels, ROW_WIDTH)), np.float32
+        )
         self._signs = SignCounts.empty(layer.channels)
         self._finite = True
-        self._cosines: list[Array] = []
 
-    def add(self, array: Array) -> None:
+    def add(self, part: Reduced) -> None:
         """The next frames' activations."""
-        count, end = len(array), self._done + len(array)
-        array = np.ascontiguousarray(array, dtype=np.float32)
-        spatial = self.layer.spatial
-        last = self.layer.channels_last
-        if spatial:
-            by_place = array.reshape(
-                (count, -1, array.shape[-1]) if last else (*array.shape[:2], -1)
-            )
-            # A product with ones sums several times as fast as a mean over an axis.
-            places = by_place.shape[1 if last else 2]
-            share = np.full(places, 1 / places, np.float32)
-            pooled = share @ by_place if last else by_place @ share
-        else:
-            pooled = array
+        end = self._done + len(part)
+        pooled, seed = part.pooled, self._recipe.seed
         # The mean of a map that is not finite anywhere is not finite either.
         self._finite = self._finite and bool(np.isfinite(pooled).all())
-        seed = self._recipe.seed
         if self._halves:
             pooled = sketch(pooled, seed, f"{self._name} pooled")
         self.pooled[self._done : end] = pooled
         if self._maps is not None:
-            self._keep_maps(array, end)
-        places = self._random.random((count, PLACES, 3))[:, : self._places]
-        positions = np.zeros(places.shape[:2], np.int64)
-        for axis, size in enumerate(spatial):
-            place = np.minimum((places[:, :, axis] * size).astype(np.int64), size - 1)
-            positions = positions * size + place
-        rows = value_rows(array, positions, True) if not spatial else value_rows(
-            array, positions, self.layer.channels_last
-        )  # fmt: skip
-        if rows.shape[1] > ROW_WIDTH:
+            self._keep_maps(part.maps, end)
+        rows = part.rows.reshape(-1, self.layer.channels)
+        if self.layer.channels > ROW_WIDTH:
             self._signs.add(rows)
             rows = mixed_down(rows, ROW_WIDTH, seed)
-        self._rows.append(rows)
+        self.rows[self._done * self._places : end * self._places] = rows
         self._done = end
 
     def _keep_maps(self, array: Array, end: int) -> None:
@@ -323,23 +350,10 @@ class _Keeper:
 
     def finish(self, before: _Keeper | None) -> LayerFeatures:
         """The features of all frames; `before` is the nearest earlier layer of equal shape."""
-        rows = self.rows()
+        rows = self.rows
         if self.layer.channels <= ROW_WIDTH:
             self._signs.add(rows)
-        influence = float("nan")
-        if before is not None and self._finite:
-            other = before.rows()
-            with np.errstate(invalid="ignore", divide="ignore"):
-                norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(other, axis=1)
-                products: Array = (rows * other).sum(axis=1) / norms
-            known = products[norms > 0]
-            influence = 1 - float(known.mean()) if len(known) else influence
-        mean = self.pooled.mean(axis=0, dtype=np.float64) if len(self.pooled) else np.zeros(1)
-        varied = float(np.square(rows - rows.mean(axis=0)).sum()) if len(rows) else 0.0
-        constant = varied <= 1e-10 * max(float(np.square(rows).sum()), 1e-30)
-        constant = constant and float(np.abs(self.pooled - mean).max(initial=0)) <= 1e-6 * max(
-            float(np.abs(mean).max()), 1e-30
-        )
+        constant = self._constant()
         dimension = float("nan")
         if self._finite and not constant:
             dimension = two_nn(self.pooled[:_DIMENSION_ROWS])
@@ -348,15 +362,42 @@ class _Keeper:
             self._signs.sign_entropy() if self._finite else float("nan"),
             *self._signs.shares(),
             dimension,
-            influence,
+            float("nan") if before is None else self._influence(before),
             before.layer.name if before is not None else "",
             self._finite,
             constant,
         )
         return LayerFeatures(self.layer, self.pooled, self._maps, rows, self._halves, statistics)
 
-    def rows(self) -> Float32:
-        """All rows so far, in one array."""
-        if len(self._rows) > 1:
-            self._rows = [np.concatenate(self._rows)]
-        return self._rows[0] if self._rows else np.zeros((0, 1), np.float32)
+    @cached_property
+    def powers(self) -> Float32:
+        """The squared length of every row, once all are there."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            found: Float32 = np.einsum("nc,nc->n", self.rows, self.rows)
+        return found
+
+    def _influence(self, before: _Keeper) -> float:
+        if not self._finite:
+            return float("nan")
+        with np.errstate(invalid="ignore", over="ignore"):
+            norms = np.sqrt(self.powers) * np.sqrt(before.powers)
+            products = np.einsum("nc,nc->n", self.rows, before.rows)
+        known = norms > 0
+        return 1 - float((products[known] / norms[known]).mean()) if known.any() else float("nan")
+
+    def _constant(self) -> bool:
+        """Whether neither places nor frames differ by more than rounding."""
+        rows, pooled = self.rows, self.pooled
+        if not len(rows) or not self._finite:
+            return not len(rows)
+        mean = rows.mean(axis=0, dtype=np.float64)
+        power = float(self.powers.sum(dtype=np.float64))
+        # Far from constant is told without looking at every number again.
+        if power - len(rows) * float(mean @ mean) > 1e-3 * power:
+            return False
+        varied = float(np.square(rows - mean).sum())
+        if varied > 1e-10 * max(power, 1e-30):
+            return False
+        mean = pooled.mean(axis=0, dtype=np.float64)
+        deviation = float(np.abs(pooled - mean).max(initial=0))
+        return deviation <= 1e-6 * max(float(np.abs(mean).max()), 1e-30)

@@ -7,7 +7,6 @@ A measure that cannot be told, because something does not vary or too few rows a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,8 @@ import scipy.stats
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
-from .accumulators import MinibatchCka, Moments, total, u_centred
+from .accumulators import MinibatchCka, Moments, u_centred
+from .affine import RIDGE, FoldedRows, affine_errors, r2_of_folds
 from .similarity import debiased_cka
 
 Array = NDArray[Any]
@@ -42,8 +42,6 @@ __all__ = [
 UNDEFINED = float("nan")
 # Directions with less variance than this share of the largest are rounding, not representation.
 _RANK = 1e-10
-# The planner's ridge for ranking: relative to the mean diagonal.
-RIDGE = 1e-3
 # Share of the variance that SVCCA keeps (Raghu et al. 2017, section 2).
 SVCCA_SHARE = 0.99
 # Directions that the sliced distance tries; POT's default.
@@ -228,56 +226,14 @@ def affine_r2(x: Array, y: Array, folds: int = 8, ridge: float = RIDGE) -> float
     """R2 of y = W x + b on rows that W and b were not fitted on, all channels together.
 
     1 - SSE / SST summed over `folds` contiguous parts, each predicted by a ridge regression on
-    the others; not below 0.
+    the others; not below 0. A remainder of rows is left out.
     """
-    size = len(x) // folds
-    if size < 1:
+    if len(x) < folds or folds < 2:
         return UNDEFINED
-    cuts = [slice(k * size, (k + 1) * size if k < folds - 1 else len(x)) for k in range(folds)]
-    parts = [Moments.of(x[cut], y[cut]) for cut in cuts]
-    whole = total(parts)
-    if whole.constant or folds < 2:
+    left, right = (FoldedRows(part.astype(np.float64), folds, ridge) for part in (x, y))
+    if left.constant or right.constant:
         return UNDEFINED
-    factors = [ridge_factor(whole - part, ridge) for part in parts]
-    return r2_of_folds(affine_folds(parts, whole, factors))
-
-
-def affine_folds(
-    parts: Sequence[Moments], whole: Moments, factors: Sequence[tuple[Float64, bool]]
-) -> list[tuple[float, float]]:
-    """Per fold its sum of squared errors, fitted on the others, and its own sum of squares."""
-    found: list[tuple[float, float]] = []
-    for part, factor in zip(parts, factors):
-        fit = whole - part
-        weight = scipy.linalg.cho_solve(factor, fit.centred()[2], check_finite=False)
-        found.append(_judged(part, fit, weight))
-    return found
-
-
-def r2_of_folds(folds: Sequence[tuple[float, float]]) -> float:
-    """1 - errors / squares over the folds, not below 0; nan without folds or variance."""
-    error, scale = (sum(fold[index] for fold in folds) for index in (0, 1))
-    return max(0.0, 1.0 - error / scale) if scale > 0 else UNDEFINED
-
-
-def ridge_factor(fit: Moments, ridge: float = RIDGE) -> tuple[Float64, bool]:
-    """Cholesky factor of Sxx + lambda I, lambda = ridge x mean diagonal."""
-    sxx = fit.centred()[0]
-    size = len(sxx)
-    damping = ridge * float(np.trace(sxx)) / size + 1e-12 * max(float(np.trace(fit.xx)), 1e-300)
-    return scipy.linalg.cho_factor(sxx + damping * np.eye(size), lower=True, check_finite=False)
-
-
-def _judged(part: Moments, fit: Moments, weight: Float64) -> tuple[float, float]:
-    """Sums of squares on `part`: what y = W'(x - mean) + mean of `fit` misses, and y's own."""
-    xm, ym = fit.x / fit.rows, fit.y / fit.rows
-    n = part.rows
-    xx = part.xx - np.outer(xm, part.x) - np.outer(part.x, xm) + n * np.outer(xm, xm)
-    xy = part.xy - np.outer(xm, part.y) - np.outer(part.x, ym) + n * np.outer(xm, ym)
-    yy = float(np.trace(part.yy)) - 2 * float(ym @ part.y) + n * float(ym @ ym)
-    error = yy - 2 * float(np.vdot(weight, xy)) + float(np.vdot(weight, xx @ weight))
-    varied = float(np.trace(part.yy)) - float(part.y @ part.y) / n
-    return error, varied
+    return r2_of_folds(*affine_errors(left, right))
 
 
 # -- measures that need the rows themselves --------------------------------------------------

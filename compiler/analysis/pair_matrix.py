@@ -14,8 +14,8 @@ Float64 = NDArray[np.float64]
 
 # Permutations for a null, and the frames it looks at: its width shrinks with more frames, so on
 # long sets the null is if anything too wide.
-PERMUTATIONS = 5
-NULL_FRAMES = 512
+PERMUTATIONS = 3
+NULL_FRAMES = 256
 # Blocks of frames that the jackknife leaves out in turn.
 BLOCKS = 8
 

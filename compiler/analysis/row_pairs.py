@@ -6,7 +6,10 @@ held-out R2) is a subtraction; for the null a block meets another block, which a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -15,17 +18,18 @@ from threadpoolctl import threadpool_limits
 
 from . import measures
 from .accumulators import Moments, jackknife, total
+from .affine import FoldedRows, affine_errors, r2_of_folds
 from .features import LayerFeatures, ModelFeatures
 from .measures import Measure
 from .pair_matrix import BLOCKS, Float64, PairMatrix
 
-Factor = tuple[Float64, bool]
 # (value, values under the null, values that leave a block out)
 Estimate = tuple[float, list[float], list[float]]
 
 # How many blocks further the null looks: every pair costs several decompositions, and three
 # tell unrelated from related.
 _SHIFTS = (1, 3, 5)
+_WORKERS = len(os.sched_getaffinity(0))
 # Rows that are projected and sorted for every pair.
 WASSERSTEIN_ROWS = 1024
 
@@ -61,20 +65,31 @@ def _all_pairs(measure: Measure, a: ModelFeatures, b: ModelFeatures, seed: int) 
     return PairMatrix(measure, values, null, extreme, spread, applicable)
 
 
-def affine_r2_between(x: LayerFeatures, y: LayerFeatures, frames: int) -> float:
-    """Held-out R2 of the best affine map from x to y; nan where rows do not correspond."""
-    measure = measures.CATALOG["r2"]
-    if not _comparable(measure, x, y):
-        return measures.UNDEFINED
-    if not (_varies(x) and _varies(y)):
-        return measures.UNDEFINED
+def affine_r2_of(pairs: Sequence[tuple[LayerFeatures, LayerFeatures]], frames: int) -> list[float]:
+    """Held-out R2 of the best affine map from x to y for each pair (x, y) of layers.
+
+    nan where rows do not correspond, or nothing varies.
+    """
     count = _block_count(frames)
-    parts = _moments(_Blocks(x, count), _Blocks(y, count))
-    whole = total(parts)
-    if count < 2 or whole.constant:
-        return measures.UNDEFINED
-    factors = [measures.ridge_factor(whole - part) for part in parts]
-    return measures.r2_of_folds(measures.affine_folds(parts, whole, factors))
+    known: dict[int, FoldedRows] = {}
+    comparable = [
+        count > 1 and _comparable(measures.CATALOG["r2"], x, y) and _varies(x) and _varies(y)
+        for x, y in pairs
+    ]
+    for pair in (pair for pair, asked in zip(pairs, comparable) if asked):
+        for layer in pair:
+            if id(layer) not in known:
+                known[id(layer)] = FoldedRows(layer.rows, count)
+
+    def value(index: int) -> float:
+        if not comparable[index]:
+            return measures.UNDEFINED
+        x, y = pairs[index]
+        return r2_of_folds(*affine_errors(known[id(x)], known[id(y)]))
+
+    # Small products: on one thread each, several at a time.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_WORKERS) as pool:
+        return list(pool.map(value, range(len(pairs))))
 
 
 def _varies(layer: LayerFeatures) -> bool:
@@ -102,7 +117,6 @@ class _Blocks:
         self.raw = layer.rows[: size * count].reshape(count, size, -1)
         self.count = count
         self._own: list[Float64] = []
-        self._factors: list[Factor] = []
         self._whitened: dict[tuple[int | None, float], Float64] = {}
 
     def own(self) -> list[Float64]:
@@ -113,11 +127,10 @@ class _Blocks:
                 self._own.append(rows.T @ rows)
         return self._own
 
-    def factors(self, whole: Moments, parts: Sequence[Moments]) -> list[Factor]:
-        """Ridge factors of x without each block (they don't depend on what it is paired with)."""
-        if not self._factors:
-            self._factors = [measures.ridge_factor(whole - part) for part in parts]
-        return self._factors
+    @cached_property
+    def folded(self) -> FoldedRows:
+        """The blocks as folds."""
+        return FoldedRows(self.raw.reshape(-1, self.raw.shape[2]), self.count)
 
     def whitened(self, second: Float64, left_out: int | None, share: float) -> Float64:
         """The whitening of the rows whose centred second moments are `second`."""
@@ -175,20 +188,15 @@ def _of_correlations(
 
 
 def _affine(x: _Blocks, y: _Blocks, seed: int) -> Estimate:
-    def folds(parts: Sequence[Moments]) -> list[tuple[float, float]]:
-        whole = total(parts)
-        if len(parts) < 2 or whole.constant:
-            return []
-        return measures.affine_folds(parts, whole, x.factors(whole, parts))
-
-    known = folds(_moments(x, y))
-    nulls = [measures.r2_of_folds(folds(_moments(x, y, shift))) for shift in _shifts(x.count)]
-    left_out = [
-        measures.r2_of_folds([*known[:k], *known[k + 1 :]])
-        for k in range(len(known))
-        if len(known) > 2
-    ]
-    return measures.r2_of_folds(known), nulls, left_out
+    if x.count < 2 or x.folded.constant or y.folded.constant:
+        return measures.UNDEFINED, [], []
+    errors, scales = affine_errors(x.folded, y.folded)
+    nulls = [r2_of_folds(*affine_errors(x.folded, y.folded, shift)) for shift in _shifts(x.count)]
+    left_out: list[float] = []
+    if x.count > 2:
+        for k in range(x.count):
+            left_out.append(r2_of_folds(np.delete(errors, k), np.delete(scales, k)))
+    return r2_of_folds(errors, scales), nulls, left_out
 
 
 def _cosine(x: _Blocks, y: _Blocks, seed: int) -> Estimate:

@@ -30,8 +30,11 @@ class SignCounts:
 
     def add(self, rows: Array) -> None:
         """Take in rows [n, channels]."""
-        self.positive += np.count_nonzero(rows > 0, axis=0)
-        self.negative += np.count_nonzero(rows < 0, axis=0)
+        # Products with ones: counts along axis 0 take numpy five times as long. Whole numbers are
+        # exact in float32 up to 2^24, more than a batch has.
+        ones = np.ones(len(rows), np.float32)
+        self.positive += ones @ (rows > 0).astype(np.float32)
+        self.negative += ones @ (rows < 0).astype(np.float32)
         self.rows += len(rows)
 
     def entropy(self) -> float:
@@ -78,7 +81,11 @@ def two_nn(x: Array) -> float:
     power = np.square(rows).sum(axis=1)
     squared = power[:, None] + power[None, :] - 2 * rows @ rows.T
     np.fill_diagonal(squared, np.inf)
-    nearest = np.sqrt(np.maximum(np.partition(squared, 1, axis=1)[:, :2], 0))
+    first = squared.argmin(axis=1)
+    index = np.arange(len(rows))
+    shortest = squared[index, first]
+    squared[index, first] = np.inf
+    nearest = np.sqrt(np.maximum(np.stack([shortest, squared.min(axis=1)], axis=1), 0))
     # Below this the difference of squares above is rounding.
     known = nearest[nearest[:, 0] > 1e-7 * np.sqrt(power.max())]
     if len(known) < 10:

@@ -48,8 +48,9 @@ def test_speed_is_told_beside_plain_passes(folder: Path, monkeypatch: pytest.Mon
     with np.load(folder / "frames.npz") as data:
         frames = data["x"]
     models = [("a", folder / "a.onnx"), ("b", folder / "b.onnx")]
-    [record] = benchmark.speed("case", models, frames, 1, 16)
+    [record], seconds = benchmark.speed("case", models, frames, 1, 16)
     assert record.name == "case/time by plain passes" and record.value > 0
+    assert seconds > 0
     assert record.bar == "<= 1.5" and "4 x 4 layers, 96 frames" in record.extra
     assert benchmark.peak_nbytes() > 2**20
 

@@ -12,7 +12,7 @@ from repsimc.compiler.analysis import measures
 from repsimc.compiler.analysis.features import ModelFeatures, Recipe, features_of_arrays
 from repsimc.compiler.analysis.measures import CATALOG
 from repsimc.compiler.analysis.pairs import compare
-from repsimc.compiler.analysis.row_pairs import affine_r2_between
+from repsimc.compiler.analysis.row_pairs import affine_r2_of
 from repsimc.compiler.analysis.sketch import WIDTH, product_error, sketch
 
 Array = NDArray[np.float32]
@@ -105,7 +105,7 @@ def test_row_measures_of_all_pairs_are_those_of_each(
     found = compare(a, b, [name])[name]
     assert found.values[0, 0] == pytest.approx(call(*rows), abs=1e-6)
     if name == "r2":
-        r2 = affine_r2_between(a.layers[0], b.layers[0], 96)
+        r2 = affine_r2_of([(a.layers[0], b.layers[0])], 96)[0]
         assert r2 == pytest.approx(found.values[0, 0], abs=1e-9)
 
 

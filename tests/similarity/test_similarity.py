@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import repsimc
-from repsimc.compiler.analysis import features as features_module
+from repsimc.compiler.analysis import reduction as reduction_module
 from repsimc.compiler.errors import DataError, UsageError
 from repsimc.compiler.reports.similarity_report import similarity_grid
 from repsimc.compiler.similarity import similarity
@@ -19,7 +19,7 @@ from tests.networks import Net, smooth_images, tokens_net
 from tests.programs import model_of_text
 
 
-class Counted(features_module.Segment):
+class Counted(reduction_module.Segment):
     """Segments that count their runs."""
 
     frames = 0
@@ -32,7 +32,7 @@ class Counted(features_module.Segment):
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
     Counted.frames = 0
-    monkeypatch.setattr(features_module, "Segment", Counted)
+    monkeypatch.setattr(reduction_module, "Segment", Counted)
     return Counted
 
 
