@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .analysis.calibration import Frames
 
-# With 128 frames one best match in six is another than with 2 000, with 256 one in eleven
+# With 128 frames one best match in seven is another than with 2 000, with 256 one in nine
 # (resnet20 x resnet44, CKA).
 ENOUGH_FRAMES = 256
 # Frames that are looked at.

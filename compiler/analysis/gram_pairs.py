@@ -49,7 +49,7 @@ def cka_minibatch(measure: Measure, a: ModelFeatures, b: ModelFeatures, seed: in
     size = min(64, max(8, a.frames // 2), a.frames)
     sums = _batched(left, right, size)
     if not sums.cross:
-        return undefined_matrix(measure, (left.count, right.count))
+        return undefined_matrix(measure, (len(left.samples), len(right.samples)))
     null = [_batched(left, right, size, order).values() for order in _orders(a.frames, seed)]
     return matrix_of(measure, sums.values(), null, sums.spread())
 
@@ -109,30 +109,46 @@ GRAM_MEASURES: Mapping[str, Callable[[Measure, ModelFeatures, ModelFeatures, int
 
 @dataclass
 class _Parts:
-    """Layers as centred samples [n, c]; a sketched layer is two independent parts."""
+    """Layers as centred samples [n, c]; of a sketch its two independent halves stand side by side.
+
+    An inner product of sketches is the sum over both halves, twice that of the layers.
+    """
 
     samples: list[Array]
-    owner: list[int]
-    count: int
+    sketched: list[bool]
 
     def shuffled(self, order: Order) -> _Parts:
         """The same layers with their samples in another order."""
-        return _Parts([samples[order] for samples in self.samples], self.owner, self.count)
+        return _Parts([samples[order] for samples in self.samples], self.sketched)
 
     def rough(self) -> _Parts:
         """The same in float32, enough for what only tells unrelated from related."""
         samples = [samples.astype(np.float32, copy=False) for samples in self.samples]
-        return _Parts(samples, self.owner, self.count)
+        return _Parts(samples, self.sketched)
+
+    def half(self, index: int) -> _Parts:
+        """One half of every sketch, others as they are."""
+        cut = slice(0, HALF) if index == 0 else slice(HALF, None)
+        samples = [
+            np.ascontiguousarray(samples[:, cut]) if sketched else samples
+            for samples, sketched in zip(self.samples, self.sketched)
+        ]
+        return _Parts(samples, [False] * len(samples))
 
     @property
     def width(self) -> int:
-        """Columns of all parts together."""
+        """Columns of all layers together."""
         return sum(samples.shape[1] for samples in self.samples)
+
+    @property
+    def times(self) -> Float64:
+        """How often a layer's inner products are in those of its samples [layers]."""
+        return np.where(self.sketched, 2.0, 1.0)
 
 
 def _parts(layers: Sequence[LayerFeatures], maps: bool, frames: int | None = None) -> _Parts:
-    parts = _Parts([], [], len(layers))
-    for index, layer in enumerate(layers):
+    parts = _Parts([], [])
+    for layer in layers:
         sketched = layer.halves
         array = layer.pooled[:frames]
         if maps and layer.maps is not None:
@@ -146,9 +162,8 @@ def _parts(layers: Sequence[LayerFeatures], maps: bool, frames: int | None = Non
             # What is left of a constant after centring is rounding.
             if not float(np.square(samples).sum()) > 1e-12 * power:
                 samples[:] = 0
-        for piece in np.split(samples, [HALF], axis=1) if sketched else [samples]:
-            parts.samples.append(np.ascontiguousarray(piece))
-            parts.owner.append(index)
+        parts.samples.append(samples)
+        parts.sketched.append(sketched)
     return parts
 
 
@@ -156,44 +171,44 @@ def _full(
     measure: Measure, a: ModelFeatures, b: ModelFeatures, seed: int, maps: bool
 ) -> PairMatrix:
     left, right = _parts(a.layers, maps), _parts(b.layers, maps)
-    if a.frames < 4 or not (left.samples and right.samples):
-        return undefined_matrix(measure, (left.count, right.count))
-    cross, own = _hsic(left, right), (_own(left), _own(right))
-    values, error = _values(left, right, cross, own)
+    shape = (len(left.samples), len(right.samples))
+    if a.frames < 4 or 0 in shape:
+        return undefined_matrix(measure, shape)
+    values = _values(left, right, (_own(left), _own(right)))
     sums = _batched(left, right, max(8, min(64, a.frames // BLOCKS)))
     spread = sums.spread() if sums.cross else np.full(values.shape, np.nan)
     frames = min(a.frames, NULL_FRAMES)
     if frames < a.frames:
         left, right = _parts(a.layers, maps, frames), _parts(b.layers, maps, frames)
-        own = (_own(left), _own(right))
     left, right = left.rough(), right.rough()
-    null = [
-        _values(left, right, _hsic(left, right.shuffled(order)), own)[0]
-        for order in _orders(frames, seed)
-    ]
-    return matrix_of(measure, values, null, spread, error)
+    own = (_own(left), _own(right))
+    null = [_values(left, right.shuffled(order), own) for order in _orders(frames, seed)]
+    return matrix_of(measure, values, null, spread, _sketch_error(left, right, own))
 
 
-def _values(
-    a: _Parts, b: _Parts, cross: Float64, own: tuple[Float64, Float64]
-) -> tuple[Float64, float]:
-    """CKA [layers, layers], and the standard error that sketches bring to it."""
-    sums, squares, counts = (np.zeros((a.count, b.count)) for _ in range(3))
-    place = (np.asarray(a.owner)[:, None], np.asarray(b.owner)[None, :])
-    np.add.at(sums, place, cross)
-    np.add.at(squares, place, np.square(cross))
-    np.add.at(counts, place, 1.0)
-    values = np.minimum(ratio(sums / counts, *own), 1.0)
-    # Halves are independent: the variance of the mean of two is the scatter of the two, on either
-    # side, and the four products of two halves each scatter as both sides together.
-    variance = np.maximum(squares / counts - np.square(sums / counts), 0)
-    error = ratio(np.sqrt(variance), *own)[counts > 1]
-    error = error[np.isfinite(error)]
-    return values, float(np.sqrt(np.square(error).mean())) if len(error) else 0.0
+def _values(a: _Parts, b: _Parts, own: tuple[Float64, Float64]) -> Float64:
+    """CKA [layers, layers]."""
+    return np.minimum(ratio(_hsic(a, b) / np.outer(a.times, b.times), *own), 1.0)
+
+
+def _sketch_error(a: _Parts, b: _Parts, own: tuple[Float64, Float64]) -> float:
+    """The standard error that sketches bring to CKA, root mean square over the layers.
+
+    Halves are independent: the variance of the mean of two is the scatter of the two, on either
+    side, and the four products of two halves each scatter as both sides together. On fewer frames
+    it is if anything larger.
+    """
+    if not (any(a.sketched) or any(b.sketched)):
+        return 0.0
+    products = [_hsic(a.half(i), b.half(j)) for i in (0, 1) for j in (0, 1)]
+    error = ratio(np.std(products, axis=0), *own)
+    several = np.outer(a.times, b.times) > 1
+    error = error[several & np.isfinite(error)]
+    return float(np.sqrt(np.square(error).mean())) if len(error) else 0.0
 
 
 def _hsic(a: _Parts, b: _Parts) -> Float64:
-    """HSIC_1 between all parts [parts of a, parts of b].
+    """HSIC_1 between the samples of all layers [layers of a, layers of b].
 
     [tr(KL) + (1'K1)(1'L1) / ((n-1)(n-2)) - 2 / (n-2) 1'KL1] / (n(n-3)), diagonals of K = XX' and
     L = YY' removed. tr(KL) is |X'Y|^2, or the inner product of K and L: whichever is less work.
@@ -214,24 +229,22 @@ def _own(parts: _Parts) -> Float64:
 
     Halves are independent, so a sketched layer's is not raised by the noise of the sketch.
     """
-    first = {owner: index for index, owner in reversed([*enumerate(parts.owner)])}
-    last = {owner: index for index, owner in enumerate(parts.owner)}
-    found = np.zeros(parts.count)
-    for owner, index in first.items():
-        x, y = (_Parts([parts.samples[k]], [0], 1) for k in (index, last[owner]))
-        found[owner] = _hsic(x, y)[0, 0]
+    found = np.zeros(len(parts.samples))
+    for index, (samples, sketched) in enumerate(zip(parts.samples, parts.sketched)):
+        one = _Parts([samples], [sketched])
+        found[index] = _hsic(one.half(0), one.half(1))[0, 0]
     return found
 
 
 def _margins(parts: _Parts) -> tuple[Float64, Float64]:
-    """Diagonals of the Gram matrices [parts, n], and row sums of what is left without them."""
+    """Diagonals of the Gram matrices [layers, n], and row sums of what is left without them."""
     diagonals = np.stack([np.square(x, dtype=np.float64).sum(axis=1) for x in parts.samples])
     rows = np.stack([x @ x.sum(axis=0, dtype=np.float64) for x in parts.samples])
     return diagonals, rows - diagonals
 
 
 def _squared_products(a: _Parts, b: _Parts) -> Float64:
-    """|X'Y|^2 for all parts: one product of all columns, squares summed by part."""
+    """|X'Y|^2 for all layers: one product of all columns, squares summed by layer."""
     left, right = (np.concatenate(side.samples, axis=1) for side in (a, b))
     of_left, of_right = _columns(a, left.dtype), _columns(b, right.dtype)
     found = np.zeros((len(a.samples), len(b.samples)))
@@ -239,19 +252,22 @@ def _squared_products(a: _Parts, b: _Parts) -> Float64:
     for start in range(0, left.shape[1], step):
         products = left[:, start : start + step].T @ right
         np.square(products, out=products)
-        # Sums by part are products with 0 and 1, many times as fast as adding up column by column.
+        # Sums by layer are products with 0 and 1, many times as fast as adding columns up.
         found += of_left[start : start + step].T @ (products @ of_right)
     return found
 
 
 def _columns(parts: _Parts, dtype: np.dtype[Any]) -> Array:
-    """Which columns are which part's: ones in [columns, parts]."""
+    """Which columns are which layer's: ones in [columns, layers]."""
     widths = [samples.shape[1] for samples in parts.samples]
     return np.repeat(np.eye(len(widths), dtype=dtype), widths, axis=0)
 
 
 def _inner_of_grams(a: _Parts, b: _Parts) -> Float64:
-    """<XX', YY'> for all parts: Gram matrices as long vectors, a few of their rows at a time."""
+    """<XX', YY'> for all layers: Gram matrices as long vectors, a few of their rows at a time.
+
+    They are symmetric: what is right of a block of rows' own columns counts twice.
+    """
     n = len(a.samples[0])
     step = max(1, min(n, _WORK_NBYTES // (8 * n * (len(a.samples) + len(b.samples)))))
     found = np.zeros((len(a.samples), len(b.samples)))
@@ -259,9 +275,12 @@ def _inner_of_grams(a: _Parts, b: _Parts) -> Float64:
         blocks: list[Array] = []
         for side in (a, b):
             kind = np.result_type(*(x.dtype for x in side.samples))
-            block: Array = np.empty((len(side.samples), min(step, n - start), n), kind)
+            block: Array = np.empty((len(side.samples), min(step, n - start), n - start), kind)
             for index, x in enumerate(side.samples):
-                np.matmul(x[start : start + step], x.T, out=block[index], casting="same_kind")
+                np.matmul(
+                    x[start : start + step], x[start:].T, out=block[index], casting="same_kind"
+                )
+            block[:, :, step:] *= np.sqrt(2, dtype=kind)
             blocks.append(block.reshape(len(side.samples), -1))
         found += blocks[0] @ blocks[1].T
     return found
@@ -282,12 +301,12 @@ def _batched(a: _Parts, b: _Parts, size: int, order: Order | None = None) -> Min
 
 
 def _grams(parts: _Parts, rows: Order) -> Float64:
-    """U-centred Gram matrices [layers, b, b] of some samples; the sum of a layer's halves."""
-    grams = np.zeros((parts.count, len(rows), len(rows)))
-    for samples, owner in zip(parts.samples, parts.owner):
+    """U-centred Gram matrices [layers, b, b] of some samples."""
+    grams = np.zeros((len(parts.samples), len(rows), len(rows)))
+    for index, samples in enumerate(parts.samples):
         picked = samples[rows]
         picked = picked - picked.mean(axis=0)
-        grams[owner] += picked @ picked.T
+        grams[index] = picked @ picked.T
     return u_centred(grams)
 
 

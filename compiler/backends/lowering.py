@@ -162,10 +162,3 @@ def _cast(
     node.outputs.append(target)
     program.metadata[node.name] = {CAST_KEY: "cast"}
     made.append(node)
-
-
-def half_share(program: Program) -> float:
-    """The share of the program's multiply-accumulating nodes that run in float16."""
-    seeds = [node for node in program.graph.nodes if node.op in _SEEDS]
-    half = [n for n in seeds if n.outputs and n.outputs[0].dtype == np.float16]
-    return len(half) / len(seeds) if seeds else 0.0
