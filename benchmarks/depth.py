@@ -1,9 +1,9 @@
 """What depth saves and costs on real models: `python benchmarks/depth.py [--quick]`.
 
 Regions out of one network, chosen and refitted without training, beside identity and random
-choice; latency beside MACs; and three networks under one budget by sharing, by depth, by both.
-Models and images come from the zoo (REPSIMC_ZOO). The fold passes have no figures here: they are
-exact, and tests/fold holds them to it.
+choice; what chooses them compared; latency beside MACs; the curve's cost in plain passes; and
+three networks under one budget by sharing, by depth, by both.
+Models and images come from the zoo (REPSIMC_ZOO). Folds have figures of their own: folding.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from measuring import NOT_QUICK, Round
 from records import Record, figure, grid, missed, write_records
-from shallow import Case, Shallow, cost_record, model_paths, run_case
+from shallow import Case, Shallow, cost_record, criteria_records, model_paths, run_case
 from zoo import ZooMissingError, find_zoo
 
 from repsimc.compiler.analysis.execution import Segment
@@ -44,6 +44,10 @@ TOGETHER = {
     "sib_full_animal2": "animal2",
 }
 COST_FRAMES = 1024
+# What chooses regions is compared with so many out, for each of these networks.
+CRITERIA = {"resnet44": 7, "resnet20": 2}
+CRITERIA_SEEDS = 4
+OTHERS = ("cost", "criteria", "together")
 # Agreement on training frames, which the nets are surer of than of others.
 TOGETHER_FLOOR = 0.97
 RANDOM_SEEDS = 2
@@ -104,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = False
     with tempfile.TemporaryDirectory(prefix="repsimc-benchmark-") as scratch:
         round_ = Round(asked.quick, Path(scratch), zoo)
-        for name in asked.case or [*CASES, "cost", "together"]:
+        for name in asked.case or [*CASES, *OTHERS]:
             if asked.quick and name not in QUICK and not asked.case:
                 records.append(figure(f"{name}/skipped", None, "", None, NOT_QUICK))
                 continue
@@ -112,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 if name == "cost":
                     records.append(cost_record(CASES["resnet44"], round_, COST_FRAMES))
+                elif name == "criteria":
+                    for case, pick in CRITERIA.items():
+                        records += criteria_records(CASES[case], round_, pick, CRITERIA_SEEDS)
                 elif name == "together":
                     records += run_together(round_)
                 else:
@@ -136,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--quick", action="store_true", help="a minute: fewer frames and cases")
     found.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
-    names = [*CASES, "cost", "together"]
+    names = [*CASES, *OTHERS]
     found.add_argument(
         "--case", nargs="+", choices=names, metavar="NAME", help=f"only {', '.join(names)}"
     )

@@ -1,8 +1,9 @@
 """What folding saves on networks that have something to fold: `python benchmarks/folding.py`.
 
-Exact folds must not move an output by more than 1e-5 and must remove operators; inexact ones are
-planned on unlabelled frames and judged by accuracy. No zoo is needed; torch and scikit-learn are,
-to train the two networks (`digit_nets`), or any models given to `exact_records`.
+All of it by `repsimc compile`. Exact folds must not move an output by more than 1e-5 and must
+remove operators; inexact ones are planned on unlabelled frames and judged by accuracy. No zoo is
+needed; torch and scikit-learn are, to train the two networks (`digit_nets`), or any models given to
+`network_records`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +24,21 @@ from digit_nets import Digits, digits, near_one, over_wide
 from numpy.typing import NDArray
 from records import Record, figure, grid, missed, write_records
 
-from repsimc.compiler.analysis.activations import measure_statistics
 from repsimc.compiler.analysis.cost import program_cost
-from repsimc.compiler.analysis.reconstruction import Reference
-from repsimc.compiler.analysis.ties import measure_ties
-from repsimc.compiler.frontends.onnx import import_model
+from repsimc.compiler.driver import CompileResult, compile_models
+from repsimc.compiler.errors import BudgetError
+from repsimc.compiler.frontends.onnx import import_model, read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program, Source
-from repsimc.compiler.planning.fold_sites import FoldSite, find_fold_sites
+from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.reports.table import print_grid
-from repsimc.passes.pipeline import CLEANING, EXACT, passes_of, run_passes
+from repsimc.compiler.units import MacsLimit
 
 Array = NDArray[Any]
-# Expected damage (share of variance) up to which an inexact site is taken.
-MOST_DAMAGE = 0.02
+# What the inexact plan may leave of the multiply-accumulates that the exact folds left.
+MACS_LEFT = 0.8
+MIN_FIDELITY = 0.95
 _NEEDED = ("torch", "sklearn")
-
-
-@dataclass(frozen=True)
-class OneInput:
-    """Frames for a model of one input, batch by batch."""
-
-    value: str
-    frames: Array
-    batch: int = 64
-
-    @property
-    def count(self) -> int:
-        """Number of frames."""
-        return len(self.frames)
-
-    def batches(self, values: Sequence[str]) -> Any:
-        """Arrays for the input, if it is asked for."""
-        for start in range(0, self.count, self.batch):
-            rows = self.frames[start : start + self.batch]
-            yield {self.value: rows} if not values or self.value in values else {}
 
 
 def fold_records(quick: bool = False) -> list[Record]:
@@ -75,28 +56,43 @@ def fold_records(quick: bool = False) -> list[Record]:
 
 
 def network_records(case: str, model: onnx.ModelProto, data: Digits) -> list[Record]:
-    """Exact folds beside the original, and inexact ones beside both."""
-    original = program_of(model)
-    program = original.copy()
-    run_passes(program, EXACT)
+    """What `repsimc compile` makes of a network: exactly, for free on the frames, and under a
+    budget of multiply-accumulates."""
     images, labels = data.judged
-    found = exact_records(case, original, program, images)
-    before = accuracy(original, images, labels)
-    frames = OneInput(next(iter(original.models["net"].inputs.values())), data.frames)
-    start = time.perf_counter()
-    folded, taken = fold_inexactly(program, frames)
-    seconds = time.perf_counter() - start
-    after = accuracy(folded, images, labels)
-    kinds = ", ".join(str(site.action) for site in taken) or "nothing"
-    found += [
-        figure(f"{case}/inexact, change of accuracy", 100 * (after - before), "points",
-               None, f"from {100 * before:.2f} %; {kinds}"),
-        figure(f"{case}/inexact, nodes", len(folded.graph.nodes), "nodes", None,
-               f"exact {len(program.graph.nodes)}, original {len(original.graph.nodes)}"),
-        *ratios(f"{case}/inexact", original, folded),
-        figure(f"{case}/inexact, planning and fitting", seconds, "s"),
-    ]  # fmt: skip
+    found: list[Record] = []
+    with tempfile.TemporaryDirectory(prefix="repsimc-benchmark-") as scratch:
+        path = Path(scratch) / "net.onnx"
+        onnx.save(model, path)
+        original = read_model(path, "net")
+        before = accuracy(original, images, labels)
+        exact = compiled(path, exact_only=True).program
+        found += exact_records(case, original, exact, images)
+        limit = MacsLimit(count=int(MACS_LEFT * program_cost(exact).macs))
+        for title, wishes in (("free", {}), ("inexact", {"max_macs": limit})):
+            start = time.perf_counter()
+            try:
+                result = compiled(path, calibration=data.frames, **wishes)
+            except BudgetError as error:
+                found.append(figure(f"{case}/{title}, refused", None, "", None, error.message))
+                continue
+            seconds = time.perf_counter() - start
+            after = accuracy(result.program, images, labels)
+            kinds = "; ".join(str(planned.action) for planned in result.plan.actions)
+            found += [
+                figure(f"{case}/{title}, change of accuracy", 100 * (after - before), "points",
+                       None, f"from {100 * before:.2f} %; {kinds or 'nothing inexact'}"),
+                figure(f"{case}/{title}, nodes", len(result.program.graph.nodes), "nodes", None,
+                       f"exact {len(exact.graph.nodes)}, original {len(original.graph.nodes)}"),
+                *ratios(f"{case}/{title}", original, result.program),
+                figure(f"{case}/{title}, compilation", seconds, "s"),
+            ]  # fmt: skip
     return found
+
+
+def compiled(path: Path, **wishes: Any) -> CompileResult:
+    """The model compiled as `repsimc compile` does, nothing written."""
+    options = CompileOptions(models=(("net", path),), min_fidelity=MIN_FIDELITY, **wishes)
+    return compile_models(options)
 
 
 def exact_records(case: str, original: Program, program: Program, images: Array) -> list[Record]:
@@ -123,35 +119,6 @@ def ratios(case: str, original: Program, program: Program) -> list[Record]:
         figure(f"{case}, weights", other.weights_nbytes / one.weights_nbytes, "share", None,
                f"{one.weights_nbytes} -> {other.weights_nbytes} bytes"),
     ]  # fmt: skip
-
-
-def fold_inexactly(program: Program, frames: OneInput) -> tuple[Program, list[FoldSite]]:
-    """The program after all sites of little expected damage, the mildest first."""
-    models = list(program.models)
-    statistics = measure_statistics(program, frames, models)
-    ties = measure_ties(program, frames, models)
-    found = find_fold_sites(program, statistics, ties)
-    taken = list[FoldSite]()
-    values: set[str] = set()
-    for site in found.sites:
-        named = {str(name) for name in _names(site.action.to_json())}
-        if site.damage <= MOST_DAMAGE and not named & values:
-            taken.append(site)
-            values |= named
-    folded = program.copy()
-    reference = Reference(program, frames)
-    run_passes(folded, passes_of([site.action for site in taken], lambda action: reference))
-    run_passes(folded, CLEANING)
-    return folded, taken
-
-
-def _names(entry: Mapping[str, Any]) -> list[Any]:
-    return [
-        name
-        for key in ("value", "given", "earlier", "nodes")
-        if key in entry
-        for name in (entry[key] if isinstance(entry[key], list) else [entry[key]])
-    ]
 
 
 def program_of(model: onnx.ModelProto) -> Program:

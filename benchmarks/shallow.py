@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from records import Record, figure
 
 from repsimc.compiler.analysis.execution import Segment
+from repsimc.compiler.collapsing import Trials
 from repsimc.compiler.depth import DepthResult, depth
-from repsimc.compiler.driver import compile_models
+from repsimc.compiler.driver import compile_models, frames_of
 from repsimc.compiler.frontends.onnx import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.regions import find_regions
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning.plan import CollapseAction, Plan, PlannedAction
-from repsimc.compiler.planning.region_search import find_candidates
+from repsimc.compiler.planning.region_search import Candidate, find_candidates
 from repsimc.compiler.planning.skeleton import Skeleton
+from repsimc.compiler.reports.progress import NoProgress
 from repsimc.passes.collapse import Collapse
 from repsimc.passes.pipeline import CLEANING, EXACT, run_passes
 
@@ -64,11 +66,9 @@ class Shallow:
         run_passes(self.exact, EXACT)
         self.base = self.accuracy(self.original)
 
-    def curve(self, most: int, frames: int | None = None) -> tuple[DepthResult, float]:
-        """The curve up to `most` regions, and the seconds it took."""
-        begun = time.perf_counter()
-        found = depth(replace(self.options, frames=frames), most=most)
-        return found, time.perf_counter() - begun
+    def chosen(self, most: int) -> DepthResult:
+        """The curve up to `most` regions, chosen as for a pick; the last point is compiled."""
+        return depth(self.options, pick=most)
 
     def refitted(self, plan: Plan) -> Program:
         """The network after the plan's actions, fitted on all frames."""
@@ -85,12 +85,37 @@ class Shallow:
 
     def random_plan(self, count: int, seed: int) -> Plan:
         """As many regions, drawn at random."""
-        found = find_candidates(
-            self.exact, find_regions(self.exact), Skeleton(self.exact), kernels=(0,)
-        )
+        found = self.candidates()
         picked = np.random.default_rng(seed).choice(len(found), count, replace=False)
         actions = [PlannedAction(found[index].action) for index in sorted(picked)]
         return Plan({"net": ""}, tuple(actions), 0)
+
+    def plans_by_criterion(self, count: int) -> dict[str, Plan]:
+        """As many regions out by each criterion that looks at regions one at a time.
+
+        Block influence: |exit - entry| / |entry| on the frames, least first. One look: the error
+        at the outputs after the refit with that region alone out, per multiply-accumulate.
+        """
+        frames = frames_of(self.options, [self.original])
+        assert frames is not None
+        options = self.options
+        trials = Trials(
+            self.original, self.exact, frames, options.floor, options.metric, 0, NoProgress()
+        )
+        found = self.candidates()
+        influence = trials.influence([candidate.region for candidate in found])
+        alone = {c.action.exit: trials.glance([c.action]) / c.saved_macs for c in found}
+        plans: dict[str, Plan] = {}
+        for name, values in (("block influence", influence), ("one look", alone)):
+            best = sorted(found, key=lambda c: values[c.action.exit])[:count]
+            plans[name] = Plan({"net": ""}, tuple(PlannedAction(c.action) for c in best), 0)
+        return plans
+
+    def candidates(self) -> list[Candidate]:
+        """The regions of equal shape at both ends that could go."""
+        return find_candidates(
+            self.exact, find_regions(self.exact), Skeleton(self.exact), kernels=(0,)
+        )
 
     def accuracy(self, program: Program) -> float:
         """Percent right on the labelled frames."""
@@ -112,12 +137,13 @@ def run_case(case: Case, round_: Round, seeds: int) -> list[Record]:
     """Points lost at each of the case's picks, beside identity and random choice."""
     net = Shallow(case, round_)
     picks = sorted(case.bars)
-    result, _ = net.curve(max(picks))
+    result = net.chosen(max(picks))
     whole = result.curve.points[0]
     records: list[Record] = []
     for pick in picks:
         plan = result.plans[pick]
-        program = net.refitted(plan)
+        done = result.compiled if pick == result.picked else None
+        program = net.refitted(plan) if done is None else done.program
         point = result.curve.points[pick]
         identity = net.lost(net.bare(plan))
         drawn = [net.lost(net.refitted(net.random_plan(pick, seed))) for seed in range(seeds)]
@@ -135,6 +161,18 @@ def run_case(case: Case, round_: Round, seeds: int) -> list[Record]:
         if pick == picks[-1] or pick == 7:
             records += latency_records(case.name, pick, net.exact, program, point.macs / whole.macs)
     return records
+
+
+def criteria_records(case: Case, round_: Round, pick: int, seeds: int) -> list[Record]:
+    """Points lost with as many regions out by each criterion, all refitted alike on all frames."""
+    net = Shallow(case, round_)
+    plans = net.plans_by_criterion(pick)
+    plans["measured step by step"] = net.chosen(pick).plans[pick]
+    plans |= {f"random, seed {seed}": net.random_plan(pick, seed) for seed in range(seeds)}
+    return [
+        figure(f"{case.name}/{pick} out by {name}", net.lost(net.refitted(plan)), "points")
+        for name, plan in plans.items()
+    ]
 
 
 def latency_records(
@@ -186,15 +224,27 @@ def cost_record(case: Case, round_: Round, frames: int) -> Record:
     net = Shallow(case, round_)
     x = round_.zoo.frames(case.family, "calib2000", frames)
     models: Models = [("net", net.path)]
-    before = plain_pass_seconds(models, x)
-    result, seconds = net.curve(len(net.exact.graph.nodes), frames)
-    one = (before + plain_pass_seconds(models, x)) / 2
+    wall: list[float] = []
+    busy: list[float] = []
+
+    def plain_pass() -> None:
+        begun = time.process_time()
+        wall.append(plain_pass_seconds(models, x))
+        busy.append(time.process_time() - begun)
+
+    plain_pass()
+    begun, busy_begun = time.perf_counter(), time.process_time()
+    result = depth(replace(net.options, frames=frames))
+    seconds, busy_seconds = time.perf_counter() - begun, time.process_time() - busy_begun
+    plain_pass()
+    one, busy_one = statistics.mean(wall), statistics.mean(busy)
     return figure(
         f"{case.name}/cost of the full curve by one plain pass",
         seconds / one,
         "ratio",
         "<= 60",
-        f"{len(result.curve.points) - 1} regions, {seconds:.0f} s, one pass {one:.1f} s",
+        f"{len(result.curve.points) - 1} regions, {seconds:.0f} s, one pass {one:.1f} s; in "
+        f"processor seconds, which a busy machine distorts less, {busy_seconds / busy_one:.0f}",
     )
 
 

@@ -19,15 +19,20 @@ from .cli_options import (
     FormatOption,
     Frames,
     LayoutOption,
+    Models,
+    Names,
     PrecisionOption,
     Quiet,
+    SameFrames,
+    Seed,
     Verbose,
     examples,
+    names_of,
 )
 from .config import compile_options, load_config
 from .console import Call, call_of, guarded
 from .errors import UsageError
-from .options import DEFAULT_FLOOR, DEFAULT_OUTPUT, named
+from .options import DEFAULT_FLOOR, DEFAULT_OUTPUT
 from .units import parse_budget, parse_macs, parse_seconds
 
 app = typer.Typer(
@@ -77,9 +82,7 @@ def top(
 )
 def compile_command(
     ctx: typer.Context,
-    models: Annotated[
-        list[Path] | None, typer.Argument(metavar="MODELS...", help="ONNX files.")
-    ] = None,
+    models: Models = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -114,7 +117,7 @@ def compile_command(
         typer.Option(
             "--only",
             metavar="share|depth",
-            help="Only share between models, or only take regions out of them (default: both).",
+            help="Only share between models, or only fold and take regions out (default: both).",
         ),
     ] = None,
     max_macs: Annotated[
@@ -137,17 +140,9 @@ def compile_command(
     dry_run: Annotated[
         bool | None, typer.Option("--dry-run", help="Report and plan only, write nothing.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Splits the frames (default: 0).")
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option("--name", metavar="NAME=PATH", help="Call the model at PATH NAME."),
-    ] = None,
-    same_frames: Annotated[
-        bool | None,
-        typer.Option("--same-frames", help="Row k of every model's set is the same frame."),
-    ] = None,
+    seed: Seed = None,
+    name: Names = None,
+    same_frames: SameFrames = None,
     tie_inputs: Annotated[
         bool | None,
         typer.Option(
@@ -189,7 +184,7 @@ def compile_command(
         "overwrite": overwrite,
         "budget": None if budget is None else parse_budget(budget),
         "models": models or None,
-        "name": {key: Path(text) for key, text in named(name, "--name").items()} if name else None,
+        "name": names_of(name) if name else None,
     }
     settings |= {key: value for key, value in given.items() if value is not None}
     call.take(format or settings.get("format"))

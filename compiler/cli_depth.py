@@ -12,14 +12,16 @@ from .cli_options import (
     ConfigOption,
     FormatOption,
     Frames,
+    Names,
     Quiet,
+    Seed,
     Verbose,
     examples,
+    names_of,
 )
 from .config import compile_options, load_config
 from .console import call_of
 from .errors import UsageError
-from .options import named
 
 DEPTH_EXAMPLES = examples(
     "repsimc depth model.onnx --calib frames/",
@@ -63,13 +65,8 @@ def depth(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a curve that is there.")
     ] = False,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Splits the frames (default: 0).")
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option("--name", metavar="NAME=PATH", help="Call the model at PATH NAME."),
-    ] = None,
+    seed: Seed = None,
+    name: Names = None,
     frames: Frames = None,
     allow_script: AllowScript = False,
     config: ConfigOption = None,
@@ -90,7 +87,7 @@ def depth(
         "models": [model] if model is not None else None,
         "seed": seed,
         "frames": frames,
-        "name": {key: Path(text) for key, text in named(name, "--name").items()} if name else None,
+        "name": names_of(name) if name else None,
     }
     settings |= {key: value for key, value in given.items() if value is not None}
     if (data is None) != (labels is None):
@@ -104,7 +101,8 @@ def depth(
     from dataclasses import replace
 
     options = replace(compile_options(settings, calib or (), allow_script), output=output)
-    from .depth import BUNDLE, Labelled
+    from .accuracy import Labelled
+    from .depth import BUNDLE
     from .depth import depth as measure
     from .reports.depth_report import depth_grid
     from .reports.table import report_grid

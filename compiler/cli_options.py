@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import Format
+from .options import Format, named
 
 FormatOption = Annotated[
     Format | None, typer.Option("--format", help="How the result is printed (default: table).")
@@ -51,7 +52,24 @@ PluginOption = Annotated[
         "--plugin", metavar="FILE", help="A TensorRT plugin library of the models' operators."
     ),
 ]
+Models = Annotated[list[Path] | None, typer.Argument(metavar="MODELS...", help="ONNX files.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", metavar="NAME=PATH", help="Call the model at PATH NAME."),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Splits and draws the frames (default: 0).")
+]
+SameFrames = Annotated[
+    bool | None,
+    typer.Option("--same-frames", help="Row k of every model's set is the same frame."),
+]
 Frames = Annotated[int | None, typer.Option("--frames", help="Use at most this many frames.")]
+
+
+def names_of(name: Sequence[str]) -> dict[str, Path]:
+    """The models' paths by the names that --name gives them. Raises UsageError."""
+    return {key: Path(text) for key, text in named(name, "--name").items()}
 
 
 def examples(*lines: str) -> str:

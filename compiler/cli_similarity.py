@@ -12,13 +12,18 @@ from .cli_options import (
     ConfigOption,
     FormatOption,
     Frames,
+    Models,
+    Names,
     Quiet,
+    SameFrames,
+    Seed,
     Verbose,
     examples,
+    names_of,
 )
 from .config import load_config, preprocessings
 from .console import call_of
-from .options import model_names, named, paths_per_model
+from .options import model_names, paths_per_model
 
 SIMILARITY_EXAMPLES = examples(
     "repsimc similarity a.onnx b.onnx --calib frames.npz",
@@ -30,9 +35,7 @@ SIMILARITY_EXAMPLES = examples(
 
 def similarity(
     ctx: typer.Context,
-    models: Annotated[
-        list[Path] | None, typer.Argument(metavar="MODELS...", help="ONNX files.")
-    ] = None,
+    models: Models = None,
     calib: Annotated[
         list[str] | None,
         typer.Option("--calib", metavar="[MODEL=]PATH", help="Frames, as for compile --calib."),
@@ -67,17 +70,9 @@ def similarity(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an analysis that is there.")
     ] = False,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Draws the frames (default: 0).")
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option("--name", metavar="NAME=PATH", help="Call the model at PATH NAME."),
-    ] = None,
-    same_frames: Annotated[
-        bool,
-        typer.Option("--same-frames", help="Row k of every model's set is the same frame."),
-    ] = False,
+    seed: Seed = None,
+    name: Names = None,
+    same_frames: SameFrames = None,
     frames: Frames = None,
     allow_script: AllowScript = False,
     config: ConfigOption = None,
@@ -97,7 +92,7 @@ def similarity(
     paths = models or settings.get("models", [])
     names = settings.get("name", {})
     if name:
-        names = {key: Path(text) for key, text in named(name, "--name").items()}
+        names = names_of(name)
     called = model_names(paths, names)
     if output is not None:
         # Told now, not after minutes of work.

@@ -7,21 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ..passes.pipeline import CLEANING, EXACT, run_passes
-from .analysis.calibration import Frames, load_labels
-from .analysis.execution import Segment
-from .analysis.feeds import held_out_feeds
-from .collapsing import Trial, Trials
+from .accuracy import Judge, Labelled
+from .analysis.calibration import Frames
+from .collapsing import CURVE, TRIAL, Trial, Trials
 from .driver import CompileResult, compile_models, frames_of
-from .errors import DataError, FidelityError, ModelError, UsageError
+from .errors import FidelityError, ModelError, UsageError
 from .frontends.onnx import read_model
 from .graph.program import Program, own_name
 from .graph.regions import Regions, find_regions
 from .options import CompileOptions
+from .output_folders import check_output_folder
 from .planning.comparison import OutputComparison
-from .planning.plan import CollapseAction, Plan, PlannedAction
+from .planning.plan import Action, CollapseAction, Plan, PlannedAction
 from .planning.region_search import Candidate, Descent, Step, find_candidates
 from .planning.skeleton import Skeleton
 from .reports.depth_plot import depth_png
@@ -33,14 +31,6 @@ from .timing import latencies
 RESULT, PICTURE, PLAN, BUNDLE = "depth.json", "depth.png", "plan.json", "bundle"
 # Beyond this error the outputs tell little of the original's: the curve ends there.
 END_ERROR = 0.5
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Frames with labels, to judge accuracy by: a set as for calibration, and the array's name."""
-
-    data: Path
-    labels: str
 
 
 @dataclass(frozen=True)
@@ -93,13 +83,13 @@ def _depth(
 ) -> DepthResult:
     _check(options, pick, keep, most)
     if options.output is not None:
-        check_depth_folder(options.output, overwrite)
+        check_output_folder(options.output, RESULT, overwrite)
     progress.stage("reading the model", None)
     ((name, path),) = options.models
     original = read_model(path, name)
     frames = frames_of(options, [original])
     assert frames is not None
-    judge = None if labelled is None else _Judge(options, original, labelled)
+    judge = None if labelled is None else Judge(options, original, labelled)
     program = original.copy()
     run_passes(program, EXACT)
     regions = find_regions(program)
@@ -112,8 +102,10 @@ def _depth(
             f"--pick {pick} is more than the {len(candidates)} regions of {name}",
             f"pick at most {len(candidates)}",
         )
+    # Which regions go is decided with more care where one of the plans is compiled.
+    effort = CURVE if pick is None and keep is None else TRIAL
     trials = Trials(
-        original, program, frames, options.floor, options.metric, options.seed, progress
+        original, program, frames, options.floor, options.metric, options.seed, progress, effort
     )
     steps, programs = _descended(trials, candidates, skeleton, most, pick, keep, progress)
     curve = _curve(name, skeleton, steps, programs, trials, frames, regions, judge, progress)
@@ -165,15 +157,22 @@ def _descended(
     progress: Progress,
 ) -> tuple[list[Step], list[Trial]]:
     """The steps of the curve and the trial of each, the unchanged program's first."""
-    tried: dict[tuple[CollapseAction, ...], Trial] = {}
+    tried: dict[tuple[Action, ...], Trial] = {}
 
-    def measure(actions: tuple[CollapseAction, ...]) -> float:
+    def measure(actions: tuple[Action, ...]) -> float:
         tried[actions] = trials.run(actions)
         return tried[actions].error
 
     progress.stage(f"trying {len(candidates)} regions", None)
     influence = trials.influence([candidate.region for candidate in candidates])
-    descent = Descent(candidates, skeleton.bill, measure, lambda bill: float(bill.macs), influence)
+    descent = Descent(
+        candidates,
+        skeleton.bill,
+        measure,
+        lambda bill: float(bill.macs),
+        influence,
+        glance=trials.glance,
+    )
     steps: list[Step] = []
     kept = [trials.run(())]
     for step in descent.steps():
@@ -247,7 +246,7 @@ def _curve(
     source: Trials,
     frames: Frames,
     regions: Regions,
-    judge: _Judge | None,
+    judge: Judge | None,
     progress: Progress,
 ) -> DepthCurve:
     progress.stage("measuring latency and accuracy", len(trials))
@@ -260,6 +259,7 @@ def _curve(
     points: list[DepthPoint] = []
     for index, (trial, bill) in enumerate(zip(trials, bills)):
         action = steps[index - 1].chosen.action if index else None
+        assert action is None or isinstance(action, CollapseAction)  # folds are not looked at
         points.append(
             DepthPoint(
                 index,
@@ -285,71 +285,6 @@ def _curve(
     )
     held_out = trials[0].compared[0].frames if trials[0].compared else 0
     return DepthCurve(name, tuple(points), refused, reference.frames.count, held_out)
-
-
-class _Judge:
-    """Accuracy on labelled frames, of every output with class scores."""
-
-    def __init__(self, options: CompileOptions, original: Program, labelled: Labelled) -> None:
-        self._frames = frames_of(
-            replace(options, calibration=labelled.data, frames=None, held_out=0.5), [original]
-        )
-        assert self._frames is not None
-        self._labels = load_labels(labelled.data, labelled.labels)
-        (self._model,) = original.models
-        rows = np.sort(
-            np.concatenate(
-                [self._frames.fit_rows(self._model), self._frames.held_out_rows(self._model)]
-            )
-        )
-        if len(self._labels) <= int(rows.max()):
-            raise DataError(
-                f"{labelled.data} has {len(self._labels)} labels '{labelled.labels}' for "
-                f"{int(rows.max()) + 1} frames",
-                "give one label per frame, in the frames' order",
-            )
-        values = original.values()
-        outputs = original.models[self._model].outputs
-        self._scores = {
-            own: value for own, value in outputs.items() if len(values[value].shape or ()) == 2
-        }
-        if not self._scores:
-            raise UsageError(
-                f"labels are given, and no output of {self._model} holds class scores [N, C]",
-                "leave --labels out",
-            )
-        self._rows = rows
-
-    def accuracy(self, program: Program) -> dict[str, float]:
-        """The share of frames whose largest score is the label's, 0..1, by output."""
-        assert self._frames is not None
-        source = held_out_feeds(program, self._frames, self._model)
-        feeds = replace(source, rows=self._rows)
-        names = list(self._scores.values())
-        segment = Segment(program, None, names)
-        right = dict.fromkeys(self._scores, 0)
-        start = 0
-        for batch in feeds.batches(segment.inputs):
-            arrays = segment(batch)
-            count = len(arrays[0])
-            truth = self._labels[self._rows[start : start + count]]
-            for own, array in zip(self._scores, arrays):
-                right[own] += int((array.argmax(axis=-1) == truth).sum())
-            start += count
-        return {own: count / max(start, 1) for own, count in right.items()}
-
-
-def check_depth_folder(folder: Path, overwrite: bool) -> None:
-    """Raise UsageError where `depth` would refuse to write."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", "name a folder with -o")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / RESULT).is_file():
-            raise UsageError(
-                f"{folder} holds other files", "name a new folder with -o, nothing is mixed in"
-            )
-        if not overwrite:
-            raise UsageError(f"{folder} exists", "replace it with --overwrite, or name another")
 
 
 def _write(result: DepthResult, folder: Path) -> None:

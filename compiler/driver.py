@@ -24,7 +24,7 @@ from .graph.program import Program
 from .options import CompileOptions, model_names
 from .planner import Budgets, Planner
 from .planning.comparison import OutputComparison
-from .planning.plan import CollapseAction, Plan, check_plan, read_plan
+from .planning.plan import Plan, SharePrefixAction, check_plan, read_plan
 from .reports.progress import NoProgress, Progress
 from .reports.report import Report
 from .rewriting import Workbench
@@ -202,9 +202,11 @@ def _notes(
                 f"one frame feeds input '{names}' of the models; --separate-inputs keeps them apart"
             )
     for planned in plan.actions:
-        if isinstance(planned.action, CollapseAction):
-            saved = f"{format_bytes(planned.weights_saved_nbytes)} of weights and "
-            saved += f"{format_count(planned.macs_saved)} MACs"
+        if not isinstance(planned.action, SharePrefixAction):
+            nbytes, macs = planned.weights_saved_nbytes, planned.macs_saved
+            amounts = [f"{format_bytes(nbytes)} of weights"] if nbytes > 0 else []
+            amounts += [f"{format_count(macs)} MACs"] if macs > 0 else []
+            saved = " and ".join(amounts) or "nothing"
             kept = f", fidelity then {planned.fidelity:.4f}" if planned.fidelity else ""
             notes.append(f"{planned.action}: {saved} less{kept}")
     notes += [f"{name} is left alone: {why}" for name, why in plan.left_alone.items()]

@@ -9,8 +9,10 @@ from .analysis.calibration import Frames
 from .analysis.cost import model_cost, program_cost
 from .collapsing import Trials
 from .errors import BudgetError
+from .folding import FoldPlanner
 from .graph.program import Program
-from .joint import JointPlanner, Limits, fits
+from .joint import JointPlanner
+from .mixing import Limits, described, fits
 from .options import CompileOptions
 from .planning.skeleton import Bill
 from .reports.progress import Progress
@@ -20,6 +22,8 @@ from .units import format_bytes, format_count
 
 # How often a latency that was missed tightens the limit of multiply-accumulates.
 _LATENCY_ROUNDS = 4
+
+Least = tuple[Bill, str]
 
 
 class Budgets:
@@ -110,6 +114,7 @@ class Planner:
         self._frames = frames
         self._progress = progress
         self._joint: JointPlanner | None = None
+        self._folding: FoldPlanner | None = None
 
     def planned(self) -> Planned:
         """The program, its plan and its comparison. Raises BudgetError where none fits."""
@@ -140,22 +145,25 @@ class Planner:
 
     def _exact(self) -> Planned:
         bench = self._bench
-        return bench.program, bench.exact_plan(), bench.compare(bench.program)
+        return bench.program, bench.plan_with(), bench.compare(bench.program)
 
     def _within(self, limits: Limits) -> Planned:
         options, bench = self._options, self._bench
-        cost = program_cost(bench.program)
-        over = limits.excess(Bill(cost.weights_nbytes, cost.macs))
+        over = limits.excess(_bill(bench.program))
         enough = limits.any and over <= 0
         if enough or options.exact_only or self._frames is None:
             if over > 0:
-                raise self._error(limits, Bill(cost.weights_nbytes, cost.macs))
+                raise self._error(limits, (_bill(bench.program), described(())))
             return self._exact()
         several = len(bench.program.models) > 1
+        if options.only != "share":
+            bench.free = free = self._folds().free
+            if free and limits.any and fits(free[0], limits, self._budgets.excess_nbytes):
+                return free
         if not limits.any:
             if options.only == "depth":
                 return self._planner().most()
-            return bench.smallest() if several else self._exact()
+            return bench.smallest() if several else bench.least()
         shared: Planned | None = None
         if several and options.only != "depth":
             weights = limits.weights_nbytes
@@ -164,10 +172,6 @@ class Planner:
                 if weights is None
                 else bench.plan(weights, self._budgets.excess_nbytes)
             )
-        if options.only == "share":
-            if shared is not None and fits(shared[0], limits, self._budgets.excess_nbytes):
-                return shared
-            raise self._error(limits, self._least())
         found = self._planner().within(limits, self._budgets.excess_nbytes, shared)
         if found is None:
             raise self._error(limits, self._least())
@@ -175,8 +179,14 @@ class Planner:
 
     def _planner(self) -> JointPlanner:
         if self._joint is None:
+            folds, progress = self._folds(), self._progress
+            self._joint = JointPlanner(self._bench, folds.trials, folds, self._options, progress)
+        return self._joint
+
+    def _folds(self) -> FoldPlanner:
+        if self._folding is None:
             assert self._frames is not None
-            options = self._options
+            options, progress = self._options, self._progress
             trials = Trials(
                 self._original,
                 self._bench.program,
@@ -184,31 +194,51 @@ class Planner:
                 options.floor,
                 options.metric,
                 options.seed,
-                self._progress,
+                progress,
             )
-            self._joint = JointPlanner(self._bench, trials, options, self._progress)
-        return self._joint
+            self._folding = FoldPlanner(self._bench, trials, self._frames, options.seed, progress)
+        return self._folding
 
-    def _least(self) -> Bill:
-        """The least that anything tried needs within the floors."""
-        known: list[Bill] = []
+    def _least(self) -> Least:
+        """The least that anything tried needs within the floors, and what it consists of."""
+        known: list[Least] = []
         if len(self._bench.program.models) > 1 and self._options.only != "depth":
-            cost = program_cost(self._bench.smallest()[0])
-            known.append(Bill(cost.weights_nbytes, cost.macs))
+            program, plan, _ = self._bench.smallest()
+            known.append((_bill(program), described([one.action for one in plan.actions])))
         if self._joint is not None and self._joint.smallest is not None:
-            known.append(self._joint.smallest)
-        if not known:
-            cost = program_cost(self._bench.program)
-            known.append(Bill(cost.weights_nbytes, cost.macs))
-        return min(known, key=lambda bill: (bill.weights_nbytes, bill.macs))
+            way = self._joint.smallest
+            known.append((way.bill, described(way.actions)))
+        free = self._bench.free
+        if free is not None:
+            known.append((_bill(free[0]), described([one.action for one in free[1].actions])))
+        elif not known:
+            known.append((_bill(self._bench.program), described(())))
+        return min(known, key=lambda least: (least[0].weights_nbytes, least[0].macs))
 
-    def _error(self, limits: Limits, least: Bill) -> BudgetError:
+    def _error(self, limits: Limits, known: Least) -> BudgetError:
         options, memory = self._options, self._budgets.memory
-        if limits.weights_nbytes is None or least.weights_nbytes <= limits.weights_nbytes:
+        least, what = known
+        weights_met = limits.weights_nbytes is None or least.weights_nbytes <= limits.weights_nbytes
+        if weights_met and (limits.macs is None or least.macs <= limits.macs):
+            missed = [] if self._joint is None else self._joint.missed
+            low = min(missed, key=lambda one: one.value - one.floor, default=None)
+            best = (
+                f": the best keeps {low.value:.4f} of {low.model}/{low.output}, and "
+                f"{low.floor:g} is asked for"
+                if low is not None
+                else ""
+            )
+            return BudgetError(
+                "every plan that meets the budget misses the fidelity floor once it is fitted on "
+                f"all frames{best}",
+                f"lower --min-fidelity below {options.min_fidelity:g}, raise the budget, or give "
+                "more calibration frames",
+            )
+        if weights_met:
             limit = limits.macs or 0
             return BudgetError(
                 f"{format_count(limit)} MACs are allowed; within the fidelity floor the smallest "
-                f"plan found needs {format_count(least.macs)}",
+                f"plan found needs {format_count(least.macs)} ({what})",
                 self._hint(f"at least {format_count(least.macs)} MACs"),
             )
         assert options.budget is not None
@@ -216,16 +246,16 @@ class Planner:
         if options.budget.share is not None:
             apart = memory["apart_weights_nbytes"]
             needed = f"{math.ceil(100 * smallest / max(apart, 1))}%"
-            found = f"the smallest plan found needs {format_bytes(smallest)} of weights"
+            found = f"the smallest plan found needs {format_bytes(smallest)} of weights ({what})"
         else:
             total = smallest + self._budgets.beside
             needed = format_bytes(total * 1.005)  # printed with three digits: not below the need
             found = (
                 f"the smallest plan found needs {format_bytes(smallest)} of weights, "
-                f"{format_bytes(total)} in all"
+                f"{format_bytes(total)} in all ({what})"
             )
         detail = self._bench.explanation()
-        limit = limits.weights_nbytes
+        limit = limits.weights_nbytes or 0
         left = format_bytes(limit) if limit > 0 else "nothing"
         return BudgetError(
             f"the budget of {options.budget} leaves {left} for weights; within the fidelity floor "
@@ -246,6 +276,11 @@ class Planner:
             f"raise the budget to {needed}, lower --min-fidelity below "
             f"{self._options.min_fidelity:g}, or give more calibration frames"
         )
+
+
+def _bill(program: Program) -> Bill:
+    cost = program_cost(program)
+    return Bill(cost.weights_nbytes, cost.macs)
 
 
 def _too_slow(seconds: float, allowed: float) -> str:

@@ -13,8 +13,9 @@ import onnx
 from onnx.external_data_helper import uses_external_data
 
 from .analysis.measures import CATALOG
-from .errors import ModelError, UsageError
+from .errors import ModelError
 from .options import sanitised
+from .output_folders import check_output_folder
 from .reports.heatmap import heatmap_page, heatmap_png
 from .reports.similarity_report import LayerReport, Match, SimilarityResult, arrays, number
 
@@ -26,15 +27,7 @@ PREFIX = "repsimc."
 
 def check_folder(folder: Path, overwrite: bool) -> None:
     """Raise UsageError where `write_similarity` would refuse to write."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", "name a folder with -o")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / RESULT).is_file():
-            raise UsageError(
-                f"{folder} holds other files", "name a new folder with -o, nothing is mixed in"
-            )
-        if not overwrite:
-            raise UsageError(f"{folder} exists", "replace it with --overwrite, or name another")
+    check_output_folder(folder, RESULT, overwrite)
 
 
 def write_similarity(

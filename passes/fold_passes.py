@@ -14,6 +14,7 @@ from ..compiler.planning.fold_actions import (
     FreezeBranchAction,
     PruneChannelsAction,
     TieWeightsAction,
+    widest,
 )
 from .base import Pass
 from .drop_dead import DropDead
@@ -45,7 +46,7 @@ def fold_passes(actions: Sequence[FoldAction], reference: Reference) -> list[Pas
     passes: list[Pass] = []
     values: list[str] = []
     made: list[str] = []
-    for action in actions:
+    for action in widest(actions):
         if isinstance(action, FoldActivationAction):
             passes.append(FoldActivation(action, reference))
             made += _results(original, action.value)

@@ -32,11 +32,22 @@ class PruneChannels:
 
     def run(self, program: Program) -> list[Change]:
         """One change; none where the channels cannot be taken apart (any more)."""
-        value = program.values().get(self.action.value)
-        if value is None:
+        original = self.reference.program.values()
+        if self.action.value not in original:
             return []
-        group = group_of(program, self.action.value)
-        if isinstance(group, str) or max(self.action.channels) >= group.channels:
+        planned = group_of(self.reference.program, self.action.value)
+        if isinstance(planned, str):
+            return []
+        # Where the value itself is gone others that share its channels may be left.
+        values = program.values()
+        left = [name for name in (self.action.value, *planned.values) if name in values]
+        group = group_of(program, left[0]) if left else "gone"
+        if isinstance(group, str) or group.channels != planned.channels:
+            return []
+        # A region that became nothing makes one of values whose channels mean different things.
+        if any(name in original and name not in planned.values for name in group.values):
+            return []
+        if max(self.action.channels) >= group.channels:
             return []
         removed = np.array(sorted(set(self.action.channels)), np.int64)
         removed = removed[1:] if len(removed) == group.channels else removed
@@ -52,5 +63,5 @@ class PruneChannels:
         }
         saved = saved_nbytes(group, len(removed))
         take_out(program, group, removed, constants)
-        what = f"{len(removed)} of {group.channels} channels of '{own_name(value.name)}' are gone"
-        return [Change(what, value.inputs[0].name, saved)]
+        what = f"{len(removed)} of {group.channels} channels of '{own_name(left[0])}' are gone"
+        return [Change(what, values[left[0]].inputs[0].name, saved)]

@@ -19,6 +19,7 @@ from ..compiler.graph.program import PASS_KEY, Program
 from ..compiler.graph.weights import nbytes_of
 from ..compiler.planning.fold_actions import TieWeightsAction
 from .base import Change
+from .refit import refit_operators
 
 Float32 = NDArray[np.float32]
 
@@ -28,7 +29,8 @@ class TieWeights:
     """Operators of one shape get one weight between them; each keeps a bias of its own.
 
     The weight is the least-squares fit to what all of them produced in the original network, from
-    what each is fed now. Layer Consistency, MPruner's clusters (arXiv 2408.13482), closed form.
+    what each is fed now; those that are gone are passed over. Layer Consistency, MPruner's clusters
+    (arXiv 2408.13482), closed form.
     """
 
     name: ClassVar[str] = "tie-weights"
@@ -40,9 +42,8 @@ class TieWeights:
     def run(self, program: Program) -> list[Change]:
         """One change for every operator that lost its own weight."""
         by_name = {node.name: node for node in program.graph.nodes}
-        if any(name not in by_name for name in self.action.nodes):
-            return []
-        operators = [linear_operator(by_name[name]) for name in self.action.nodes]
+        left = [by_name[name] for name in self.action.nodes if name in by_name]
+        operators = [linear_operator(node) for node in left]
         found = [operator for operator in operators if operator is not None]
         if len(found) < len(operators) or not may_tie(found):
             return []
@@ -65,13 +66,8 @@ class TieWeights:
         return changes
 
     def _fitted(self, program: Program, operators: Sequence[LinearOperator]) -> list[Affine] | None:
-        original = self.reference.program.values()
-        for operator in operators:
-            known = original.get(operator.result.name)
-            if known is None or known.shape is None or operator.result.shape is None:
-                return None
-            if list(known.shape) != list(operator.result.shape):
-                return None
+        if not self._make_what_they_made(program, operators):
+            return None
         rows = max(1, row_count(operators[0], self.reference.rows_per_unknown) // len(operators))
         wanted = {op.result.name: (rows, op.channels_last) for op in operators}
         self.reference.collect(wanted)
@@ -83,6 +79,30 @@ class TieWeights:
             for op, x in zip(operators, inputs)
         ]
         return joint_fit(operators, inputs, targets)
+
+    def _make_what_they_made(self, program: Program, operators: Sequence[LinearOperator]) -> bool:
+        """Whether all have to make what they made in the original, in its shape.
+
+        Not so before a gap, where one makes up for what is gone, and in a layer that chose its
+        units anew. (A repair of the skip path, as a refit does it, would be made once by each.)
+        """
+        original = self.reference.program
+        sources = [operator.source.name for operator in operators]
+        known = {id(op.node): t for op, t in refit_operators(program, original, sources)}
+        pools = [target.pool for target in known.values() if target.pool is not None]
+        chosen = {id(part.node) for p in pools for part in (p.layer.maker, p.layer.reader)}
+        values = original.values()
+        for operator in operators:
+            target, result = known.get(id(operator.node)), operator.result
+            if target is None or id(operator.node) in chosen:
+                return False
+            added = {tensor.name for node in result.outputs for tensor in node.outputs}
+            if target.value not in ({result.name} if target.other is None else added):
+                return False
+            wanted, present = values[result.name].shape, result.shape
+            if wanted is None or present is None or list(wanted) != list(present):
+                return False
+        return True
 
 
 def rows_of(program: Program, operator: LinearOperator, reference: Reference) -> Float32:

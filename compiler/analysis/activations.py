@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,20 +109,20 @@ def measure_statistics(program: Program, frames: FrameSet, models: Sequence[str]
     """
     nodes = {id(node): node for model in models for node in program.nodes_of(model)}
     inside = list(nodes.values())
-    keepers: list[_Keeper] = []
+    measures: list[_Measure] = []
     for activation in activations_of(program, inside):
-        keepers.append(_StraightKeeper(activation))
-    keepers += [_RangeKeeper(name, axis) for name, axis in read_by_operators(inside)]
-    keepers += [_ConstantKeeper(name) for name in addends(inside)]
-    keepers += [_AttentionKeeper(*pair) for pair in attention_pairs(program, models)]
-    return _kept(program, keepers, frames)
+        measures.append(_StraightMeasure(activation))
+    measures += [_RangeMeasure(name, axis) for name, axis in read_by_operators(inside)]
+    measures += [_ConstantMeasure(name) for name in addends(inside)]
+    measures += [_AttentionMeasure(*pair) for pair in attention_pairs(program, models)]
+    return _measured(program, measures, frames)
 
 
 def measure_activation(
     program: Program, activation: Activation, frames: FrameSet
 ) -> Straightness | None:
     """How straight one activation is on the frames; None where that cannot be told."""
-    found = _kept(program, [_StraightKeeper(activation)], frames)
+    found = _measured(program, [_StraightMeasure(activation)], frames)
     return found.activations.get(activation.value)
 
 
@@ -130,8 +130,8 @@ def measure_ranges(
     program: Program, values: Mapping[str, int], frames: FrameSet
 ) -> dict[str, Range]:
     """The ranges of the values on the frames; `values` gives each the axis of its channels."""
-    keepers = [_RangeKeeper(name, axis) for name, axis in values.items()]
-    return _kept(program, keepers, frames).ranges
+    measures = [_RangeMeasure(name, axis) for name, axis in values.items()]
+    return _measured(program, measures, frames).ranges
 
 
 def mean_of(program: Program, value: str, frames: FrameSet) -> Array | None:
@@ -151,10 +151,22 @@ def mean_of(program: Program, value: str, frames: FrameSet) -> Array | None:
     return None if total is None or not np.isfinite(total).all() else (total / count)[None]
 
 
-def _kept(program: Program, keepers: Sequence[_Keeper], frames: FrameSet) -> Statistics:
+def smallest_constant(array: Array) -> Array:
+    """The smallest array that broadcasts to the same [1, ...]: axes of equal numbers shrink."""
+    scale = float(np.abs(array).max(initial=0))
+    for axis in range(array.ndim):
+        if array.shape[axis] > 1 and float(np.ptp(array, axis=axis).max()) <= 1e-6 * scale:
+            array = array.mean(axis=axis, keepdims=True, dtype=np.float64).astype(array.dtype)
+    while array.ndim and array.shape[0] == 1:
+        array = array[0]
+    return np.ascontiguousarray(array)
+
+
+def _measured(program: Program, measures: Sequence[_Measure], frames: FrameSet) -> Statistics:
     found = Statistics()
     known = program.values()
-    wanted = sorted({name for keeper in keepers for name in keeper.values if name in known})
+    wanted = sorted({name for one in measures for name in one.values if name in known})
+    keepers = [_Keeper(one) for one in measures]
     inputs = {value.name for value in program.graph.inputs}
     computed = [name for name in wanted if name not in inputs]
     if not wanted:
@@ -171,7 +183,7 @@ def _kept(program: Program, keepers: Sequence[_Keeper], frames: FrameSet) -> Sta
             keeper.add(arrays, count)
     for keeper in keepers:
         if not keeper.failed and found.frames:
-            keeper.finish(found)
+            keeper.measure.finish(found)
     return found
 
 
@@ -197,28 +209,37 @@ def _pieces(
 # -- keeping ----------------------------------------------------------------------------------
 
 
-class _Keeper:
-    """Takes in arrays of some values, piece by piece; `failed` once they do not fit."""
+class _Measure(Protocol):
+    """What is measured of some values, piece by piece."""
 
-    values: tuple[str, ...] = ()
-    failed = False
-
-    def add(self, arrays: Mapping[str, Array], count: int) -> None:
-        if self.failed or any(name not in arrays for name in self.values):
-            self.failed = True
-            return
-        mine = [arrays[name] for name in self.values]
-        if any(a.ndim < 2 or len(a) != count or a.dtype.kind != "f" or not a.size for a in mine):
-            self.failed = True
-            return
-        self.failed = not self.take(*mine)
+    values: tuple[str, ...]
 
     def take(self, *arrays: Array) -> bool:
         """Whether the arrays could be used: finite, and of the shapes that came before."""
-        raise NotImplementedError
+        ...
 
     def finish(self, found: Statistics) -> None:
-        raise NotImplementedError
+        """Add the result."""
+        ...
+
+
+@dataclass
+class _Keeper:
+    """Gives a measure the arrays of its values; `failed` once they do not fit."""
+
+    measure: _Measure
+    failed: bool = False
+
+    def add(self, arrays: Mapping[str, Array], count: int) -> None:
+        values = self.measure.values
+        if self.failed or any(name not in arrays for name in values):
+            self.failed = True
+            return
+        mine = [arrays[name] for name in values]
+        if any(a.ndim < 2 or len(a) != count or a.dtype.kind != "f" or not a.size for a in mine):
+            self.failed = True
+            return
+        self.failed = not self.measure.take(*mine)
 
 
 def _extremes(array: Array, axis: int) -> tuple[Array, Array]:
@@ -241,7 +262,7 @@ def _some_rows(array: Array, axis: int) -> Array:
     return np.ascontiguousarray(places[:, :, ::step].swapaxes(1, 2)).reshape(-1, places.shape[1])
 
 
-class _StraightKeeper(_Keeper):
+class _StraightMeasure:
     def __init__(self, activation: Activation) -> None:
         self.activation = activation
         self.values = (activation.given, activation.value)
@@ -300,7 +321,7 @@ class _StraightKeeper(_Keeper):
         )
 
 
-class _RangeKeeper(_Keeper):
+class _RangeMeasure:
     def __init__(self, name: str, axis: int) -> None:
         self.values, self._axis, self._rows = (name,), axis, 0
 
@@ -328,7 +349,7 @@ class _RangeKeeper(_Keeper):
         found.ranges[self.values[0]] = Range(self._axis, low, high, mean, variance)
 
 
-class _ConstantKeeper(_Keeper):
+class _ConstantMeasure:
     """Extremes of every element over the frames; given up at the first piece that varies."""
 
     def __init__(self, name: str) -> None:
@@ -351,7 +372,7 @@ class _ConstantKeeper(_Keeper):
             found.constants[self.values[0]] = ((self._low + self._high) / 2)[None]
 
 
-class _AttentionKeeper(_Keeper):
+class _AttentionMeasure:
     def __init__(self, earlier: str, later: str) -> None:
         self.values = (earlier, later)
         self._sums = np.zeros(4)

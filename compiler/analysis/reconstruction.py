@@ -27,7 +27,7 @@ from .linear import (
     value_rows,
 )
 from .pooling import Pool
-from .regression import RIDGE, Affine, fit
+from .regression import RIDGE, Affine, fit, products_in_threads
 from .selection import columns_of, select_units
 
 Array = NDArray[Any]
@@ -239,6 +239,16 @@ def reconstruct(
     be held while walking. Operators whose rows do not belong to frames keep their weights.
     Returns those that were fitted.
     """
+    with products_in_threads():
+        return _reconstructed(program, operators, reference, outputs)
+
+
+def _reconstructed(
+    program: Program,
+    operators: Sequence[tuple[LinearOperator, Target]],
+    reference: Reference,
+    outputs: Sequence[str],
+) -> list[LinearOperator]:
     fitted: list[LinearOperator] = []
     pools = {id(t.pool.layer.maker.node): t.pool for _, t in operators if t.pool is not None}
     reference.collect(_wanted(operators, pools, reference))

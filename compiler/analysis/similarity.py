@@ -29,6 +29,8 @@ POSITIONS = 8
 MAX_CHANNELS = 256
 # Share of the rows that the affine maps are fitted on; the rest judge them.
 _FIT_SHARE = 0.75
+# Bytes that Gram blocks between values may take from one receiver to the next.
+_BLOCKS_NBYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class AffineRanking:
         self._centred: dict[str, Float32] = {}
         self._blocks: dict[tuple[str, str], tuple[Float64, Float64]] = {}
         self._factors: dict[str, tuple[Float64, bool]] = {}
+        self._powers: dict[str, tuple[float, float]] = {}
 
     def best(
         self, receiver: str, count: int = 1, gain: float = 0.004, first: float = 1.0
@@ -167,14 +170,20 @@ class AffineRanking:
         return self._score(weight, judged_gram, judged_cross, receiver)
 
     def _score(self, weight: Float64, gram: Float64, cross: Float64, receiver: str) -> float:
-        judged = self._rows(receiver)[self._split :]
-        power = float(np.square(judged, dtype=np.float64).sum())
-        mean = judged.mean(axis=0, dtype=np.float64)
-        total = power - len(judged) * float(mean @ mean)
+        power, total = self._power(receiver)
         if total <= 1e-12 * max(power, 1e-30):
             return float("nan")
         error = power - 2 * float(np.vdot(weight, cross)) + float(np.vdot(weight, gram @ weight))
         return max(0.0, 1.0 - error / total)
+
+    def _power(self, receiver: str) -> tuple[float, float]:
+        """The sum of squares of the rows that judge, and that around their own mean."""
+        if receiver not in self._powers:
+            judged = self._rows(receiver)[self._split :]
+            power = float(np.square(judged, dtype=np.float64).sum())
+            mean = judged.mean(axis=0, dtype=np.float64)
+            self._powers[receiver] = power, power - len(judged) * float(mean @ mean)
+        return self._powers[receiver]
 
     def _damped(self, gram: Float64) -> Float64:
         size = len(gram)
@@ -201,11 +210,16 @@ class AffineRanking:
         return self._centred[name]
 
     def _forget(self, receiver: str) -> None:
-        # Only the donors' own blocks serve the next receiver; the rest would grow without bound.
-        for key in [key for key in self._blocks if key[0] != key[1]]:
-            del self._blocks[key]
+        # Blocks between donors serve the next receivers too, as long as they are few and small;
+        # the receiver's own would grow without bound.
         if receiver not in self.donors:
             self._centred.pop(receiver, None)
+            for key in [key for key in self._blocks if receiver in key]:
+                del self._blocks[key]
+        held = sum(fit.nbytes + judge.nbytes for fit, judge in self._blocks.values())
+        if held > _BLOCKS_NBYTES:
+            for key in [key for key in self._blocks if key[0] != key[1]]:
+                del self._blocks[key]
 
 
 def debiased_cka(x: Array, y: Array) -> float:

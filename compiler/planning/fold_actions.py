@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from ..errors import ModelError
 from ..graph.program import Program, own_name
+from .entries import text
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,16 @@ class _WithinModel:
     def receiver(self) -> str:
         """The model that is rewritten."""
         return self.model
+
+    @property
+    def links(self) -> tuple[()]:
+        """None: no value takes another's place by an adapter."""
+        return ()
+
+    @property
+    def kernel(self) -> int:
+        """0: there is no adapter."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,8 @@ class PruneChannelsAction(_WithinModel):
     channels: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.model} loses {len(self.channels)} channels of {own_name(self.value)}"
+        count = f"{len(self.channels)} channel{'s' if len(self.channels) > 1 else ''}"
+        return f"{self.model} loses {count} of {own_name(self.value)}"
 
     def to_json(self) -> dict[str, Any]:
         """The action as JSON types."""
@@ -136,7 +148,10 @@ def fold_action_from_json(entry: Mapping[str, Any], where: str) -> FoldAction | 
 def check_fold_action(action: FoldAction, program: Program) -> None:
     """Refuse an action that names what the program does not have. Raises ModelError."""
     if action.model not in program.models:
-        raise ModelError(f"the plan names model {action.model!r}, which was not given")
+        raise ModelError(
+            f"the plan names model {action.model!r}, which was not given",
+            "give the models the plan was made for, with the same --name",
+        )
     if isinstance(action, TieWeightsAction):
         known = {node.name for node in program.graph.nodes}
         wanted, kind = action.nodes, "node"
@@ -155,8 +170,29 @@ def check_fold_action(action: FoldAction, program: Program) -> None:
         if any(channel >= most for channel in action.channels):
             raise ModelError(
                 f"the plan prunes channel {max(action.channels)} of {own_name(action.value)!r}, "
-                f"which has shape {list(shape or ())}"
+                f"which has shape {list(shape or ())}",
+                "channels count from 0; let repsimc plan by leaving out --plan",
             )
+
+
+def includes(one: FoldAction, other: FoldAction) -> bool:
+    """Whether `one` does all that `other` does: more channels of a value, or a longer run."""
+    if isinstance(one, PruneChannelsAction) and isinstance(other, PruneChannelsAction):
+        same = (one.model, one.value) == (other.model, other.value)
+        return same and set(one.channels) >= set(other.channels)
+    if isinstance(one, TieWeightsAction) and isinstance(other, TieWeightsAction):
+        return set(one.nodes) >= set(other.nodes)
+    return one == other
+
+
+def widest(actions: Iterable[FoldAction]) -> list[FoldAction]:
+    """The actions in order, without those that another one includes."""
+    unique = list(dict.fromkeys(actions))
+    return [
+        one
+        for one in unique
+        if not any(includes(other, one) for other in unique if other is not one)
+    ]
 
 
 def values_of(action: FoldAction) -> tuple[str, ...]:
@@ -168,13 +204,6 @@ def values_of(action: FoldAction) -> tuple[str, ...]:
     return () if isinstance(action, TieWeightsAction) else (action.value,)
 
 
-def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not value:
-        raise ModelError(f"{where}: {key} is {value!r}, not a name")
-    return value
-
-
 def _list(entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
     found = entry.get(key)
     if not isinstance(found, list) or not found:
@@ -183,8 +212,8 @@ def _list(entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
 
 
 def _fold(entry: Mapping[str, Any], where: str) -> FoldAction:
-    given, value = _text(entry, "given", where), _text(entry, "value", where)
-    return FoldActivationAction(_text(entry, "model", where), given, value)
+    given, value = text(entry, "given", where), text(entry, "value", where)
+    return FoldActivationAction(text(entry, "model", where), given, value)
 
 
 def _prune(entry: Mapping[str, Any], where: str) -> FoldAction:
@@ -192,23 +221,23 @@ def _prune(entry: Mapping[str, Any], where: str) -> FoldAction:
     if any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in channels):
         raise ModelError(f"{where}: channels must be whole numbers from 0")
     unique = tuple(sorted({int(channel) for channel in channels}))
-    return PruneChannelsAction(_text(entry, "model", where), _text(entry, "value", where), unique)
+    return PruneChannelsAction(text(entry, "model", where), text(entry, "value", where), unique)
 
 
 def _freeze(entry: Mapping[str, Any], where: str) -> FoldAction:
-    return FreezeBranchAction(_text(entry, "model", where), _text(entry, "value", where))
+    return FreezeBranchAction(text(entry, "model", where), text(entry, "value", where))
 
 
 def _tie(entry: Mapping[str, Any], where: str) -> FoldAction:
     nodes = _list(entry, "nodes", where)
     if len(set(map(str, nodes))) < 2 or not all(isinstance(n, str) and n for n in nodes):
         raise ModelError(f"{where}: nodes must be two names or more")
-    return TieWeightsAction(_text(entry, "model", where), tuple(str(node) for node in nodes))
+    return TieWeightsAction(text(entry, "model", where), tuple(str(node) for node in nodes))
 
 
 def _reuse(entry: Mapping[str, Any], where: str) -> FoldAction:
-    earlier, value = _text(entry, "earlier", where), _text(entry, "value", where)
-    return ReuseAttentionAction(_text(entry, "model", where), earlier, value)
+    earlier, value = text(entry, "earlier", where), text(entry, "value", where)
+    return ReuseAttentionAction(text(entry, "model", where), earlier, value)
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any], str], FoldAction]] = {

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ..errors import ModelError, UsageError
 from ..graph.program import Program, own_name
 from ..graph.regions import find_regions
+from .entries import items, number, optional, table, text
+from .fold_actions import FoldAction, fold_action_from_json
+from .fold_effects import check_folds
 from .links import fault_of
 
 SCHEMA = "repsimc.plan/1"
@@ -108,7 +110,8 @@ class CollapseAction:
         }
 
 
-Action = SharePrefixAction | CollapseAction
+Action = SharePrefixAction | CollapseAction | FoldAction
+"""What a plan may hold: every inexact rewrite has one of these."""
 
 
 @dataclass(frozen=True)
@@ -182,21 +185,21 @@ def read_plan(path: Path) -> Plan:
 
 def plan_from_json(data: object, where: str = "plan") -> Plan:
     """The plan `to_json` wrote. Raises ModelError naming the entry that is wrong."""
-    top = _table(data, where)
+    top = table(data, where)
     if top.get("schema") != SCHEMA:
         raise ModelError(
             f"{where} has schema {top.get('schema')!r}, not {SCHEMA!r}",
             "give a plan.json that this version of repsimc wrote",
         )
-    models = {str(key): str(value) for key, value in _table(top.get("models"), "models").items()}
+    models = {str(key): str(value) for key, value in table(top.get("models"), "models").items()}
     actions = tuple(
-        _action(_table(entry, f"{where}: action {index}"), f"{where}: action {index}")
-        for index, entry in enumerate(_items(top.get("actions"), f"{where}: actions"))
+        _action(table(entry, f"{where}: action {index}"), f"{where}: action {index}")
+        for index, entry in enumerate(items(top.get("actions"), f"{where}: actions"))
     )
     seed = top.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ModelError(f"{where}: seed is {seed!r}, not a whole number")
-    alone = {str(key): str(why) for key, why in _optional(top.get("left_alone")).items()}
+    alone = {str(key): str(why) for key, why in optional(top.get("left_alone")).items()}
     return Plan(models, actions, seed, alone)
 
 
@@ -216,6 +219,7 @@ def check_plan(plan: Plan, program: Program) -> None:
                 "plan again, or empty its sha256 in the plan to insist",
             )
     _check_regions(plan, program)
+    check_folds([planned.action for planned in plan.actions], program)
     for planned in plan.actions:
         for role in (planned.action.donor, planned.action.receiver):
             if role not in program.models:
@@ -253,8 +257,15 @@ def _check_regions(plan: Plan, program: Program) -> None:
         for name in region.nodes:
             made |= {tensor.name: action.exit for tensor in program.node(name).outputs}
         made.pop(action.exit, None)
+    exits = {action.exit for action in collapses}
     for action in actions:
         for link in action.links:
+            if link.receiver_value in exits and not isinstance(action, CollapseAction):
+                raise ModelError(
+                    f"the plan replaces {link.receiver_value} twice: {action}, and the region that "
+                    "ends there goes",
+                    "take one of the two actions out of the plan",
+                )
             for value in (link.receiver_value, *link.donor_values):
                 if value in made:
                     raise ModelError(
@@ -265,17 +276,21 @@ def _check_regions(plan: Plan, program: Program) -> None:
 
 
 def _action(entry: Mapping[str, Any], where: str) -> PlannedAction:
-    kinds = {"share-prefix": _share_prefix, "collapse": _collapse}
-    read = kinds.get(str(entry.get("kind")))
-    if read is None:
+    kinds: dict[str, Callable[[Mapping[str, Any], str], Action | None]] = {
+        "share-prefix": _share_prefix,
+        "collapse": _collapse,
+    }
+    read = kinds.get(str(entry.get("kind")), fold_action_from_json)
+    action = read(entry, where)
+    if action is None:
         raise ModelError(f"{where} is of unknown kind {entry.get('kind')!r}")
-    expected = _optional(entry.get("expected"))
+    expected = optional(entry.get("expected"))
     return PlannedAction(
-        read(entry, where),
-        int(_number(expected, "weights_saved_nbytes") or 0),
-        int(_number(expected, "macs_saved") or 0),
-        _number(expected, "similarity"),
-        _number(expected, "fidelity"),
+        action,
+        int(number(expected, "weights_saved_nbytes") or 0),
+        int(number(expected, "macs_saved") or 0),
+        number(expected, "similarity"),
+        number(expected, "fidelity"),
     )
 
 
@@ -287,56 +302,25 @@ def _kernel(entry: Mapping[str, Any], where: str) -> int:
 
 
 def _collapse(entry: Mapping[str, Any], where: str) -> CollapseAction:
-    model, start, end = (_text(entry, key, where) for key in ("model", "entry", "exit"))
+    model, start, end = (text(entry, key, where) for key in ("model", "entry", "exit"))
     return CollapseAction(model, start, end, _kernel(entry, where))
 
 
 def _share_prefix(entry: Mapping[str, Any], where: str) -> SharePrefixAction:
-    donor, receiver = _text(entry, "donor", where), _text(entry, "receiver", where)
+    donor, receiver = text(entry, "donor", where), text(entry, "receiver", where)
     kernel = _kernel(entry, where)
     links: list[Link] = []
-    for item in _items(entry.get("links"), f"{where}: links"):
-        link = _table(item, f"{where}: links")
-        donors = _items(link.get("donor_values"), f"{where}: donor_values")
+    for item in items(entry.get("links"), f"{where}: links"):
+        link = table(item, f"{where}: links")
+        donors = items(link.get("donor_values"), f"{where}: donor_values")
         if not donors or not all(isinstance(value, str) for value in donors):
             raise ModelError(f"{where}: donor_values must be a list of names, not empty")
         links.append(
-            Link(_text(link, "receiver_value", where), tuple(str(value) for value in donors))
+            Link(text(link, "receiver_value", where), tuple(str(value) for value in donors))
         )
     if not links:
         raise ModelError(f"{where} links nothing")
     return SharePrefixAction(donor, receiver, tuple(links), kernel)
-
-
-def _optional(data: object) -> Mapping[str, Any]:
-    """Entries that a plan edited by hand may lack, or hold in any form."""
-    return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
-
-
-def _number(entry: Mapping[str, Any], key: str) -> float | None:
-    value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _table(data: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(data, dict):
-        raise ModelError(f"{where} is not a table")
-    return cast("dict[str, Any]", data)
-
-
-def _items(data: object, where: str) -> list[Any]:
-    if not isinstance(data, list):
-        raise ModelError(f"{where} is not a list")
-    return cast("list[Any]", data)
-
-
-def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not value:
-        raise ModelError(f"{where}: {key} is {value!r}, not a name")
-    return value
 
 
 def _rounded(value: float | None) -> float | None:

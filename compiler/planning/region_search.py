@@ -7,22 +7,28 @@ multiply-accumulate (or byte) saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..analysis.cost import node_macs
 from ..graph.layout import Layout, layout_of
 from ..graph.program import Program
 from ..graph.regions import Region, Regions
+from .fold_sites import FoldSite
 from .links import fault_of
 from .plan import Action, CollapseAction
 from .skeleton import Bill, Skeleton
 
-# Regions measured one by one at the start, those with the least influence first.
+# Regions of a model measured one by one at the start, those with the least influence first.
 FIRST_LOOK = 24
-# Regions measured again before each further step: errors add up nearly, so that the best of the
-# last round mostly stays the best.
+# Regions measured before each step at most: errors add up nearly, so that the best of the last
+# round mostly stays the best.
 LOOKS = 3
+# Beyond this error a model is of no use: one measurement a step draws the curve to its end.
+USELESS = 0.15
 # A region that saves less than this share of all multiply-accumulates and of all weight bytes is
 # not worth a line in the plan.
 _LEAST_SHARE = 0.002
@@ -39,13 +45,22 @@ class Candidate:
     saved_nbytes: int
     saved_macs: int
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that go: two regions that share some do not go one after another."""
+        return self.region.nodes
+
+
+# What a descent chooses among.
+Removal = Candidate | FoldSite
+
 
 @dataclass(frozen=True)
 class Step:
     """One more region out: everything that is out now, the error then, and what it all costs."""
 
-    chosen: Candidate
-    actions: tuple[CollapseAction, ...]
+    chosen: Removal
+    actions: tuple[Action, ...]
     error: float
     bill: Bill
 
@@ -103,73 +118,126 @@ def _outermost(regions: Sequence[Region]) -> list[Region]:
 class Descent:
     """Regions out one by one, always the one whose going costs least error per saving.
 
-    `measure(actions)` rewrites, refits and returns the error at the outputs (0: none).
+    `measure(actions)` rewrites, refits and returns the error at the outputs (0: none; infinite
+    where an action could not be carried out beside the others).
     `worth(bill)` turns a cost into the amount that is to fall. `influence` is the order of the
-    first look, least first. `held` are other actions of the plan, priced along.
+    first look, least first, by the value that a region ends in. `folds` are looked at beside the
+    regions where they save what is to fall. `held` are other actions of the plan, priced along;
+    `start` is the error that they make by themselves.
+    `glance` measures on fewer frames: it orders the first look, where all are tried.
     """
 
     candidates: Sequence[Candidate]
     bill: Callable[[Sequence[Action]], Bill | None]
-    measure: Callable[[tuple[CollapseAction, ...]], float]
+    measure: Callable[[tuple[Action, ...]], float]
     worth: Callable[[Bill], float]
     influence: Mapping[str, float] = field(default_factory=dict[str, float])
     held: tuple[Action, ...] = ()
+    folds: Sequence[FoldSite] = ()
+    glance: Callable[[tuple[Action, ...]], float] | None = None
+    start: float = 0.0
 
     def steps(self) -> Iterator[Step]:
         """Every step until nothing is left; measuring happens as the steps are asked for."""
-        gone: tuple[CollapseAction, ...] = ()
-        error = 0.0
+        gone: tuple[Action, ...] = ()
+        error = self.start
         left = sorted(
             self.candidates, key=lambda c: (self.influence.get(c.action.exit, 0.0), str(c.action))
         )
-        margins: dict[Candidate, float] = {}
-        for candidate in left[:FIRST_LOOK]:
-            margins[candidate] = self.measure((candidate.action,))
-        first = True
+        folds = [one for one in self.folds if self._saved(gone, one) > 0]
+        margins = _Margins()
+        for candidate in (*_first(left), *folds):
+            after = (self.glance or self.measure)((candidate.action,))
+            margins.glanced[candidate] = after - error
+        if self.glance is None:
+            margins.measured |= margins.glanced
+        open_ = list(margins.glanced)
         while True:
-            rates = {c: self._rate(gone, c, m) for c, m in margins.items()}
-            open_ = [c for c in margins if rates[c] is not None]
-            if not open_:
+            saved = {one: amount for one in open_ if (amount := self._saved(gone, one)) > 0}
+            if not saved:
                 return
-            looked: dict[Candidate, float] = {}
-            if first:
-                best = _cheapest(open_, rates)
-                after = margins[best]
-            else:
-                for _ in range(LOOKS):
-                    best = _cheapest(open_, rates)
-                    if best in looked:
-                        break
-                    looked[best] = self.measure(_with(gone, best))
-                    margins[best] = looked[best] - error
-                    rates[best] = self._rate(gone, best, margins[best])
-                best = _cheapest(list(looked), rates)
-                after = looked[best]
-            first = False
-            gone, error = _with(gone, best), after
+            looked = self._looked(gone, error, saved, margins)
+            best = margins.cheapest(looked, saved)
+            if math.isinf(looked[best]):
+                return
+            gone, error = _with(gone, best), looked[best]
             price = self.bill([*self.held, *gone])
             assert price is not None
             yield Step(best, gone, error, price)
-            del margins[best]
-            taken = set(best.region.nodes)
-            margins = {c: m for c, m in margins.items() if not taken & set(c.region.nodes)}
+            taken = set(best.nodes)
+            open_ = [one for one in saved if one is not best and not taken & set(one.nodes)]
 
-    def _rate(
-        self, gone: tuple[CollapseAction, ...], one: Candidate, margin: float
-    ) -> float | None:
+    def _looked(
+        self,
+        gone: tuple[Action, ...],
+        error: float,
+        saved: Mapping[Removal, float],
+        margins: _Margins,
+    ) -> dict[Removal, float]:
+        """The errors after those that promise most, as measured now."""
+        if not gone and self.glance is None:
+            return {one: error + margins.measured[one] for one in saved}
+        looked: dict[Removal, float] = {}
+        most = LOOKS if error < USELESS else 1
+        while len(looked) < most or not any(map(math.isfinite, looked.values())):
+            left = [one for one in saved if one not in looked]
+            if not left:
+                break
+            best = margins.cheapest(left, saved)
+            # Errors grow with what is gone: what measures less than all others promise is best.
+            if gone and looked and margins.cheapest(saved, saved) is not best:
+                break
+            looked[best] = self.measure(_with(gone, best))
+            margins.measured[best] = looked[best] - error
+            if not gone:
+                margins.alone[best] = margins.measured[best]
+        return looked
+
+    def _saved(self, gone: tuple[Action, ...], one: Removal) -> float:
+        """What falls when it goes too; 0 where it cannot."""
         before = self.bill([*self.held, *gone])
         after = self.bill([*self.held, *_with(gone, one)])
-        if before is None or after is None:
-            return None
-        saved = self.worth(before) - self.worth(after)
-        return max(margin, 1e-9) / saved if saved > 0 else None
+        return 0.0 if before is None or after is None else self.worth(before) - self.worth(after)
 
 
-def _cheapest(
-    candidates: Sequence[Candidate], rates: Mapping[Candidate, float | None]
-) -> Candidate:
-    return min(candidates, key=lambda one: (rates[one] or 0.0, str(one.action)))
+class _Margins:
+    """By how much each removal raises the error: as last measured, else as glanced at."""
+
+    def __init__(self) -> None:
+        self.glanced: dict[Removal, float] = {}
+        self.alone: dict[Removal, float] = {}  # as measured with nothing else gone
+        self.measured: dict[Removal, float] = {}
+
+    def cheapest(self, among: Iterable[Removal], saved: Mapping[Removal, float]) -> Removal:
+        """The one that is expected to cost least error for what it saves."""
+        margins = self._expected()
+        return min(among, key=lambda o: (max(margins[o], 1e-9) / saved[o], str(o.action)))
+
+    def _expected(self) -> dict[Removal, float]:
+        """Margins that compare: a fit on few frames repairs less, of all removals alike.
+
+        Margins grow with what is gone: one that was never measured is taken for what it was alone,
+        so that it gets its measurement before it is passed over.
+        """
+        ratios = [
+            error / self.glanced[one]
+            for one, error in self.alone.items()
+            if 0 < self.glanced[one] < math.inf and error < math.inf
+        ]
+        scale = max(statistics.median(ratios), 1e-6) if ratios else 1.0
+        return {one: scale * margin for one, margin in self.glanced.items()} | self.measured
 
 
-def _with(gone: tuple[CollapseAction, ...], one: Candidate) -> tuple[CollapseAction, ...]:
+def _first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The first ones of each model."""
+    taken: Counter[str] = Counter()
+    found: list[Candidate] = []
+    for one in candidates:
+        taken[one.action.model] += 1
+        if taken[one.action.model] <= FIRST_LOOK:
+            found.append(one)
+    return found
+
+
+def _with(gone: tuple[Action, ...], one: Removal) -> tuple[Action, ...]:
     return (*gone, one.action)

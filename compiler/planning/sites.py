@@ -67,10 +67,12 @@ class Site:
 class Sites:
     """All sites worth measuring: per receiver by predicted damage, and why a receiver has none.
 
-    Each donor gives a ladder: its Pareto front of saved bytes against predicted damage.
+    Each donor gives a ladder: its Pareto front of saved bytes against predicted damage. `others`
+    are the sites beside the ladders.
     """
 
     ladders: dict[str, list[Site]] = field(default_factory=dict[str, list[Site]])
+    others: dict[str, list[Site]] = field(default_factory=dict[str, list[Site]])
     reasons: dict[str, str] = field(default_factory=dict[str, str])
 
 
@@ -136,7 +138,10 @@ def find_sites(
             # A ladder per donor: the best donor alone may be one whose own prefix is better
             # dropped, which only shows when receivers are combined.
             length = 2 + LADDER // len(donors)
-            best = ladder([site for site in cut_of if site.r2 >= MIN_R2], length)
+            good = [site for site in cut_of if site.r2 >= MIN_R2]
+            best = ladder(good, length)
+            taken = set(best)
+            found.others.setdefault(receiver, []).extend(s for s in good if s not in taken)
             rungs += [pair.with_alternatives(site, cut_of[site]) for site in best]
         found.ladders[receiver] = sorted(rungs, key=lambda s: (s.damage, str(s.action)))
         if not found.ladders[receiver]:

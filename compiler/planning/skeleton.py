@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,16 @@ from ..analysis.cost import node_macs
 from ..graph.layout import Layout, layout_of, pre_activation
 from ..graph.program import Program, node_inputs
 from ..graph.weights import digest, nbytes_of
+from .fold_actions import FoldAction, widest
+from .fold_effects import Effect, conflict_of, covers, effect_of
 from .plan import Action
 
 
 @dataclass(frozen=True)
 class _Bone:
+    name: str
     reads: tuple[str, ...]
-    weights: tuple[tuple[str, int], ...]  # (content digest, bytes)
+    weights: tuple[tuple[int, str, int], ...]  # (input index, content digest, bytes)
     macs: int
 
 
@@ -31,43 +34,112 @@ class Bill:
 
 
 class Skeleton:
-    """Costs of the program under sets of share actions, by reachability from the outputs."""
+    """Costs of the program under sets of actions, by reachability from the outputs."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self._outputs = [value.name for value in program.graph.outputs]
         graph_outputs = set(self._outputs)
+        # What each value needs, itself included, as a mask of bits by number.
+        self._names: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._masks: dict[str, int] = {}
         self._bones: list[_Bone] = []
         self._producer: dict[str, int] = {}
         self._pre: dict[str, str] = {}
         for index, node in enumerate(program.graph.nodes):
             weights = tuple(
-                (digest(t), nbytes_of(t)) for t in node.inputs if isinstance(t, gs.Constant)
+                (position, digest(t), nbytes_of(t))
+                for position, t in enumerate(node.inputs)
+                if isinstance(t, gs.Constant)
             )
             reads = tuple(t.name for t in node_inputs(node) if isinstance(t, gs.Variable))
-            self._bones.append(_Bone(reads, weights, node_macs(node)))
+            self._bones.append(_Bone(node.name, reads, weights, node_macs(node)))
+            needed = 0
+            for name in reads:
+                self._number(name)
+                needed |= self._masks[name]
             for tensor in node.outputs:
                 if isinstance(tensor, gs.Variable) and not tensor.is_empty():
+                    self._masks[tensor.name] = needed | 1 << self._number(tensor.name)
                     self._producer[tensor.name] = index
                     self._pre[tensor.name] = pre_activation(tensor, graph_outputs).name
         self._values = program.values()
         self._adapters: dict[tuple[tuple[str, ...], str, int], Bill] = {}
+        self._effects: dict[FoldAction, Effect | str] = {}
+        self._constants: dict[str, int] = {}
 
     def replaced(self, receiver_value: str, kernel: int) -> str:
         """The value whose readers an adapter takes over."""
         return receiver_value if kernel == 0 else self._pre.get(receiver_value, receiver_value)
 
+    def effect(self, action: FoldAction) -> Effect | str:
+        """What a fold changes, or why it cannot be carried out; worked out once."""
+        if action not in self._effects:
+            self._effects[action] = effect_of(self.program, action)
+        return self._effects[action]
+
+    def note_constant(self, value: str, nbytes: int) -> None:
+        """Count so many bytes for the constant that a frozen value becomes; unknown ones: 0."""
+        self._constants[value] = nbytes
+
     def bill(self, actions: Sequence[Action]) -> Bill | None:
-        """Cost under all `actions` together; None for a cycle, or a value that two claim."""
+        """Cost under all `actions` together.
+
+        None for a cycle, a value that two claim, or folds that exclude each other. A fold saves
+        nothing where what it rewrites is not needed any more.
+        """
         swapped: dict[str, tuple[str, ...]] = {}
         adapters: dict[str, Bill] = {}
+        as_it_is: set[str] = set()  # of what is swapped: values that no adapter makes anew
         for action in actions:
             for link in action.links:
                 name = self.replaced(link.receiver_value, action.kernel)
                 if name in swapped:
                     return None
                 swapped[name] = link.donor_values
+                as_it_is |= set() if action.kernel else {name}
                 adapters[name] = self._adapter(link.donor_values, name, action.kernel)
+        effects: list[Effect] = []
+        for action in widest(action for action in actions if isinstance(action, FoldAction)):
+            effect = self.effect(action)
+            if isinstance(effect, str) or any(conflict_of(effect, other) for other in effects):
+                return None
+            effects.append(effect)
+            for value, sources in effect.swaps.items():
+                # What shares or goes as a whole no longer asks whether it was constant.
+                if value not in swapped:
+                    swapped[value] = sources
+                    as_it_is.add(value)
+                    adapters[value] = Bill(self._constants.get(value, 0), 0)
+        alive = self._alive(swapped)
+        if alive is None:
+            return None
+        nodes = {self._producer[n] for n in alive if n not in swapped and n in self._producer}
+        bones = {index: self._bones[index] for index in nodes}
+        costs = _Costs(bones, swapped, as_it_is)
+        for effect in effects:
+            if not any(covers(other, effect) for other in effects):
+                costs.take(effect)
+        weights, macs = costs.total()
+        living = [adapters[name] for name in swapped if name in alive]
+        return Bill(
+            weights + sum(bill.weights_nbytes for bill in living),
+            macs + sum(bill.macs for bill in living),
+        )
+
+    def without_idle(self, actions: Sequence[Action]) -> tuple[Action, ...]:
+        """The actions without the folds that change nothing beside the others."""
+        kept = list(actions)
+        whole = self.bill(kept)
+        for action in [one for one in actions if isinstance(one, FoldAction)]:
+            others = [one for one in kept if one is not action]
+            if whole is not None and self.bill(others) == whole:
+                kept = others
+        return tuple(kept)
+
+    def _alive(self, swapped: Mapping[str, tuple[str, ...]]) -> set[str] | None:
+        """The values that the outputs need; None where they wait for themselves."""
 
         def sources(value: str) -> tuple[str, ...]:
             if value in swapped:
@@ -75,36 +147,61 @@ class Skeleton:
             index = self._producer.get(value)
             return () if index is None else self._bones[index].reads
 
+        # Only what depends on a swapped value is walked: all else needs what it always needed.
+        masks = self._masks
+        swaps = 0
+        for value in swapped:
+            swaps |= 1 << self._numbers[value] if value in self._numbers else 0
+        rest = 0
         alive: dict[str, int] = {}  # value -> how many living readers are left to visit
-        stack = list(self._outputs)
-        for name in stack:
-            alive.setdefault(name, 0)
+        for name in self._outputs:
+            if masks.get(name, 0) & swaps:
+                alive.setdefault(name, 0)
+            else:
+                rest |= masks.get(name, 0)
+        stack = list(alive)
         while stack:
             for source in sources(stack.pop()):
+                mask = masks.get(source, 0)
+                if not mask & swaps:
+                    rest |= mask
+                    continue
                 if source not in alive:
                     stack.append(source)
                 alive[source] = alive.get(source, 0) + 1
+        walked = set(alive)
         ready = [name for name, readers in alive.items() if readers == 0]
         done = 0
         while ready:
             done += 1
             for source in sources(ready.pop()):
+                if source not in walked:
+                    continue
                 alive[source] -= 1
                 if alive[source] == 0:
                     ready.append(source)
-        if done != len(alive):
-            return None
-        nodes = {self._producer[n] for n in alive if n not in swapped and n in self._producer}
-        weights = dict(pair for index in nodes for pair in self._bones[index].weights)
-        living = [adapters[name] for name in swapped if name in alive]
-        return Bill(
-            sum(weights.values()) + sum(bill.weights_nbytes for bill in living),
-            sum(self._bones[index].macs for index in nodes) + sum(bill.macs for bill in living),
-        )
+        return walked | self._named(rest) if done == len(walked) else None
+
+    def _named(self, mask: int) -> set[str]:
+        """The values whose bits are set."""
+        packed = mask.to_bytes((len(self._names) + 7) // 8, "little")
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
+        return {self._names[index] for index in np.flatnonzero(bits)}
+
+    def _number(self, value: str) -> int:
+        """The bit of a value, which stands for itself until something makes it."""
+        if value not in self._numbers:
+            self._numbers[value] = len(self._names)
+            self._masks[value] = 1 << len(self._names)
+            self._names.append(value)
+        return self._numbers[value]
 
     def affected(self, action: Action) -> tuple[str, ...]:
-        """The models whose outputs depend on a value the action replaces, in program order."""
+        """The models whose outputs depend on a value the action makes anew, in program order."""
         reached = {self.replaced(link.receiver_value, action.kernel) for link in action.links}
+        if isinstance(action, FoldAction):
+            effect = self.effect(action)
+            reached |= set() if isinstance(effect, str) else effect.values
         for node in self.program.graph.nodes:
             if any(tensor.name in reached for tensor in node_inputs(node)):
                 reached.update(tensor.name for tensor in node.outputs)
@@ -143,3 +240,56 @@ class Skeleton:
         places = int(np.prod([size for size in sizes if isinstance(size, int)], dtype=np.int64))
         itemsize = np.dtype(value.dtype).itemsize
         return Bill((fan_in * window + 1) * fan_out * itemsize, fan_in * window * fan_out * places)
+
+
+class _Costs:
+    """What the living nodes cost, node by node, with folds taken off one after another."""
+
+    def __init__(
+        self,
+        bones: Mapping[int, _Bone],
+        swapped: Mapping[str, tuple[str, ...]],
+        as_it_is: set[str],
+    ) -> None:
+        self._bones = {bone.name: bone for bone in bones.values()}
+        self._swapped = swapped
+        self._as_it_is = as_it_is
+        self._read = {source for sources in swapped.values() for source in sources}
+        self._macs: dict[str, float] = {bone.name: bone.macs for bone in bones.values()}
+        # By node and input: what the weight is told apart by, and its bytes.
+        self._weights: dict[tuple[str, int], tuple[str, float]] = {
+            (bone.name, index): (key, nbytes)
+            for bone in bones.values()
+            for index, key, nbytes in bone.weights
+        }
+        self._saved = [0, 0]
+
+    def take(self, effect: Effect) -> None:
+        """Take off what the effect saves among the living nodes."""
+        for value in self._as_it_is if effect.shrunk else ():
+            inside = {name in effect.owns for name in (value, *self._swapped[value])}
+            if inside == {True, False}:
+                return  # the channels are now those of a value that the fold was not planned for
+        for name in sorted(effect.shrunk):
+            if name not in self._bones:
+                continue
+            shares = effect.shrunk[name]
+            for index, share in sorted(shares.items()):
+                key, nbytes = self._weights[name, index]
+                self._weights[name, index] = (f"{key} {min(effect.owns)}", nbytes * share)
+            self._macs[name] *= min(shares.values())
+        tied = [name for name in effect.tied if name in self._bones]
+        for name in tied[1:]:
+            self._weights[name, 1] = self._weights[tied[0], 1]
+        merging = effect.merging
+        if merging is None or merging.inner & self._read:
+            return
+        if all(node.name in self._bones for node in merging.nodes):
+            self._saved[0] += merging.nbytes_saved
+            self._saved[1] += merging.macs_saved
+
+    def total(self) -> tuple[int, int]:
+        """Unique weight bytes and MACs per frame."""
+        weights = sum(round(nbytes) for nbytes in dict(self._weights.values()).values())
+        macs = sum(round(macs) for macs in self._macs.values())
+        return weights - self._saved[0], macs - self._saved[1]

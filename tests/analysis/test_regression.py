@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from repsimc.compiler.analysis.regression import Affine, cross_matrix, fit
+from repsimc.compiler.analysis.regression import (
+    Affine,
+    cross_matrix,
+    fit,
+    gram_matrix,
+    products_in_threads,
+)
 
 Array = NDArray[Any]
 
@@ -146,3 +153,36 @@ def test_a_constant_input_gives_the_mean() -> None:
     found = fit(x.copy(), target)
     assert np.isfinite(found.weight).all()
     np.testing.assert_allclose(found(x)[0, 0], target.mean(axis=(0, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4096, 9000])
+def test_products_do_not_depend_on_threads(rows: int) -> None:
+    x, t = drawn(0, rows, 7), drawn(1, rows, 3)
+    alone = gram_matrix(x), cross_matrix(x, t)
+    # BLAS may use threads, so that there is something to split; and within is the same as once.
+    with threadpool_limits(2, user_api="blas"), products_in_threads(), products_in_threads():
+        split = gram_matrix(x), cross_matrix(x, t)
+    for one, other in zip(alone, split):
+        assert np.array_equal(one, other)
+    double = x.astype(np.float64)
+    np.testing.assert_allclose(alone[0], double.T @ double, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(alone[1], double.T @ t, rtol=1e-4, atol=1e-2)
+
+
+def test_threads_of_blas_are_as_before_afterwards() -> None:
+    before = [pool["num_threads"] for pool in threadpool_info()]
+    with products_in_threads():
+        fit(drawn(0, 50, 1, 4), drawn(1, 50, 1, 2))
+    assert [pool["num_threads"] for pool in threadpool_info()] == before
+
+
+def test_more_rounds_come_nearer_to_what_a_relu_lets_through() -> None:
+    x, weight = drawn(0, 3000, 1, 6), drawn(1, 6, 4)
+    target = (np.sin(3 * x[:, 0] @ weight) - 0.3)[:, None].astype(np.float32)
+    wanted = np.maximum(target, 0)
+    errors = [
+        float(np.square(np.maximum(found(x), 0) - wanted).mean())
+        for rounds in (0, 2, 6)
+        for found in [fit(x.copy(), target, start=None, rectified=True, rounds=rounds)]
+    ]
+    assert errors[0] > errors[1] > errors[2]

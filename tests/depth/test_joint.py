@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.errors import BudgetError, ModelError, UsageError
@@ -134,10 +135,53 @@ def test_a_region_of_a_shared_trunk_counts_for_both_models(folder: Path, tmp_pat
         net.head(x, CHANNELS, 5)
         onnx.save(net.model(x=["N", 3, 8, 8]), tmp_path / f"{name}.onnx")
     np.savez(tmp_path / "frames.npz", x=images(160))
-    result = made(tmp_path, "ab", only="depth", budget=parse_budget("45%"))
-    assert len(gone(result)) == 1
-    before, after = (result.report.macs_before, result.report.macs_after)
-    assert after < 0.45 * before
+    result = made(tmp_path, "ab", only="depth", max_macs=parse_macs("25%"))
+    assert len(gone(result)) == 2
+    # Two of three blocks that both models run once: two thirds of half.
+    assert result.report.macs_after < 0.25 * result.report.macs_before
+    assert all(0.7 <= o.value < 1 for model in result.report.models for o in model.fidelity)
+
+
+def relative(model: onnx.ModelProto, share: float = 0.02) -> onnx.ModelProto:
+    """The network with every weight moved by a share of itself."""
+    random = np.random.default_rng(0)
+    for weight in model.graph.initializer:
+        array = numpy_helper.to_array(weight)
+        if array.ndim > 1:
+            moved = array * (1 + share * random.standard_normal(array.shape))
+            weight.CopyFrom(numpy_helper.from_array(moved.astype(array.dtype), weight.name))
+    return model
+
+
+@pytest.fixture(scope="module")
+def relatives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("relatives")
+    onnx.save(residual_net(4, scale=0.3), place / "a.onnx")
+    onnx.save(relative(residual_net(4, scale=0.3)), place / "b.onnx")
+    np.savez(place / "frames.npz", x=images(160))
+    return place
+
+
+def lowest(result: CompileResult) -> float:
+    return min(output.value for model in result.report.models for output in model.fidelity)
+
+
+def test_sharing_and_depth_together_do_less_damage_than_depth_alone(relatives: Path) -> None:
+    budget = parse_budget("40%")
+    with pytest.raises(BudgetError, match=r"prefix shared\)"):
+        made(relatives, "ab", only="share", budget=budget, min_fidelity=0.5)
+    depth = made(relatives, "ab", only="depth", budget=budget, min_fidelity=0.5)
+    both = made(relatives, "ab", budget=budget, min_fidelity=0.5)
+    assert {type(one.action) for one in both.plan.actions} == {SharePrefixAction, CollapseAction}
+    assert lowest(both) > lowest(depth)
+    # A region of the trunk goes from one model, and saves for both.
+    assert len(gone(both)) == 1
+    assert both.report.macs_after < 0.45 * both.report.macs_before
+
+
+def test_a_refusal_says_what_the_smallest_plan_consists_of(relatives: Path) -> None:
+    with pytest.raises(BudgetError, match=r"\(.*\d+ regions? out.*\)"):
+        made(relatives, "ab", budget=parse_budget("8%"), min_fidelity=0.5)
 
 
 @pytest.mark.parametrize("text", ["0%", "120%", "many", "0", "-3M"])

@@ -106,3 +106,40 @@ def attention_net(alike: bool = True) -> onnx.ModelProto:
         x = net.node("Add", x, net.linear(mixed, 16, 16))
     net.gemm(net.node("ReduceMean", x, axes=[1], keepdims=0), 16, 5, out="y")
     return net.model(x=("N", 6, 10))
+
+
+def quiet_channels(loud: float = 0.03, shift: float = 1.0, kernel: int = 3) -> onnx.ModelProto:
+    """x -> 3x3 to 12 channels, 4 of them hardly moving -> ReLU r -> convolution to 6 -> scores y.
+
+    Two of the four are `shift` off zero.
+    """
+    net = Net(4)
+    weight, bias = net.normal(12, 3, 3, 3, scale=0.3), np.zeros(12)
+    weight[[2, 5, 6, 9]] *= loud
+    bias[[2, 5, 6, 9]] = shift, 1.0, 1.0, shift
+    x = net.relu(net.node("Conv", "x", net.weight(weight), net.weight(bias), pads=[1] * 4), out="r")
+    net.head(net.relu(net.conv(x, 12, 6, kernel, out="c2")), 6, 5)
+    return net.model(x=("N", 3, 8, 8))
+
+
+def still_branch(shift: float = -40.0) -> onnx.ModelProto:
+    """x -> 3x3 to 6, plus a branch d whose ReLU is never on where `shift` is low -> scores y."""
+    net = Net()
+    weight = net.weight(net.normal(8, 3, 3, 3, scale=0.2))
+    off = net.relu(net.node("Conv", "x", weight, net.weight(np.full(8, shift)), pads=[1] * 4))
+    x = net.node("Add", net.conv("x", 3, 6), net.conv(off, 8, 6, out="d"), out="sum")
+    net.head(net.relu(x), 6, 5)
+    return net.model(x=("N", 3, 8, 8))
+
+
+def twins(apart: float = 0.1) -> onnx.ModelProto:
+    """Two tanh layers t0 and t1 whose filters differ by `apart`, then scores y."""
+    net = Net(8)
+    weight = net.normal(8, 8, 3, 3, scale=0.1)
+    x = net.relu(net.conv("x", 3, 8))
+    for block in range(2):
+        own = net.weight(weight + apart * net.normal(8, 8, 3, 3, scale=0.1))
+        bias = net.weight(net.normal(8))
+        x = net.node("Tanh", net.node("Conv", x, own, bias, pads=[1] * 4, out=f"t{block}"))
+    net.head(x, 8, 5)
+    return net.model(x=("N", 3, 8, 8))

@@ -19,8 +19,11 @@ from repsimc.compiler.planning.fold_actions import (
     TieWeightsAction,
 )
 from repsimc.compiler.planning.fold_sites import FoldSite, find_fold_sites
-from repsimc.passes.pipeline import passes_of
+from repsimc.compiler.planning.plan import CollapseAction
+from repsimc.passes.pipeline import passes_of, run_passes
+from repsimc.passes.prune_channels import PruneChannels
 from repsimc.passes.tie_weights import TieWeights
+from tests.depth.blocks import residual_net
 from tests.fold.checking import ops, same_outputs
 from tests.fold.nets import (
     always_on,
@@ -32,6 +35,7 @@ from tests.fold.nets import (
     sometimes_dead,
     statistics_of,
     tokens,
+    twins,
 )
 from tests.networks import ArrayFrames, Net, smooth_images
 from tests.programs import program_of
@@ -128,10 +132,20 @@ def test_quiet_channels_leave_their_mean() -> None:
     net.head(net.relu(net.conv(x, 12, 4, 3, out="c2")), 4, 5)
     program = program_of(net.model(x=("N", 3, 8, 8)))
     original, frames = program.copy(), images()
-    (site,) = sites(program, frames, "prune-channels")
+    site, *bolder = sites(program, frames, "prune-channels")
+    assert all(other.damage > site.damage for other in bolder)
     assert site.action == PruneChannelsAction("a", "a/r", (2, 5)) and 0 < site.damage < 1e-3
     carried_out(program, site.action, frames)
     assert error(program, original, images(seed=1)) < 0.02  # c2 pads: not exact at the border
+
+
+def test_channels_that_queries_read_can_go() -> None:
+    """Products without a bias beside those with one: what the channels gave the former is lost."""
+    program = program_of(attention_net())
+    frames = tokens()
+    value = program.node("a/n_s0").inputs[0].inputs[0].inputs[0].inputs[0].inputs[0].name
+    carried_out(program, PruneChannelsAction("a", value, (1, 2)), frames)
+    assert program.values()[value].shape[-1] == 14
 
 
 def test_one_channel_is_kept() -> None:
@@ -194,24 +208,8 @@ def test_a_later_map_cannot_serve_an_earlier_layer() -> None:
 # -- tie-weights ------------------------------------------------------------------------------
 
 
-def twins(apart: float) -> Program:
-    """Two tanh blocks whose filters differ by `apart`."""
-    net = Net(8)
-    weight = net.normal(8, 8, 3, 3, scale=0.1)
-    x = net.relu(net.conv("x", 3, 8))
-    for block in range(2):
-        own = weight + apart * net.normal(8, 8, 3, 3, scale=0.1)
-        x = net.node(
-            "Tanh",
-            net.node("Conv", x, net.weight(own), net.weight(net.normal(8)), pads=[1] * 4,
-                     out=f"t{block}"),
-        )  # fmt: skip
-    net.head(x, 8, 5)
-    return program_of(net.model(x=("N", 3, 8, 8)))
-
-
 def test_layers_that_are_alike_share_a_weight() -> None:
-    program, frames = twins(0.1), images()
+    program, frames = program_of(twins(0.1)), images()
     original = program.copy()
     changes = carried_out(program, TieWeightsAction("a", ("a/n_t0", "a/n_t1")), frames)
     first, second = (program.node(f"a/n_t{k}") for k in range(2))
@@ -223,7 +221,7 @@ def test_layers_that_are_alike_share_a_weight() -> None:
 
 
 def test_tying_is_done_once() -> None:
-    program, frames = twins(0.1), images()
+    program, frames = program_of(twins(0.1)), images()
     action = TieWeightsAction("a", ("a/n_t0", "a/n_t1"))
     carried_out(program, action, frames)
     before = text(program)
@@ -233,7 +231,7 @@ def test_tying_is_done_once() -> None:
 
 @pytest.mark.parametrize("name", ["a/n_conv0", "a/n_y"])
 def test_layers_of_another_shape_are_not_tied(name: str) -> None:
-    program = twins(0.1)
+    program = program_of(twins(0.1))
     before = text(program)
     step = TieWeights(TieWeightsAction("a", (name, "a/n_t1")), Reference(program, images()))
     assert step.run(program) == [] and text(program) == before
@@ -241,7 +239,7 @@ def test_layers_of_another_shape_are_not_tied(name: str) -> None:
 
 def test_layers_that_are_alike_are_found() -> None:
     for apart, alike in ((0.1, True), (3.0, False)):
-        program = twins(apart)
+        program = program_of(twins(apart))
         frames = images()
         ties = measure_ties(program, frames, ["a"])
         assert list(ties) == [("a/n_t0", "a/n_t1")]
@@ -250,6 +248,32 @@ def test_layers_that_are_alike_are_found() -> None:
         sites_ = [s for s in found.sites if isinstance(s.action, TieWeightsAction)]
         assert bool(sites_) == alike
         assert all(site.saved_nbytes == 8 * 8 * 9 * 4 for site in sites_)
+
+
+def test_a_layer_that_chose_its_units_anew_is_not_tied() -> None:
+    """Block b0 takes over what b1 did: its hidden layer makes what no value of the original was."""
+    program, frames = program_of(residual_net(3)), images()
+    original = program.copy()
+    reference = Reference(original, frames)
+    run_passes(program, passes_of([CollapseAction("a", "a/b0", "a/b1")], lambda act: reference))
+    before = text(program)
+    for nodes in (("a/n_b0_c", "a/n_b2_c"), ("a/n_b0_d", "a/n_b2_d")):
+        assert TieWeights(TieWeightsAction("a", nodes), reference).run(program) == []
+    assert text(program) == before
+
+
+def test_a_prune_of_channels_that_mean_others_now_is_not_made() -> None:
+    """Where a region became nothing, a hidden layer is what went into it."""
+    net = Net(1)
+    x = net.relu(net.conv("x", 3, 6), out="s")
+    x = net.relu(net.conv(x, 6, 6, out="c"), out="r")
+    net.head(net.conv(x, 6, 6, 1), 6, 5)
+    program, frames = program_of(net.model(x=("N", 3, 8, 8))), images()
+    reference = Reference(program.copy(), frames)
+    run_passes(program, passes_of([CollapseAction("a", "a/s", "a/c")], lambda act: reference))
+    before = text(program)
+    assert PruneChannels(PruneChannelsAction("a", "a/r", (0, 1)), reference).run(program) == []
+    assert text(program) == before
 
 
 def test_wide_layers_are_judged_too() -> None:

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from repsimc.compiler.errors import ModelError, UsageError
+from repsimc.compiler.planning.fold_actions import (
+    FoldActivationAction,
+    FreezeBranchAction,
+    PruneChannelsAction,
+    ReuseAttentionAction,
+    TieWeightsAction,
+)
 from repsimc.compiler.planning.plan import (
+    CollapseAction,
     Link,
     Plan,
     PlannedAction,
@@ -20,6 +28,7 @@ from repsimc.compiler.planning.plan import (
     plan_from_json,
     read_plan,
 )
+from tests.depth.blocks import residual_net
 from tests.networks import Net
 from tests.programs import joined
 
@@ -43,6 +52,29 @@ def test_the_actions_survive_json_text() -> None:
     assert (found.models, found.seed) == (PLAN.models, 7)
     # What was expected is carried along, so that a replay writes the plan it was given.
     assert found.to_json() == PLAN.to_json()
+
+
+def test_folds_are_actions_like_others() -> None:
+    folds = (
+        FoldActivationAction("a", "a/t", "a/u"),
+        PruneChannelsAction("a", "a/t", (0, 3)),
+        FreezeBranchAction("b", "b/u"),
+        TieWeightsAction("b", ("b/n", "b/m")),
+        ReuseAttentionAction("a", "a/t", "a/u"),
+    )
+    plan = Plan(PLAN.models, tuple(PlannedAction(fold, 10, 20, None, 0.99) for fold in folds))
+    assert plan_from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert str(plan).splitlines()[1] == "a loses 2 channels of t"
+    assert all((fold.links, fold.kernel) == ((), 0) for fold in folds)
+
+
+def test_what_a_region_ends_in_is_not_shared_too() -> None:
+    region = PlannedAction(CollapseAction("a", "a/b0", "a/b1"))
+    share = PlannedAction(SharePrefixAction("b", "a", (Link("a/b1", ("b/b1",)),), 1))
+    models = joined([], a=residual_net(2), b=residual_net(2, seed=1))
+    with pytest.raises(ModelError, match="replaces a/b1 twice") as raised:
+        check_plan(Plan({"a": "", "b": ""}, (region, share)), models)
+    assert raised.value.hint
 
 
 def test_expectations_are_written_and_not_needed() -> None:
