@@ -1,9 +1,9 @@
 """What depth saves and costs on real models: `python benchmarks/depth.py [--quick]`.
 
 Regions out of one network, chosen and refitted without training, beside identity and random
-choice; what chooses them compared; latency beside MACs; the curve's cost in plain passes; and
-three networks under one budget by sharing, by depth, by both.
-Models and images come from the zoo (REPSIMC_ZOO). Folds have figures of their own: folding.py.
+choice; what chooses them compared; latency beside MACs; the curve's cost in plain passes. Models
+and images come from the zoo (REPSIMC_ZOO). Folds have figures of their own in folding.py, depth
+beside sharing in joint.py.
 """
 
 from __future__ import annotations
@@ -16,18 +16,12 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from measuring import NOT_QUICK, Round
 from records import Record, figure, grid, missed, write_records
-from shallow import Case, Shallow, cost_record, criteria_records, model_paths, run_case
+from shallow import Case, cost_record, criteria_records, run_case
 from zoo import ZooMissingError, find_zoo
 
-from repsimc.compiler.analysis.execution import Segment
-from repsimc.compiler.driver import compile_models
-from repsimc.compiler.errors import BudgetError
-from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.reports.table import print_grid
-from repsimc.compiler.units import parse_budget
 
 CASES = {
     "resnet44": Case("cifar10_resnet44", "cifar10", "class10", {5: 0.9, 7: 1.6, 10: 3.0}),
@@ -38,62 +32,12 @@ CASES = {
     "vit": Case("fashion_vit6_class10", "fashion", "class10", {4: 1.0}),
 }
 QUICK = ("resnet20", "vit")
-TOGETHER = {
-    "cifar10_resnet20": "class10",
-    "cifar10_resnet44": "class10",
-    "sib_full_animal2": "animal2",
-}
 COST_FRAMES = 1024
 # What chooses regions is compared with so many out, for each of these networks.
 CRITERIA = {"resnet44": 7, "resnet20": 2}
 CRITERIA_SEEDS = 4
-OTHERS = ("cost", "criteria", "together")
-# Agreement on training frames, which the nets are surer of than of others.
-TOGETHER_FLOOR = 0.97
+OTHERS = ("cost", "criteria")
 RANDOM_SEEDS = 2
-
-
-def run_together(round_: Round) -> list[Record]:
-    """Three models in a quarter of their weights: the worst model's loss by each means."""
-    x = round_.zoo.frames("cifar10", "calib2000", round_.frames("cifar10"))
-    judges = {
-        name: Shallow(Case(name, "cifar10", task, {}), round_) for name, task in TOGETHER.items()
-    }
-    records: list[Record] = []
-    for only in (None, "share", "depth"):
-        bar = "<= 1.5" if only is None else None
-        title = f"together/worst points lost at 25 %, {only or 'both'}"
-        options = CompileOptions(
-            models=tuple(model_paths(round_, list(TOGETHER))),
-            budget=parse_budget("25%"),
-            calibration=x,
-            min_fidelity=TOGETHER_FLOOR,
-            output=None,
-            only=only,
-        )
-        try:
-            result = compile_models(options)
-        except BudgetError as error:
-            why = error.message.splitlines()[0]
-            records.append(figure(title, None, "points", bar, f"refused: {why}"))
-            continue
-        lost: dict[str, float] = {}
-        for name, judge in judges.items():
-            outputs = list(result.program.models[name].outputs.values())
-            segment = Segment(result.program, None, outputs)
-            right = 0
-            for start in range(0, len(judge.judged), 100):
-                batch = judge.judged[start : start + 100]
-                scores = segment(dict.fromkeys(segment.inputs, batch))[0]
-                right += int((scores.argmax(-1) == judge.truth[start : start + 100]).sum())
-            lost[name] = judge.base - 100 * right / len(judge.judged)
-        kinds = [type(planned.action).__name__ for planned in result.plan.actions]
-        extra = ", ".join(f"{name} {value:.2f}" for name, value in lost.items())
-        share = result.report.weights_after_nbytes / result.report.weights_before_nbytes
-        counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-        remark = f"{extra}; weights {100 * share:.1f} %, {counts}"
-        records.append(figure(title, float(np.max(list(lost.values()))), "points", bar, remark))
-    return records
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,8 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 elif name == "criteria":
                     for case, pick in CRITERIA.items():
                         records += criteria_records(CASES[case], round_, pick, CRITERIA_SEEDS)
-                elif name == "together":
-                    records += run_together(round_)
                 else:
                     records += run_case(CASES[name], round_, 0 if asked.quick else RANDOM_SEEDS)
             except Exception:  # one case that breaks must not lose what the others found

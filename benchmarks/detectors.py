@@ -100,9 +100,10 @@ def reasons(found: Compiled) -> str:
     if found.report is None:
         return found.refusal
     actions = found.plan.get("actions", ())
-    busy = {action[role] for action in actions for role in ("donor", "receiver")}
+    roles = ("donor", "receiver", "model")
+    busy = {action[role] for action in actions for role in roles if role in action}
     left_alone: dict[str, str] = found.plan.get("left_alone", {})
     if any(model.name not in busy | set(left_alone) for model in found.report.models):
         return ""
-    lines = [f"{len(actions)} rewrites by similarity"]
+    lines = [f"{len(actions)} rewrites that hold on the frames"]
     return "; ".join(lines + [f"{name} is left alone: {why}" for name, why in left_alone.items()])

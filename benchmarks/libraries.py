@@ -65,13 +65,16 @@ def torch_resnet(blocks: Sequence[int], widths: Sequence[int], bottleneck: bool)
     return model, names
 
 
-def libraries(models: Models, frames: Frames, batch: int) -> dict[str, float | str]:
-    """Seconds that each library needs for all pairs of layers of two models, or why it can't."""
+def libraries(
+    models: Models, frames: Frames, batch: int, fastest: bool = False
+) -> dict[str, float | str]:
+    """Seconds that each library needs for all pairs of layers of two models, or why it can't.
+
+    With `fastest` only that one is tried.
+    """
     found: dict[str, float | str] = {}
-    for name, call in (
-        ("pytorch-cka", _pytorch_cka),
-        ("torch_cka", _torch_cka),
-    ):
+    tried = {"pytorch-cka": _pytorch_cka} | ({} if fastest else {"torch_cka": _torch_cka})
+    for name, call in tried.items():
         try:
             with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
                 found[name] = _timed(call, models, frames, batch)

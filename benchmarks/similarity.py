@@ -135,7 +135,7 @@ def beside_libraries(
         missing = f"not installed: {error.name}"
         return [figure(f"{case}/libraries by repsimc", None, "ratio", ">= 10", missing)]
     records: list[Record] = []
-    for name, taken in libraries(models, frames, batch).items():
+    for name, taken in libraries(models, frames, batch, fastest=bottleneck).items():
         known = isinstance(taken, float)
         records.append(
             figure(

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..passes.pipeline import CLEANING, EXACT, run_passes
 from .accuracy import Judge, Labelled
 from .analysis.calibration import Frames
-from .collapsing import CURVE, TRIAL, Trial, Trials
+from .collapsing import CURVE, CURVE_LOOKS, TRIAL, Trial, Trials
 from .driver import CompileResult, compile_models, frames_of
 from .errors import FidelityError, ModelError, UsageError
 from .frontends.onnx import read_model
@@ -20,7 +20,7 @@ from .options import CompileOptions
 from .output_folders import check_output_folder
 from .planning.comparison import OutputComparison
 from .planning.plan import Action, CollapseAction, Plan, PlannedAction
-from .planning.region_search import Candidate, Descent, Step, find_candidates
+from .planning.region_search import LOOKS, Candidate, Descent, Step, find_candidates
 from .planning.skeleton import Skeleton
 from .reports.depth_plot import depth_png
 from .reports.depth_report import DepthCurve, DepthPoint
@@ -172,6 +172,7 @@ def _descended(
         lambda bill: float(bill.macs),
         influence,
         glance=trials.glance,
+        looks=CURVE_LOOKS if trials.effort is CURVE else LOOKS,
     )
     steps: list[Step] = []
     kept = [trials.run(())]

@@ -124,7 +124,8 @@ class Descent:
     first look, least first, by the value that a region ends in. `folds` are looked at beside the
     regions where they save what is to fall. `held` are other actions of the plan, priced along;
     `start` is the error that they make by themselves.
-    `glance` measures on fewer frames: it orders the first look, where all are tried.
+    `glance` measures on fewer frames: it orders the first look, where all are tried. At most
+    `looks` removals are measured before each step.
     """
 
     candidates: Sequence[Candidate]
@@ -136,6 +137,7 @@ class Descent:
     folds: Sequence[FoldSite] = ()
     glance: Callable[[tuple[Action, ...]], float] | None = None
     start: float = 0.0
+    looks: int = LOOKS
 
     def steps(self) -> Iterator[Step]:
         """Every step until nothing is left; measuring happens as the steps are asked for."""
@@ -178,7 +180,7 @@ class Descent:
         if not gone and self.glance is None:
             return {one: error + margins.measured[one] for one in saved}
         looked: dict[Removal, float] = {}
-        most = LOOKS if error < USELESS else 1
+        most = self.looks if error < USELESS else 1
         while len(looked) < most or not any(map(math.isfinite, looked.values())):
             left = [one for one in saved if one not in looked]
             if not left:

@@ -108,6 +108,19 @@ def test_a_glance_orders_and_measurements_decide() -> None:
     assert sum(len(actions) == 1 for actions in measure.asked) == LOOKS
 
 
+def test_fewer_looks_are_fewer_measurements() -> None:
+    errors = [0.3, 0.1, 0.5, 0.2, 0.6, 0.4]
+    counts: list[int] = []
+    for looks in (1, LOOKS):
+        measure = Errors(errors)
+        worth = lambda bill: float(bill.macs)  # noqa: E731
+        glance = Errors(errors, 3.0)
+        found = Descent(CANDIDATES, SKELETON.bill, measure, worth, glance=glance, looks=looks)
+        assert len(list(found.steps())) == len(CANDIDATES)
+        counts.append(len(measure.asked))
+    assert counts[0] == len(CANDIDATES) < counts[1]
+
+
 @pytest.mark.parametrize("error", [0.0, float("inf")])
 def test_glances_that_say_nothing_do_not_stop_the_search(error: float) -> None:
     glance = Errors([error] * len(CANDIDATES))
