@@ -245,7 +245,10 @@ def test_a_model_left_alone_without_a_reason_is_noticed(module: Importer) -> Non
     assert "parity is left alone: unlike" in module("detectors").reasons(told)
     action = {"donor": "digit", "receiver": "parity"}
     shared = dataclasses.replace(found, plan={"actions": [action]})
-    assert module("detectors").reasons(shared) == "1 rewrites by similarity"
+    assert module("detectors").reasons(shared) == "1 rewrites that hold on the frames"
+    folds = [{"kind": "freeze-branch", "model": name, "value": "x"} for name in ("digit", "parity")]
+    folded = dataclasses.replace(found, plan={"actions": folds})
+    assert module("detectors").reasons(folded) == "2 rewrites that hold on the frames"
 
 
 def test_the_readme_table_sets_nothing_exact_and_repsimc_side_by_side(module: Importer) -> None:
