@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from measuring import NOT_QUICK, Round
-from records import Record, figure, grid, missed, write_records
+from measuring import Round, run_cases
+from records import Record, grid, missed
 from shallow import Case, cost_record, criteria_records, run_case
 from zoo import ZooMissingError, find_zoo
 
@@ -40,6 +39,18 @@ OTHERS = ("cost", "criteria")
 RANDOM_SEEDS = 2
 
 
+def run(name: str, round_: Round) -> list[Record]:
+    """The records of a case."""
+    if name == "cost":
+        return [cost_record(CASES["resnet44"], round_, COST_FRAMES)]
+    if name == "criteria":
+        records: list[Record] = []
+        for case, pick in CRITERIA.items():
+            records += criteria_records(CASES[case], round_, pick, CRITERIA_SEEDS)
+        return records
+    return run_case(CASES[name], round_, 0 if round_.quick else RANDOM_SEEDS)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; the exit status."""
     asked = parser().parse_args(arguments)
@@ -48,30 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ZooMissingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    records: list[Record] = []
-    broken = False
+    names: list[str] = asked.case or [*CASES, *OTHERS]
     with tempfile.TemporaryDirectory(prefix="repsimc-benchmark-") as scratch:
         round_ = Round(asked.quick, Path(scratch), zoo)
-        for name in asked.case or [*CASES, *OTHERS]:
-            if asked.quick and name not in QUICK and not asked.case:
-                records.append(figure(f"{name}/skipped", None, "", None, NOT_QUICK))
-                continue
-            begun = time.perf_counter()
-            try:
-                if name == "cost":
-                    records.append(cost_record(CASES["resnet44"], round_, COST_FRAMES))
-                elif name == "criteria":
-                    for case, pick in CRITERIA.items():
-                        records += criteria_records(CASES[case], round_, pick, CRITERIA_SEEDS)
-                else:
-                    records += run_case(CASES[name], round_, 0 if asked.quick else RANDOM_SEEDS)
-            except Exception:  # one case that breaks must not lose what the others found
-                traceback.print_exc()
-                broken = True
-                records.append(figure(f"{name}/finished", 0, "", "== 1", "see standard error"))
-            print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-            if asked.json is not None:
-                write_records(records, asked.json)
+        skipped = set(names) - set(QUICK) if asked.quick and not asked.case else ()
+        cases = {name: partial(run, name, round_) for name in names}
+        records, broken = run_cases(cases, skipped, asked.json)
     print_grid(grid(records, "the short round" if asked.quick else ""))
     return 1 if broken or (asked.strict and missed(records)) else 0
 

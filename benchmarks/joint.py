@@ -12,17 +12,16 @@ import argparse
 import shutil
 import sys
 import tempfile
-import time
-import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from classifiers import Classifiers, verification, worst_change
-from measuring import NOT_QUICK, Round, Timed, cost_records, save_frames, timed_compile
-from records import Record, figure, grid, missed, write_records
+from measuring import Round, Timed, cost_records, run_cases, save_frames, timed_compile
+from records import Record, figure, grid, missed
 from zoo import ZooMissingError, find_zoo
 
 from repsimc.compiler.options import DEFAULT_FLOOR
@@ -128,27 +127,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ZooMissingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    records: list[Record] = []
-    broken = False
+    names: list[str] = asked.case or list(CASES)
     with tempfile.TemporaryDirectory(prefix="repsimc-benchmark-") as scratch:
         round_ = Round(asked.quick, Path(scratch), zoo)
-        for name in asked.case or CASES:
+        skipped = set(names) - set(QUICK) if asked.quick and not asked.case else ()
+        cases: dict[str, Callable[[], list[Record]]] = {}
+        for name in names:
             case = CASES[name]
             if asked.budget is not None:
                 case = replace(case, budget=asked.budget, points=None)
-            if asked.quick and name not in QUICK and not asked.case:
-                records.append(figure(f"{name}/skipped", None, "", None, NOT_QUICK))
-                continue
-            begun = time.perf_counter()
-            try:
-                records += run_case(name, case, round_)
-            except Exception:  # one case that breaks must not lose what the others found
-                traceback.print_exc()
-                broken = True
-                records.append(figure(f"{name}/finished", 0, "", "== 1", "see standard error"))
-            print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-            if asked.json is not None:
-                write_records(records, asked.json)
+            cases[name] = partial(run_case, name, case, round_)
+        records, broken = run_cases(cases, skipped, asked.json)
     print_grid(grid(records, "the short round" if asked.quick else ""))
     return 1 if broken or (asked.strict and missed(records)) else 0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from compiling import Compiled, Models, compiled
 from numpy.typing import NDArray
-from records import Record, figure
+from records import Record, figure, write_records
 from zoo import Zoo
 
 from repsimc.runtime.bench import BenchResult, bench
@@ -48,6 +50,29 @@ class Round:
     def times(self) -> int:
         """How often latency and memory are measured; medians are taken."""
         return 1 if self.quick else 3
+
+
+def run_cases(
+    cases: Mapping[str, Callable[[], list[Record]]], skipped: Collection[str], json: Path | None
+) -> tuple[list[Record], bool]:
+    """The records of all cases, and whether one broke; `json` is written after each."""
+    records: list[Record] = []
+    broken = False
+    for name, case in cases.items():
+        if name in skipped:
+            records.append(figure(f"{name}/skipped", None, "", None, NOT_QUICK))
+            continue
+        begun = time.perf_counter()
+        try:
+            records += case()
+        except Exception:  # one case that breaks must not lose what the others found
+            traceback.print_exc()
+            broken = True
+            records.append(figure(f"{name}/finished", 0, "", "== 1", "see standard error"))
+        print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        if json is not None:
+            write_records(records, json)
+    return records, broken
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -246,8 +244,3 @@ def cost_record(case: Case, round_: Round, frames: int) -> Record:
         f"{len(result.curve.points) - 1} regions, {seconds:.0f} s, one pass {one:.1f} s; in "
         f"processor seconds, which a busy machine distorts less, {busy_seconds / busy_one:.0f}",
     )
-
-
-def model_paths(round_: Round, names: Sequence[str]) -> list[tuple[str, Path]]:
-    """(name, path) of models of the zoo."""
-    return [(name, round_.zoo.model(name)) for name in names]

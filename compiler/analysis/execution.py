@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ BATCH_NBYTES = 8 << 20
 CACHE_NBYTES = 1 << 30
 # Protobuf cannot carry more than 2 GiB, so bigger programs reach ONNX Runtime through a file.
 _INLINE_NBYTES = 1 << 30
+# Work that goes on side by side, each on one thread: every one has activations of its own.
+_MOST_WORKERS = 8
 
 
 class Segment:
@@ -152,6 +155,15 @@ class Activations:
         for name in [held for held in self._held if held not in kept]:
             del self._held[name]
             self._nbytes.pop(name, None)
+
+
+def workers() -> int:
+    """How many things to do at a time, one thread each: one per core that we may use, up to 8."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, _MOST_WORKERS)
 
 
 def batches_of(rows: NDArray[np.int64], batch: int) -> Iterator[NDArray[np.int64]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import DataError
 from ..graph.program import Program
+from .execution import workers
 from .layers import Layer, Skipped
 from .reduction import Reduced, ReducedRun, joined, reduce_array
 from .sketch import WIDTH, mixed_down, sketch
@@ -139,12 +139,12 @@ def batch_for(layers: Sequence[Layer], recipe: Recipe) -> int:
 
 
 def workers_for(recipe: Recipe) -> int:
-    """How many batches run at a time, on one thread each: as many as there are cores.
+    """How many batches run at a time, on one thread each.
 
     One convolution of small maps does not keep several cores busy. Whole maps of more than one
     batch would be too much for memory.
     """
-    return 1 if recipe.maps else len(os.sched_getaffinity(0))
+    return 1 if recipe.maps else workers()
 
 
 def extract(
@@ -163,8 +163,8 @@ def extract(
     """
     if not layers:
         return ModelFeatures(model, frames, recipe, ())
-    workers = workers_for(recipe)
-    run = ReducedRun(program, model, layers, recipe.maps, None if workers == 1 else 1)
+    at_once = workers_for(recipe)
+    run = ReducedRun(program, model, layers, recipe.maps, None if at_once == 1 else 1)
     places = _Places(recipe, frames)
     faults: dict[int, Skipped] = {}
 
@@ -173,7 +173,7 @@ def extract(
 
     def parts() -> Iterator[list[Reduced]]:
         calls = ((feeds, places.next(len(next(iter(feeds.values()))))) for feeds in batches)
-        for count, reduced in _ahead(call, calls, workers):
+        for count, reduced in _ahead(call, calls, at_once):
             taken: list[Reduced] = []
             for index, (layer, part) in enumerate(zip(layers, reduced)):
                 if not isinstance(part, Reduced):
@@ -236,20 +236,20 @@ def _finished(model: str, frames: int, recipe: Recipe, keepers: Sequence[_Keeper
     for keeper in keepers:
         before.append(latest.get(keeper.layer.shape))
         latest[keeper.layer.shape] = keeper
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers()) as pool:
         found = tuple(pool.map(_Keeper.finish, keepers, before))
     return ModelFeatures(model, frames, recipe, found)
 
 
 def _ahead(
-    run: Callable[..., _Result], calls: Iterator[tuple[Any, ...]], workers: int
+    run: Callable[..., _Result], calls: Iterator[tuple[Any, ...]], at_once: int
 ) -> Iterator[_Result]:
-    """What `run` gives for each call, in order, `workers` at a time while the last is in use."""
-    with ThreadPoolExecutor(workers) as pool:
+    """What `run` gives for each call, in order, `at_once` at a time while the last is in use."""
+    with ThreadPoolExecutor(at_once) as pool:
         coming: deque[Future[_Result]] = deque()
         for call in calls:
             coming.append(pool.submit(run, *call))
-            if len(coming) > workers:
+            if len(coming) > at_once:
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()

@@ -6,7 +6,6 @@ held-out R2) is a subtraction; for the null a block meets another block, which a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -19,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from . import measures
 from .accumulators import Moments, jackknife, total
 from .affine import FoldedRows, affine_errors, r2_of_folds
+from .execution import workers
 from .features import LayerFeatures, ModelFeatures
 from .measures import Measure
 from .pair_matrix import BLOCKS, Float64, PairMatrix
@@ -29,7 +29,6 @@ Estimate = tuple[float, list[float], list[float]]
 # How many blocks further the null looks: every pair costs several decompositions, and three
 # tell unrelated from related.
 _SHIFTS = (1, 3, 5)
-_WORKERS = len(os.sched_getaffinity(0))
 # Rows that are projected and sorted for every pair.
 WASSERSTEIN_ROWS = 1024
 
@@ -88,7 +87,7 @@ def affine_r2_of(pairs: Sequence[tuple[LayerFeatures, LayerFeatures]], frames: i
         return r2_of_folds(*affine_errors(known[id(x)], known[id(y)]))
 
     # Small products: on one thread each, several at a time.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_WORKERS) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:
         return list(pool.map(value, range(len(pairs))))
 
 

@@ -25,11 +25,6 @@ HALF = 127
 WIDTH = 2 * HALF
 
 
-def product_error(width: int = WIDTH) -> float:
-    """The relative standard error of one inner product of sketches: sqrt(2 / width) at most."""
-    return sqrt(2.0 / width)
-
-
 def sketch(x: Array, seed: int, name: str) -> Float32:
     """Sketches [n, 254] of arrays [n, ...]: two independent halves side by side.
 

@@ -12,7 +12,7 @@ from .entries import text
 
 
 @dataclass(frozen=True)
-class _WithinModel:
+class OneModel:
     """An action that touches one model only."""
 
     model: str
@@ -27,9 +27,14 @@ class _WithinModel:
         """The model that is rewritten."""
         return self.model
 
+
+@dataclass(frozen=True)
+class _WithoutAdapter(OneModel):
+    """An action by which no value takes another's place."""
+
     @property
     def links(self) -> tuple[()]:
-        """None: no value takes another's place by an adapter."""
+        """None."""
         return ()
 
     @property
@@ -39,7 +44,7 @@ class _WithinModel:
 
 
 @dataclass(frozen=True)
-class FoldActivationAction(_WithinModel):
+class FoldActivationAction(_WithoutAdapter):
     """An activation function becomes the affine map per channel that fits it best on the frames.
 
     `given` and `value` are what the function reads and makes.
@@ -62,7 +67,7 @@ class FoldActivationAction(_WithinModel):
 
 
 @dataclass(frozen=True)
-class PruneChannelsAction(_WithinModel):
+class PruneChannelsAction(_WithoutAdapter):
     """Channels of a value go, with what makes and reads them; their means go into biases."""
 
     value: str
@@ -83,7 +88,7 @@ class PruneChannelsAction(_WithinModel):
 
 
 @dataclass(frozen=True)
-class FreezeBranchAction(_WithinModel):
+class FreezeBranchAction(_WithoutAdapter):
     """A value that is the same on every frame becomes a constant; what made it goes."""
 
     value: str
@@ -97,7 +102,7 @@ class FreezeBranchAction(_WithinModel):
 
 
 @dataclass(frozen=True)
-class TieWeightsAction(_WithinModel):
+class TieWeightsAction(_WithoutAdapter):
     """Operators of one shape share one weight, fitted to all of them; biases stay their own."""
 
     nodes: tuple[str, ...]
@@ -111,7 +116,7 @@ class TieWeightsAction(_WithinModel):
 
 
 @dataclass(frozen=True)
-class ReuseAttentionAction(_WithinModel):
+class ReuseAttentionAction(_WithoutAdapter):
     """The attention map `earlier` serves a later layer too, in the place of its own `value`."""
 
     earlier: str

@@ -12,7 +12,7 @@ from ..errors import ModelError, UsageError
 from ..graph.program import Program, own_name
 from ..graph.regions import find_regions
 from .entries import items, number, optional, table, text
-from .fold_actions import FoldAction, fold_action_from_json
+from .fold_actions import FoldAction, OneModel, fold_action_from_json
 from .fold_effects import check_folds
 from .links import fault_of
 
@@ -68,14 +68,13 @@ class SharePrefixAction:
 
 
 @dataclass(frozen=True)
-class CollapseAction:
+class CollapseAction(OneModel):
     """Take a region out of a model: `exit` is made from `entry` instead (program value names).
 
     A share action whose donor is the model itself: `kernel` is 0 for the entry as it is, or the
     window of an affine map as in SharePrefixAction. What is before and after is refitted.
     """
 
-    model: str
     entry: str
     exit: str
     kernel: int = 0
@@ -84,16 +83,6 @@ class CollapseAction:
     def links(self) -> tuple[Link, ...]:
         """The one value that is replaced, and by what."""
         return (Link(self.exit, (self.entry,)),)
-
-    @property
-    def donor(self) -> str:
-        """The model that gives, which is the one that takes."""
-        return self.model
-
-    @property
-    def receiver(self) -> str:
-        """The model that takes."""
-        return self.model
 
     def __str__(self) -> str:
         instead = f", a {self.kernel}x{self.kernel} map instead" if self.kernel else ""

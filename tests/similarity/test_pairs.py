@@ -13,7 +13,7 @@ from repsimc.compiler.analysis.features import ModelFeatures, Recipe, features_o
 from repsimc.compiler.analysis.measures import CATALOG
 from repsimc.compiler.analysis.pairs import compare
 from repsimc.compiler.analysis.row_pairs import affine_r2_of
-from repsimc.compiler.analysis.sketch import WIDTH, product_error, sketch
+from repsimc.compiler.analysis.sketch import WIDTH, sketch
 
 Array = NDArray[np.float32]
 EXACT = Recipe(batch=16)
@@ -182,13 +182,14 @@ def test_frames_must_be_the_same() -> None:
 def test_a_sketch_keeps_inner_products_on_average() -> None:
     x = np.random.default_rng(0).normal(size=(2, 4000)).astype("f4")
     exact = float(x[0] @ x[1]), float(x[0] @ x[0])
+    error = math.sqrt(2 / WIDTH)
     errors: list[float] = []
     for seed in range(60):
         s = sketch(x, seed, "layer")
         assert s.shape == (2, WIDTH)
         errors.append((float(s[0] @ s[0]) / 2 - exact[1]) / exact[1])
-    assert abs(np.mean(errors)) < 3 * product_error() / math.sqrt(60)
-    assert np.std(errors) < 1.5 * product_error()
+    assert abs(np.mean(errors)) < 3 * error / math.sqrt(60)
+    assert np.std(errors) < 1.5 * error
 
 
 def test_sketches_of_two_layers_are_independent_and_repeatable() -> None:
