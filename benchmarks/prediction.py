@@ -26,7 +26,7 @@ from repsimc.compiler.planning.plan import Link, SharePrefixAction
 from repsimc.compiler.planning.sites import Site, donor_values, receiver_cuts
 from repsimc.compiler.reports.progress import NoProgress
 from repsimc.compiler.rewriting import PROBE_FRAMES, RANKING_FRAMES, Workbench
-from repsimc.passes.pipeline import EXACT, run_passes
+from repsimc.passes.pipeline import run_exact
 
 # These models want raw pixels, 0 to 255; the others whitened ones.
 RAW = {"cifar10_mlperftiny_resnet8"}
@@ -115,7 +115,7 @@ class Trials:
         self._original = join(apart, self._frames.tied_groups())
         self._judges: dict[int, Judge] = {}
         self.program = self._original.copy()
-        run_passes(self.program, EXACT)
+        run_exact(self.program)
         options = CompileOptions(models=tuple((name, zoo.model(name)) for name in names))
         self.bench = Workbench(self._original, self.program, self._frames, options, NoProgress())
         self._judged = {

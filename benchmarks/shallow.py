@@ -27,7 +27,7 @@ from repsimc.compiler.planning.region_search import Candidate, find_candidates
 from repsimc.compiler.planning.skeleton import Skeleton
 from repsimc.compiler.reports.progress import NoProgress
 from repsimc.passes.collapse import Collapse
-from repsimc.passes.pipeline import CLEANING, EXACT, run_passes
+from repsimc.passes.pipeline import CLEANING, run_exact, run_passes
 
 _BATCH = 100
 LATENCY_RUNS = 60
@@ -61,7 +61,7 @@ class Shallow:
         self.truth = round_.zoo.labels(case.family, "dev4000", round_.judged)[case.task]
         self.original = read_model(self.path, "net")
         self.exact = self.original.copy()
-        run_passes(self.exact, EXACT)
+        run_exact(self.exact)
         self.base = self.accuracy(self.original)
 
     def chosen(self, most: int) -> DepthResult:

@@ -20,7 +20,7 @@ from repsimc.compiler.graph.program import Program
 from repsimc.compiler.planning.plan import Link, SharePrefixAction
 from repsimc.compiler.planning.sites import MAX_DONORS, donor_values
 from repsimc.compiler.planning.skeleton import Skeleton
-from repsimc.passes.pipeline import EXACT, passes_of, run_passes
+from repsimc.passes.pipeline import passes_of, run_exact
 from repsimc.passes.share_prefix import SharePrefix
 
 DONOR, RECEIVER, TASK = "cifar10_resnet20", "cifar10_resnet44", "class10"
@@ -62,7 +62,7 @@ class Stitching:
         spec = InputSpec("input", np.dtype(np.float32), (None, *frames.shape[1:]))
         self._frames = load_frames(frames, {DONOR: [spec], RECEIVER: [spec]})
         self.program = join(apart, self._frames.tied_groups())
-        run_passes(self.program, EXACT)
+        run_exact(self.program)
         self._reference = Reference(
             self.program, fit_feeds(self.program, self._frames, RECEIVER, None)
         )

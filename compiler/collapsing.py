@@ -141,6 +141,7 @@ class Trials:
                 effort.rows_per_unknown,
                 effort.min_rows,
                 effort.ridge,
+                pools_behind=False,
             )
         return self._references[key]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..passes.pipeline import CLEANING, EXACT, run_passes
+from ..passes.pipeline import CLEANING, run_exact, run_passes
 from .accuracy import Judge, Labelled
 from .analysis.calibration import Frames
 from .collapsing import CURVE, CURVE_LOOKS, TRIAL, Trial, Trials
@@ -91,7 +91,7 @@ def _depth(
     assert frames is not None
     judge = None if labelled is None else Judge(options, original, labelled)
     program = original.copy()
-    run_passes(program, EXACT)
+    run_exact(program)
     regions = find_regions(program)
     skeleton = Skeleton(program)
     candidates = find_candidates(program, regions, skeleton)

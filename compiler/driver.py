@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..passes.pipeline import EXACT, run_passes
+from ..passes.pipeline import run_exact
 from ..runtime.session import Bundle, load
 from .analysis.calibration import Frames, InputRef, InputSpec, load_frames
 from .analysis.cost import predicted_memory
@@ -86,7 +86,7 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
 
     progress.stage("sharing what is equal", None)
     program = original.copy()
-    run_passes(program, EXACT)
+    run_exact(program)
 
     memory = predicted_memory(program, apart)
     budgets = Budgets(options, original, memory, frames)

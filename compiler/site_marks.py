@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ..passes.pipeline import EXACT, run_passes
+from ..passes.pipeline import run_exact
 from .analysis.calibration import Frames
 from .analysis.feeds import StreamFeeds
 from .analysis.similarity import sample_values
@@ -36,7 +36,7 @@ def site_marks(
     programs in which equal weights are one.
     """
     program = join(list(programs.values()), frames.tied_groups())
-    run_passes(program, EXACT)
+    run_exact(program)
     skeleton = Skeleton(program)
     after = {skeleton.replaced(name, 1): name for name in program.values()}
     found: Marks = {}

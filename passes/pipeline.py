@@ -27,10 +27,10 @@ from .share_equal_prefixes import ShareEqualPrefixes
 from .share_equal_weights import ShareEqualWeights
 from .share_prefix import SharePrefix, adapter_name
 
+_EQUAL: tuple[Pass, ...] = (Normalise(), ShareEqualWeights(), ShareEqualPrefixes())
+
 EXACT: tuple[Pass, ...] = (
-    Normalise(),
-    ShareEqualWeights(),
-    ShareEqualPrefixes(),
+    *_EQUAL,
     FoldLinearActivations(),
     FreezeConstantBranches(),
     DropDead(),  # what is dead reads values that only then can be pruned and merged
@@ -40,7 +40,7 @@ EXACT: tuple[Pass, ...] = (
     ShareEqualPrefixes(),
     DropDead(),
 )
-"""The exact passes in the order that makes them find the most."""
+"""The exact passes in the order that makes them find the most; see `run_exact`."""
 
 CLEANING: tuple[Pass, ...] = (DropDead(), Normalise(), DropDead())
 """What tidies up after inexact passes: prefixes nobody reads, adapters that became identities."""
@@ -117,6 +117,21 @@ def run_passes(
         if on_pass is not None:
             on_pass(step, changes, seconds)
     return everything
+
+
+def run_exact(program: Program, on_pass: OnPass | None = None) -> list[Change]:
+    """Run the exact passes until they find nothing more; see `run_passes`.
+
+    One folding makes room for another: operators that merged leave a weight to fewer readers, or
+    make a value that is never negative.
+    """
+    everything: list[Change] = []
+    while True:
+        changes = run_passes(program, _EQUAL, on_pass)
+        folded = run_passes(program, EXACT[len(_EQUAL) :], on_pass)
+        everything += changes + folded
+        if not folded:
+            return everything
 
 
 def _verify(program: Program, when: str) -> None:

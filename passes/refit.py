@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from ..compiler.analysis.linear import LinearOperator, linear_operator
 from ..compiler.analysis.reconstruction import Reference, Target, downstream, reconstruct
-from ..compiler.analysis.stand_ins import COLLAPSE, pool_of, stand_ins
+from ..compiler.analysis.stand_ins import COLLAPSE, pools_of, stand_ins
 from ..compiler.graph.program import PASS_KEY, Program, node_inputs
 from .base import Change
 
@@ -32,7 +32,8 @@ class Refit:
 
     def run(self, program: Program) -> list[Change]:
         """Refit all operators that depend on `values` (program value names)."""
-        operators = refit_operators(program, self.reference.program, self.values)
+        reference = self.reference
+        operators = refit_operators(program, reference.program, self.values, reference.pools_behind)
         outputs = _affected_outputs(program, self.values)
         fitted = reconstruct(program, operators, self.reference, outputs)
         for operator in fitted:
@@ -41,12 +42,13 @@ class Refit:
 
 
 def refit_operators(
-    program: Program, original: Program, values: Sequence[str]
+    program: Program, original: Program, values: Sequence[str], behind: bool = False
 ) -> list[tuple[LinearOperator, Target]]:
     """The operators a refit writes, in topological order, each with its target.
 
     Of a gap among `values` the operator before it is one too: it has to produce what the
-    region's end was, and where it has a hidden layer it chooses that layer's units anew.
+    region's end was, and where it has a hidden layer it chooses that layer's units anew. So does,
+    with `behind`, a hidden layer that reads what the gap leaves.
     """
     places = stand_ins(program, original)
     known = set(original.values()) | set(places.place)
@@ -61,15 +63,14 @@ def refit_operators(
         if program.metadata.get(node.name, {}).get(PASS_KEY) == COLLAPSE
         and any(tensor.name in values for tensor in _result(node))
     }
-    pools = {
-        node: pool
-        for node, maker in places.makers.items()
-        if node in included and (pool := pool_of(program, original, maker)) is not None
-    }
+    gaps = [maker for node, maker in places.makers.items() if node in included]
+    linear = {id(n): op for n in program.graph.nodes if (op := linear_operator(n)) is not None}
+    readers = [op for node, op in linear.items() if node in included] if behind else []
+    pools = pools_of(program, original, gaps, readers)
     included |= {id(pool.layer.maker.node) for pool in pools.values()}
     operators: list[LinearOperator] = []
     for node in program.graph.nodes:
-        operator = linear_operator(node) if id(node) in included else None
+        operator = linear.get(id(node)) if id(node) in included else None
         if operator is None or len(operator.weight.outputs) != 1:
             continue
         if operator.bias_node is not None and operator.node.outputs[0].name in outputs:

@@ -30,21 +30,23 @@ MAX_COLUMNS = 6144
 class Pool:
     """A hidden layer of the rewritten program and the units it may choose from beside its own.
 
-    `others` are the removed blocks' hidden layers in the original program.
+    `others` are hidden layers, in the original program, of removed blocks that this one takes over.
+    Of those in `spare` it may use the units to repair what others that take over leave.
     """
 
     layer: HiddenLayer
     others: tuple[HiddenLayer, ...]
+    spare: tuple[HiddenLayer, ...] = ()
 
     @property
     def units(self) -> tuple[LinearOperator, ...]:
         """The operators that made the removed blocks' units."""
-        return tuple(other.maker for other in self.others)
+        return tuple(other.maker for other in (*self.others, *self.spare))
 
     @property
     def width(self) -> int:
         """Units while all are there."""
-        return self.layer.width + sum(other.width for other in self.others)
+        return self.layer.width + sum(other.width for other in (*self.others, *self.spare))
 
     @property
     def columns(self) -> int:
@@ -54,12 +56,13 @@ class Pool:
     def sum_of_readers(self) -> Affine:
         """What all blocks would add in parallel: the readers' weights, one block's after another's.
 
-        The choice of units starts there, and so does the fit on those chosen.
+        Zeros for spare units. The choice of units starts there, and the fit on those chosen.
         """
         readers = [self.layer.reader, *(other.reader for other in self.others)]
         parts = [reader.affine() for reader in readers]
+        unused = [np.zeros_like(other.reader.affine().weight) for other in self.spare]
         return Affine(
-            np.concatenate([part.weight for part in parts], axis=1),
+            np.concatenate([*(part.weight for part in parts), *unused], axis=1),
             np.sum([part.bias for part in parts], axis=0),
         )
 

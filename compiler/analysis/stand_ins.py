@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -111,23 +112,57 @@ def maker_of(value: gs.Variable, outputs: set[str]) -> LinearOperator | None:
     return found
 
 
-def pool_of(program: Program, original: Program, maker: Maker) -> Pool | None:
-    """The hidden units that the operator before a gap may choose from; None where it has none."""
+def pools_of(
+    program: Program,
+    original: Program,
+    gaps: Sequence[Maker],
+    behind: Sequence[LinearOperator] = (),
+) -> dict[int, Pool]:
+    """The hidden layers that may choose removed units, by the node id of the operator that reads
+    them: those before the gaps, which take over, and those of operators in `behind` that read what
+    a gap leaves.
+    """
     outputs = {value.name for value in program.graph.outputs}
-    layer = hidden_layer(maker.operator, outputs)
-    if layer is None or len(layer.maker.weight.outputs) != 1:
-        return None
+    layers: dict[int, HiddenLayer] = {}
+    others: dict[int, tuple[HiddenLayer, ...]] = {}
+    spare: dict[int, tuple[HiddenLayer, ...]] = {}
+    for gap in gaps:
+        layer = hidden_layer(gap.operator, outputs)
+        if layer is not None and (removed := _removed(layer, gap, original)):
+            layers[id(gap.operator.node)] = layer
+            others[id(gap.operator.node)] = removed
+    by_adapter = {gap.adapter: gap for gap in gaps}
+    for reader in behind:
+        layer = hidden_layer(reader, outputs)
+        gap = None if layer is None else by_adapter.get(layer.maker.source.name)
+        if layer is None or gap is None or len(reader.weight.outputs) != 1:
+            continue
+        if removed := _removed(layer, gap, original):
+            layers[id(reader.node)] = layer
+            spare[id(reader.node)] = removed
+    found: dict[int, Pool] = {}
+    for node, layer in layers.items():
+        taken = Pool(layer, others.get(node, ()))
+        for pool in (Pool(layer, taken.others, spare.get(node, ())), taken):
+            if pool.units and pool.columns <= MAX_COLUMNS:
+                found[node] = pool
+                break
+    return found
+
+
+def _removed(layer: HiddenLayer, gap: Maker, original: Program) -> tuple[HiddenLayer, ...]:
+    """The hidden layers of the gap's blocks whose units could stand in the given one."""
     known = original.values()
-    others: list[HiddenLayer] = []
-    for end in maker.ends:
-        reader = maker_of(known[end], {value.name for value in original.graph.outputs})
+    if len(layer.maker.weight.outputs) != 1 or layer.maker.result.name not in known:
+        return ()
+    outputs = {value.name for value in original.graph.outputs}
+    found: list[HiddenLayer] = []
+    for end in gap.ends:
+        reader = maker_of(known[end], outputs)
         theirs = None if reader is None else hidden_layer(reader, outputs)
         if theirs is not None and _fits(layer, theirs):
-            others.append(theirs)
-    if not others or layer.maker.result.name not in known:
-        return None
-    pool = Pool(layer, tuple(others))
-    return pool if pool.columns <= MAX_COLUMNS else None
+            found.append(theirs)
+    return tuple(found)
 
 
 def _fits(mine: HiddenLayer, theirs: HiddenLayer) -> bool:

@@ -58,10 +58,14 @@ def outputs(program: Program, x: Array, name: str = "a/y") -> Array:
 
 
 def collapsed(
-    program: Program, x: Array, actions: Sequence[CollapseAction], clean: bool = True
+    program: Program,
+    x: Array,
+    actions: Sequence[CollapseAction],
+    clean: bool = True,
+    pools_behind: bool = True,
 ) -> Program:
     """A copy after the actions and their refit on x."""
-    reference = Reference(program, frames(x))
+    reference = Reference(program, frames(x), pools_behind=pools_behind)
     rewritten = program.copy()
     run_passes(rewritten, passes_of(actions, lambda action: reference))
     if clean:

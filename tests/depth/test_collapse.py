@@ -8,7 +8,7 @@ import pytest
 from repsimc.compiler.analysis.hidden import hidden_layer
 from repsimc.compiler.analysis.linear import linear_operator
 from repsimc.compiler.analysis.selection import select_units
-from repsimc.compiler.analysis.stand_ins import pool_of, stand_ins
+from repsimc.compiler.analysis.stand_ins import pools_of, stand_ins
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.planning.plan import CollapseAction, Plan, PlannedAction, plan_from_json
 from repsimc.passes.collapse import Collapse
@@ -118,9 +118,37 @@ def test_pooling_beats_keeping_ones_own_units(monkeypatch: pytest.MonkeyPatch) -
     wanted = outputs(program, JUDGE)
     actions = gone("b0..b1")
     pooled = unexplained(outputs(collapsed(program, FIT, actions), JUDGE), wanted)
-    monkeypatch.setattr("repsimc.passes.refit.pool_of", lambda *_: None)
+    monkeypatch.setattr("repsimc.passes.refit.pools_of", lambda *_: {})
     alone = unexplained(outputs(collapsed(program, FIT, actions), JUDGE), wanted)
     assert pooled < 0.9 * alone
+
+
+def test_a_layer_behind_the_gap_chooses_removed_units_too() -> None:
+    program = program_of(residual_net(5, scale=1.0))
+    changed = program.copy()
+    Collapse(gone("b1..b2")[0]).run(changed)
+    DropDead().run(changed)
+    targets = refit_operators(changed, program, ["a/b2.adapter"], behind=True)
+    pools = {op.node.name: t.pool for op, t in targets if t.pool is not None}
+    behind = [pool for pool in pools.values() if pool.spare]
+    assert {pool.layer.reader.node.name for pool in behind} == {"a/n_b3_d"}
+    assert all(not pool.others and pool.width == 2 * pool.layer.width for pool in behind)
+    # The layer before the gap may choose the same units.
+    assert any(pool.others == behind[0].spare for pool in pools.values())
+
+
+def test_an_idle_block_behind_the_gap_takes_units_over() -> None:
+    net = Net()
+    x = net.relu(net.conv("x", 3, CHANNELS), out="stem")  # no hidden layer before the gap
+    x = block(net, x, CHANNELS, "b0", 1.0)
+    net.head(block(net, x, CHANNELS, "b1", 0.0), CHANNELS, 5)
+    program = program_of(net.model(x=["N", 3, 8, 8]))
+    wanted = outputs(program, JUDGE)
+    without, with_it = (
+        unexplained(outputs(collapsed(program, FIT, gone("stem..b0"), True, behind), JUDGE), wanted)
+        for behind in (False, True)
+    )
+    assert with_it < 0.8 * without
 
 
 def strided() -> Net:
@@ -224,6 +252,7 @@ def test_no_pool_of_layers_with_another_function() -> None:
     changed = program.copy()
     Collapse(gone("b0..b1")[0]).run(changed)
     DropDead().run(changed)
-    (maker,) = stand_ins(changed, program).makers.values()
-    assert pool_of(changed, program, maker) is None
+    gaps = list(stand_ins(changed, program).makers.values())
+    assert len(gaps) == 1
+    assert pools_of(changed, program, gaps) == {}
     assert frames(FIT).count == len(FIT)

@@ -7,7 +7,7 @@ import pytest
 
 from repsimc.passes.fold_linear_activations import FoldLinearActivations
 from repsimc.passes.merge_linear import MergeLinear
-from repsimc.passes.pipeline import EXACT, run_passes
+from repsimc.passes.pipeline import EXACT, run_exact, run_passes
 from tests.fold.checking import changed, ops, same_outputs, unchanged
 from tests.networks import Net, smooth_images
 from tests.programs import program_of
@@ -117,7 +117,7 @@ def test_the_exact_passes_fold_and_merge() -> None:
     net.relu(x, out="y")
     model = net.model(x=IMAGE)
     program, before = program_of(model), program_of(model)
-    run_passes(program, EXACT)
+    run_exact(program)
     assert ops(program) == ["Conv", "Relu"]
     same_outputs(program, before, {"a/x": smooth_images(4, 3, 6)})
     assert run_passes(program, EXACT) == []

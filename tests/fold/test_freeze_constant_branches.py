@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from repsimc.passes.freeze_constant_branches import FreezeConstantBranches
-from repsimc.passes.pipeline import EXACT, run_passes
+from repsimc.passes.pipeline import EXACT, run_exact, run_passes
 from tests.fold.checking import changed, ops, same_outputs, unchanged
 from tests.networks import Net, smooth_images
 from tests.programs import program_of
@@ -26,7 +26,7 @@ def test_a_branch_scaled_by_zero_goes() -> None:
     model = residual(np.zeros((4, 1, 1))).model(x=IMAGE)
     changed(FREEZE, model)
     program, before = program_of(model), program_of(model)
-    run_passes(program, EXACT)
+    run_exact(program)
     assert ops(program) == ["Relu"] and not program.weights()
     same_outputs(program, before, {"a/x": smooth_images(4, 4, 6)})
     assert run_passes(program, EXACT) == []
@@ -46,7 +46,7 @@ def test_a_filter_of_zeros_leaves_its_bias() -> None:
     constant = program.node("a/n_y").inputs[1].values
     np.testing.assert_allclose(constant, bias.reshape(4, 1, 1), rtol=1e-6)
     program, before = program_of(model), program_of(model)
-    run_passes(program, EXACT)
+    run_exact(program)
     assert ops(program) == ["Relu", "Mul"]
     same_outputs(program, before, {"a/x": smooth_images(4, 4, 6)})
 
@@ -58,7 +58,7 @@ def test_a_relu_that_never_fires_goes() -> None:
     net.node("Add", "x", dead, out="y")
     model = net.model(x=IMAGE)
     program = program_of(model)
-    run_passes(program, EXACT)
+    run_exact(program)
     assert ops(program) == ["Add"]  # an output needs its maker
     same_outputs(program, program_of(model), {"a/x": smooth_images(4, 4, 6)})
 

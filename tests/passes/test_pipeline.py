@@ -13,7 +13,7 @@ from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import VerificationError, verify
 from repsimc.passes.base import Change, Pass
-from repsimc.passes.pipeline import EXACT, run_passes
+from repsimc.passes.pipeline import EXACT, run_exact, run_passes
 from tests.programs import assert_close, joined, program_of, run
 from tests.random_graphs import siblings
 
@@ -120,7 +120,7 @@ def test_exact_passes_keep_outputs_of_random_siblings(models: list[onnx.ModelPro
         return joined([[(n, "x") for n in names]], **dict(zip(names, models, strict=True)))
 
     program, before = fresh(), fresh()
-    run_passes(program, EXACT)
+    run_exact(program)
     verify(program)
     assert len(program.graph.nodes) <= len(before.graph.nodes) + len(program.graph.outputs)
     feeds = {"x": np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)}
@@ -130,7 +130,7 @@ def test_exact_passes_keep_outputs_of_random_siblings(models: list[onnx.ModelPro
         assert_close(actual[name], array, rtol=1e-4, atol=1e-5)
     assert run_passes(program, EXACT) == []
     twin = fresh()
-    run_passes(twin, EXACT)
+    run_exact(twin)
     assert text(twin) == text(program)
     content = [to_proto(p).SerializeToString(deterministic=True) for p in (twin, program)]
     assert content[0] == content[1]

@@ -26,7 +26,7 @@ from repsimc.compiler.planning.sites import (
     receiver_cuts,
 )
 from repsimc.compiler.planning.skeleton import Skeleton
-from repsimc.passes.pipeline import EXACT, run_passes
+from repsimc.passes.pipeline import run_exact
 from tests.networks import (
     ArrayFrames,
     Net,
@@ -317,7 +317,7 @@ def test_what_is_shared_exactly_is_no_site() -> None:
     proto = pyramid(0, WIDE)
     head = perturbed(proto, 0.5, 1, only=["w6"])  # only the classifier differs
     program = joined(tied("ab"), a=proto, b=head)
-    run_passes(program, EXACT)
+    run_exact(program)
     sites = found(program)
     assert all(not rungs for rungs in sites.ladders.values())
 

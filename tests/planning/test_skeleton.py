@@ -15,7 +15,7 @@ from repsimc.compiler.planning.plan import Link, SharePrefixAction
 from repsimc.compiler.planning.skeleton import Skeleton
 from repsimc.compiler.rewriting import in_order
 from repsimc.passes.drop_dead import DropDead
-from repsimc.passes.pipeline import EXACT, run_passes
+from repsimc.passes.pipeline import run_exact
 from repsimc.passes.share_prefix import SharePrefix
 from tests.networks import ArrayFrames, branches, features_net, pyramid, smooth_images, tokens_net
 from tests.programs import joined
@@ -122,7 +122,7 @@ def test_bills_of_tokens_and_features() -> None:
 
 def test_bills_count_what_is_shared_exactly_once() -> None:
     program = joined(tied("abc"), a=pyramid(0), b=pyramid(0), c=pyramid(1))
-    run_passes(program, EXACT)
+    run_exact(program)
     bill = Skeleton(program).bill([])
     cost = program_cost(program)
     assert bill is not None and (bill.weights_nbytes, bill.macs) == (
@@ -162,7 +162,7 @@ def test_who_is_affected() -> None:
     program = joined(tied("abc"), a=pyramid(0), b=pyramid(0), c=pyramid(1))
     skeleton = Skeleton(images())
     assert skeleton.affected(take("a", "b", ("s2", "s2"))) == ("b",)
-    run_passes(program, EXACT)
+    run_exact(program)
     # b's prefix is a's: whoever replaces it changes both.
     assert Skeleton(program).affected(take("c", "a", ("s2", "s2"))) == ("a", "b")
 
