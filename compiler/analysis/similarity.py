@@ -143,38 +143,39 @@ class AffineRanking:
         found: list[tuple[float, tuple[str, ...]]] = [(singles[0][0], (singles[0][1],))]
         size = self.samples.spatial[singles[0][1]]
         pool = [name for _, name in singles[1:] if self.samples.spatial[name] == size][:10]
+        chosen = _Joint.of(self, receiver, singles[0][1])
         while len(found) < count and pool:
-            score, chosen = found[-1]
-            value, name = max((self._together([*chosen, name], receiver), name) for name in pool)
+            score = found[-1][0]
+            value, name = max(chosen.scored(name) for name in pool)
             if not value > score + gain * (1 - score) + 1e-4:
                 break
-            found.append((value, (*chosen, name)))
+            chosen = chosen.with_one(name)
+            found.append((value, chosen.names))
             pool.remove(name)
         self._forget(receiver)
         return found
 
     def _single(self, donor: str, receiver: str) -> float:
-        gram, judged_gram = self._block(donor, donor)
+        weight = scipy.linalg.cho_solve(self.factor(donor), self.block(donor, receiver)[0])
+        judged_gram, judged_cross = self.block(donor, donor)[1], self.block(donor, receiver)[1]
+        return self.score(weight, judged_gram @ weight, judged_cross, receiver)
+
+    def factor(self, donor: str) -> tuple[Float64, bool]:
+        """The Cholesky factor of a donor's damped Gram matrix."""
         if donor not in self._factors:
-            self._factors[donor] = scipy.linalg.cho_factor(self._damped(gram), lower=True)
-        cross, judged_cross = self._block(donor, receiver)
-        weight = scipy.linalg.cho_solve(self._factors[donor], cross)
-        return self._score(weight, judged_gram, judged_cross, receiver)
+            damped = self.damped(donor)
+            self._factors[donor] = scipy.linalg.cho_factor(damped, lower=True)
+        return self._factors[donor]
 
-    def _together(self, donors: Sequence[str], receiver: str) -> float:
-        grams = [[self._block(a, b) for b in donors] for a in donors]
-        crosses = [self._block(name, receiver) for name in donors]
-        gram, judged_gram = (np.block([[pair[i] for pair in row] for row in grams]) for i in (0, 1))
-        cross, judged_cross = (np.concatenate([pair[i] for pair in crosses]) for i in (0, 1))
-        weight = scipy.linalg.solve(self._damped(gram), cross, assume_a="pos", check_finite=False)
-        return self._score(weight, judged_gram, judged_cross, receiver)
-
-    def _score(self, weight: Float64, gram: Float64, cross: Float64, receiver: str) -> float:
+    def score(
+        self, weight: Float64, judged_product: Float64, judged_cross: Float64, receiver: str
+    ) -> float:
+        """R2 of a map, by what the Gram matrix of the rows that judge makes of it."""
         power, total = self._power(receiver)
         if total <= 1e-12 * max(power, 1e-30):
             return float("nan")
-        error = power - 2 * float(np.vdot(weight, cross)) + float(np.vdot(weight, gram @ weight))
-        return max(0.0, 1.0 - error / total)
+        error = power - 2 * float(np.vdot(weight, judged_cross))
+        return max(0.0, 1.0 - (error + float(np.vdot(weight, judged_product))) / total)
 
     def _power(self, receiver: str) -> tuple[float, float]:
         """The sum of squares of the rows that judge, and that around their own mean."""
@@ -185,11 +186,13 @@ class AffineRanking:
             self._powers[receiver] = power, power - len(judged) * float(mean @ mean)
         return self._powers[receiver]
 
-    def _damped(self, gram: Float64) -> Float64:
+    def damped(self, donor: str) -> Float64:
+        """A donor's Gram matrix with its ridge, a share of its own mean diagonal."""
+        gram = self.block(donor, donor)[0]
         size = len(gram)
         return gram + (self._ridge * float(np.trace(gram)) / size + 1e-9) * np.eye(size)
 
-    def _block(self, a: str, b: str) -> tuple[Float64, Float64]:
+    def block(self, a: str, b: str) -> tuple[Float64, Float64]:
         """a^T b over the rows to fit and over those that judge (both centred on the former)."""
         if (a, b) not in self._blocks:
             if (b, a) in self._blocks:
@@ -220,6 +223,76 @@ class AffineRanking:
         if held > _BLOCKS_NBYTES:
             for key in [key for key in self._blocks if key[0] != key[1]]:
                 del self._blocks[key]
+
+
+@dataclass(frozen=True, eq=False)
+class _Joint:
+    """The map from several donors at once, extended by one at a time by block elimination.
+
+    With S the donors that are there and c the next: Y = G_SS^-1 G_Sc, and the new donor's weights
+    solve (G_cc - G_cS Y) W_c = H_c - G_cS W_S; the others' become W_S - Y W_c.
+    """
+
+    ranking: AffineRanking
+    receiver: str
+    names: tuple[str, ...]
+    weight: Float64
+    inverse: Float64  # of the damped Gram matrix of all donors
+    judged_gram: Float64
+    judged_cross: Float64
+
+    @classmethod
+    def of(cls, ranking: AffineRanking, receiver: str, name: str) -> _Joint:
+        """The map from one donor."""
+        cross, judged_cross = ranking.block(name, receiver)
+        inverse = scipy.linalg.cho_solve(ranking.factor(name), np.eye(len(cross)))
+        gram = ranking.block(name, name)[1]
+        return cls(ranking, receiver, (name,), inverse @ cross, inverse, gram, judged_cross)
+
+    def scored(self, name: str) -> tuple[float, str]:
+        """R2 with one more donor."""
+        others, own, *_ = self._weights(name)
+        beside = self._beside(name)[1]
+        gram = self.ranking.block(name, name)[1]
+        product = np.concatenate(
+            [self.judged_gram @ others + beside @ own, beside.T @ others + gram @ own]
+        )
+        cross = np.concatenate([self.judged_cross, self.ranking.block(name, self.receiver)[1]])
+        weight = np.concatenate([others, own])
+        return self.ranking.score(weight, product, cross, self.receiver), name
+
+    def with_one(self, name: str) -> _Joint:
+        """The map from one more donor."""
+        others, own, spread, inverse = self._weights(name)
+        beside = self._beside(name)[1]
+        part = spread @ inverse
+        gram = self.ranking.block(name, name)[1]
+        cross = self.ranking.block(name, self.receiver)[1]
+        return _Joint(
+            self.ranking,
+            self.receiver,
+            (*self.names, name),
+            np.concatenate([others, own]),
+            np.block([[self.inverse + part @ spread.T, -part], [-part.T, inverse]]),
+            np.block([[self.judged_gram, beside], [beside.T, gram]]),
+            np.concatenate([self.judged_cross, cross]),
+        )
+
+    def _weights(self, name: str) -> tuple[Float64, Float64, Float64, Float64]:
+        """The others' weights, the new donor's own; Y and the inverse of what is left of G_cc."""
+        beside = self._beside(name)[0]
+        spread = self.inverse @ beside
+        left = self.ranking.damped(name) - beside.T @ spread
+        inverse = np.linalg.inv(left).astype(np.float64)
+        cross = self.ranking.block(name, self.receiver)[0]
+        own = inverse @ (cross - beside.T @ self.weight)
+        return self.weight - spread @ own, own, spread, inverse
+
+    def _beside(self, name: str) -> tuple[Float64, Float64]:
+        """What the donors that are there have in common with one more: rows to fit, to judge."""
+        blocks = [self.ranking.block(other, name) for other in self.names]
+        fit, judge = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
+        return fit, judge
 
 
 def debiased_cka(x: Array, y: Array) -> float:

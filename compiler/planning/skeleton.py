@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from ..analysis.cost import node_macs
 from ..graph.layout import Layout, layout_of, pre_activation
@@ -65,6 +66,20 @@ class Skeleton:
                     self._producer[tensor.name] = index
                     self._pre[tensor.name] = pre_activation(tensor, graph_outputs).name
         self._values = program.values()
+        self._reached: dict[tuple[str, int], tuple[int, tuple[str, ...]]] = {}
+        self._made_by = np.array([self._producer.get(name, -1) for name in self._names], np.int64)
+        self._macs = np.array([bone.macs for bone in self._bones], np.int64)
+        # Every read of a weight: by which node, of which weight (by content).
+        contents: dict[str, int] = {}
+        reads = [
+            (node, contents.setdefault(key, len(contents)), nbytes)
+            for node, bone in enumerate(self._bones)
+            for _, key, nbytes in bone.weights
+        ]
+        self._readers = np.array([node for node, _, _ in reads], np.int64)
+        self._read = np.array([weight for _, weight, _ in reads], np.int64)
+        self._nbytes = np.zeros(len(contents), np.int64)
+        self._nbytes[self._read] = [nbytes for _, _, nbytes in reads]
         self._adapters: dict[tuple[tuple[str, ...], str, int], Bill] = {}
         self._effects: dict[FoldAction, Effect | str] = {}
         self._constants: dict[str, int] = {}
@@ -115,18 +130,33 @@ class Skeleton:
         alive = self._alive(swapped)
         if alive is None:
             return None
-        nodes = {self._producer[n] for n in alive if n not in swapped and n in self._producer}
-        bones = {index: self._bones[index] for index in nodes}
-        costs = _Costs(bones, swapped, as_it_is)
-        for effect in effects:
-            if not any(covers(other, effect) for other in effects):
-                costs.take(effect)
-        weights, macs = costs.total()
-        living = [adapters[name] for name in swapped if name in alive]
+        weights, macs = self._cost(alive & ~self._mask(swapped), effects, swapped, as_it_is)
+        living = [adapters[name] for name in swapped if alive & self._mask([name])]
         return Bill(
             weights + sum(bill.weights_nbytes for bill in living),
             macs + sum(bill.macs for bill in living),
         )
+
+    def _cost(
+        self,
+        made: int,
+        effects: Sequence[Effect],
+        swapped: Mapping[str, tuple[str, ...]],
+        as_it_is: set[str],
+    ) -> tuple[int, int]:
+        """Unique weight bytes and MACs of the nodes that make the values of the mask `made`."""
+        nodes = np.zeros(len(self._bones), bool)
+        makers = self._made_by[self._places(made)]
+        nodes[makers[makers >= 0]] = True
+        if not effects:
+            weights = np.zeros(len(self._nbytes), bool)
+            weights[self._read[nodes[self._readers]]] = True
+            return int(self._nbytes[weights].sum()), int(self._macs[nodes].sum())
+        costs = _Costs([self._bones[i] for i in np.flatnonzero(nodes)], swapped, as_it_is)
+        for effect in effects:
+            if not any(covers(other, effect) for other in effects):
+                costs.take(effect)
+        return costs.total()
 
     def without_idle(self, actions: Sequence[Action]) -> tuple[Action, ...]:
         """The actions without the folds that change nothing beside the others."""
@@ -138,55 +168,61 @@ class Skeleton:
                 kept = others
         return tuple(kept)
 
-    def _alive(self, swapped: Mapping[str, tuple[str, ...]]) -> set[str] | None:
-        """The values that the outputs need; None where they wait for themselves."""
+    def _alive(self, swapped: Mapping[str, tuple[str, ...]]) -> int | None:
+        """The values that the outputs need, as a mask; None where they wait for themselves."""
+        swaps = self._mask(swapped)
+        alive = 0
+        known: dict[str, bool] = {}  # swapped values, and whether all that they need is known
 
-        def sources(value: str) -> tuple[str, ...]:
-            if value in swapped:
-                return swapped[value]
-            index = self._producer.get(value)
-            return () if index is None else self._bones[index].reads
+        def need(value: str) -> bool:
+            nonlocal alive
+            mask, stops = self._reach(value, swaps)
+            alive |= mask
+            for stop in stops:
+                if stop not in known:
+                    known[stop] = False
+                    known[stop] = all(need(source) for source in swapped[stop])
+                if not known[stop]:
+                    return False
+            return True
 
-        # Only what depends on a swapped value is walked: all else needs what it always needed.
+        return alive if all(need(name) for name in self._outputs) else None
+
+    def _reach(self, value: str, swaps: int) -> tuple[int, tuple[str, ...]]:
+        """What a value needs up to the swapped values `swaps`, and those it comes to; kept."""
         masks = self._masks
-        swaps = 0
-        for value in swapped:
-            swaps |= 1 << self._numbers[value] if value in self._numbers else 0
-        rest = 0
-        alive: dict[str, int] = {}  # value -> how many living readers are left to visit
-        for name in self._outputs:
-            if masks.get(name, 0) & swaps:
-                alive.setdefault(name, 0)
-            else:
-                rest |= masks.get(name, 0)
-        stack = list(alive)
-        while stack:
-            for source in sources(stack.pop()):
-                mask = masks.get(source, 0)
+        key = value, masks.get(value, 0) & swaps
+        if key not in self._reached:
+            reached = 0
+            stops: list[str] = []
+            stack, seen = [value], {value}
+            while stack:
+                name = stack.pop()
+                mask = masks.get(name, 0)
                 if not mask & swaps:
-                    rest |= mask
+                    reached |= mask
                     continue
-                if source not in alive:
-                    stack.append(source)
-                alive[source] = alive.get(source, 0) + 1
-        walked = set(alive)
-        ready = [name for name, readers in alive.items() if readers == 0]
-        done = 0
-        while ready:
-            done += 1
-            for source in sources(ready.pop()):
-                if source not in walked:
+                reached |= 1 << self._numbers[name]
+                if swaps >> self._numbers[name] & 1:
+                    stops.append(name)
                     continue
-                alive[source] -= 1
-                if alive[source] == 0:
-                    ready.append(source)
-        return walked | self._named(rest) if done == len(walked) else None
+                new = set(self._bones[self._producer[name]].reads) - seen
+                seen |= new
+                stack += sorted(new)
+            self._reached[key] = reached, tuple(sorted(stops))
+        return self._reached[key]
 
-    def _named(self, mask: int) -> set[str]:
-        """The values whose bits are set."""
+    def _mask(self, values: Iterable[str]) -> int:
+        mask = 0
+        for value in values:
+            if value in self._numbers:
+                mask |= 1 << self._numbers[value]
+        return mask
+
+    def _places(self, mask: int) -> NDArray[np.int64]:
+        """The numbers of the bits that are set."""
         packed = mask.to_bytes((len(self._names) + 7) // 8, "little")
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
-        return {self._names[index] for index in np.flatnonzero(bits)}
+        return np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little"))
 
     def _number(self, value: str) -> int:
         """The bit of a value, which stands for itself until something makes it."""
@@ -247,19 +283,19 @@ class _Costs:
 
     def __init__(
         self,
-        bones: Mapping[int, _Bone],
+        bones: Sequence[_Bone],
         swapped: Mapping[str, tuple[str, ...]],
         as_it_is: set[str],
     ) -> None:
-        self._bones = {bone.name: bone for bone in bones.values()}
+        self._bones = {bone.name: bone for bone in bones}
         self._swapped = swapped
         self._as_it_is = as_it_is
         self._read = {source for sources in swapped.values() for source in sources}
-        self._macs: dict[str, float] = {bone.name: bone.macs for bone in bones.values()}
+        self._macs: dict[str, float] = {bone.name: bone.macs for bone in bones}
         # By node and input: what the weight is told apart by, and its bytes.
         self._weights: dict[tuple[str, int], tuple[str, float]] = {
             (bone.name, index): (key, nbytes)
-            for bone in bones.values()
+            for bone in bones
             for index, key, nbytes in bone.weights
         }
         self._saved = [0, 0]
