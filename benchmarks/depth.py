@@ -17,7 +17,7 @@ from pathlib import Path
 
 from measuring import Round, run_cases
 from records import Record, grid, missed
-from shallow import Case, cost_record, criteria_records, run_case
+from shallow import Case, bytes_record, cost_record, criteria_records, run_case
 from zoo import ZooMissingError, find_zoo
 
 from repsimc.compiler.reports.table import print_grid
@@ -35,7 +35,8 @@ COST_FRAMES = 1024
 # What chooses regions is compared with so many out, for each of these networks.
 CRITERIA = {"resnet44": 7, "resnet20": 2}
 CRITERIA_SEEDS = 4
-OTHERS = ("cost", "criteria")
+OTHERS = ("bytes", "cost", "criteria")
+BYTES = "75%"
 RANDOM_SEEDS = 2
 
 
@@ -43,6 +44,8 @@ def run(name: str, round_: Round) -> list[Record]:
     """The records of a case."""
     if name == "cost":
         return [cost_record(CASES["resnet44"], round_, COST_FRAMES)]
+    if name == "bytes":
+        return [bytes_record(CASES["resnet44"], round_, BYTES)]
     if name == "criteria":
         records: list[Record] = []
         for case, pick in CRITERIA.items():

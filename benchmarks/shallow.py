@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from measuring import Round, plain_pass_seconds
 from numpy.typing import NDArray
 from records import Record, figure
 
+from repsimc.compiler.analysis.cost import program_cost
 from repsimc.compiler.analysis.execution import Segment
 from repsimc.compiler.collapsing import Trials
 from repsimc.compiler.depth import DepthResult, depth
@@ -26,6 +28,7 @@ from repsimc.compiler.planning.plan import CollapseAction, Plan, PlannedAction
 from repsimc.compiler.planning.region_search import Candidate, find_candidates
 from repsimc.compiler.planning.skeleton import Skeleton
 from repsimc.compiler.reports.progress import NoProgress
+from repsimc.compiler.units import parse_budget
 from repsimc.passes.collapse import Collapse
 from repsimc.passes.pipeline import CLEANING, run_exact, run_passes
 
@@ -171,6 +174,26 @@ def criteria_records(case: Case, round_: Round, pick: int, seeds: int) -> list[R
         figure(f"{case.name}/{pick} out by {name}", net.lost(net.refitted(plan)), "points")
         for name, plan in plans.items()
     ]
+
+
+def bytes_record(case: Case, round_: Round, budget: str) -> Record:
+    """Points lost under a budget of weight bytes, by all that `compile` may do to one model."""
+    net = Shallow(case, round_)
+    options = replace(net.options, budget=parse_budget(budget))
+    begun = time.perf_counter()
+    result = compile_models(options)
+    seconds = time.perf_counter() - begun
+    cost, whole = program_cost(result.program), program_cost(net.original)
+    kinds = Counter(str(planned.action.to_json()["kind"]) for planned in result.plan.actions)
+    plan = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return figure(
+        f"{case.name}/points lost at {budget} of the weights",
+        net.lost(result.program),
+        "points",
+        None,
+        f"weights {100 * cost.weights_nbytes / whole.weights_nbytes:.1f} %, MACs "
+        f"{100 * cost.macs / whole.macs:.0f} %; {plan}; {seconds:.0f} s",
+    )
 
 
 def latency_records(

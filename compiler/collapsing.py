@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..passes.base import Pass
 from ..passes.collapse import Collapse
 from ..passes.drop_dead import DropDead
+from ..passes.fold_passes import widths_of
 from ..passes.pipeline import passes_of
 from ..passes.refit import Refit, refit_operators
+from ..passes.refit_around import RefitAround
 from ..passes.share_prefix import adapter_name
 from .analysis.calibration import Frames
 from .analysis.execution import Segment
@@ -22,6 +25,7 @@ from .analysis.stand_ins import stand_ins
 from .graph.program import Program
 from .graph.regions import Region
 from .planning.comparison import OriginalOutputs, OutputComparison
+from .planning.fold_actions import NarrowLayerAction
 from .planning.plan import Action, CollapseAction
 from .reports.progress import Progress
 
@@ -149,7 +153,11 @@ class Trials:
         program = self.program.copy()
         known = self._fitted.get(actions[:-1]) if effort == self.effort else None
         gone = [action for action in actions if isinstance(action, CollapseAction)]
-        if known is None or not actions or len(gone) < len(actions):
+        narrow = [action for action in actions if isinstance(action, NarrowLayerAction)]
+        if known is not None and narrow and len(gone) + len(narrow) == len(actions):
+            program = known.copy()
+            steps = self._last_step(program, actions[-1], effort)
+        elif known is None or not actions or len(gone) < len(actions):
             steps = passes_of(actions, lambda action: self.reference(action.receiver, effort))
         else:
             for action in gone:
@@ -167,6 +175,16 @@ class Trials:
         self._fitted = {key: kept for key, kept in self._fitted.items() if len(key) in near}
         self._fitted[actions] = program
         return program
+
+    def _last_step(self, program: Program, last: Action, effort: Effort) -> list[Pass]:
+        """Carry out a removal after others, and the refit of what it changes."""
+        reference = self.reference(last.receiver, effort)
+        if isinstance(last, NarrowLayerAction):
+            return [RefitAround((), reference, widths=widths_of([last]))]
+        assert isinstance(last, CollapseAction)
+        Collapse(last).run(program)
+        DropDead().run(program)
+        return [RefitAround(self._refit_behind(program, last, effort).values, reference)]
 
     def _refit_behind(self, program: Program, last: CollapseAction, effort: Effort) -> Refit:
         """The refit of what a region's going changes; of a longer gap that it lies in, too."""

@@ -28,6 +28,7 @@ from .analysis.ties import measure_ties
 from .collapsing import Trials
 from .graph.program import Program
 from .mixing import as_promised
+from .narrowing import find_narrow_sites
 from .planning.comparison import OutputComparison
 from .planning.fold_actions import FoldAction, FoldActivationAction
 from .planning.fold_effects import Merging
@@ -38,7 +39,7 @@ from .reports.progress import Progress
 from .rewriting import Planned, Workbench
 
 # Sites measured one by one beside the regions, those of least expected damage per saving first.
-LOOKS = 16
+LOOKS = 32
 # Frames that statistics are taken over: "never on" is as good as the frames that say so.
 STATISTICS_FRAMES = 1024
 # A site may be free if it is expected to lose at most this share of a value's variance, and is if
@@ -99,7 +100,7 @@ class FoldPlanner:
         return None
 
     def candidates(self, held: Sequence[Action], worth: Callable[[Bill], float]) -> list[FoldSite]:
-        """At most `LOOKS` sites to measure beside `held`, half of one kind, the best first.
+        """Sites to try beside `held`, the best first: at most `LOOKS` looks, half at one kind.
 
         Best is the least expected damage per saving; `worth(bill)` turns a cost into the amount
         that is to fall.
@@ -108,20 +109,22 @@ class FoldPlanner:
         if before is None:
             return []
         ranked: list[tuple[float, int, FoldSite]] = []
-        for index, site in enumerate([*self._sites, *self._tie_sites]):
+        for index, site in enumerate([*self._sites, *self._tie_sites, *self._narrow_sites]):
             after = self._bench.skeleton.bill([*held, site.action])
             saved = 0.0 if after is None else worth(before) - worth(after)
             if saved > 0 and site.action not in held:
                 ranked.append((max(site.damage, _LEAST_DAMAGE) / saved, index, site))
         found: list[FoldSite] = []
+        looks: set[object] = set()
         kinds: Counter[type[FoldAction]] = Counter()
         for _, _, site in sorted(ranked):
             kind = type(site.action)
-            if len(found) == LOOKS:
-                break
+            if site.look in looks:
+                found.append(site)
             # Long runs of layers alike are many sites: they leave room for others.
-            if kinds[kind] < LOOKS // 2 and self._is_faster(site.action):
+            elif len(looks) < LOOKS and kinds[kind] < LOOKS // 2 and self._is_faster(site.action):
                 kinds[kind] += 1
+                looks.add(site.look)
                 found.append(site)
         return found
 
@@ -154,6 +157,16 @@ class FoldPlanner:
             with threadpool_limits(1, user_api="blas"):
                 ties = measure_ties(program, feeds, group, self._seed)
             found += find_fold_sites(program, None, ties).sites
+        return self._worthwhile(found)
+
+    @cached_property
+    def _narrow_sites(self) -> list[FoldSite]:
+        """Hidden layers with fewer units, which are not free either."""
+        found: list[FoldSite] = []
+        for group in run_groups(self._frames):
+            reference = self.trials.reference(group[0])
+            program = self._bench.program
+            found += find_narrow_sites(program, group, reference, self._bench.skeleton)
         return self._worthwhile(found)
 
     def _worthwhile(self, sites: Sequence[FoldSite]) -> list[FoldSite]:

@@ -12,10 +12,12 @@ from ..compiler.planning.fold_actions import (
     FoldAction,
     FoldActivationAction,
     FreezeBranchAction,
+    NarrowLayerAction,
     PruneChannelsAction,
     TieWeightsAction,
     widest,
 )
+from ..compiler.planning.fold_effects import without_outdone
 from .base import Pass
 from .drop_dead import DropDead
 from .fold_activation import FoldActivation
@@ -37,6 +39,12 @@ FOLDING = (
 """The kinds of inexact passes that `fold_passes` makes, for listings."""
 
 
+def widths_of(actions: Sequence[NarrowLayerAction]) -> tuple[tuple[str, int], ...]:
+    """How many units are left of which layers: (what the operator behind reads, units)."""
+    kept = [one for one in widest(actions) if isinstance(one, NarrowLayerAction)]
+    return tuple((action.value, action.units) for action in kept)
+
+
 def fold_passes(actions: Sequence[FoldAction], reference: Reference) -> list[Pass]:
     """The rewrites, what makes them pay, and one refit of all that is downstream, in order.
 
@@ -46,7 +54,8 @@ def fold_passes(actions: Sequence[FoldAction], reference: Reference) -> list[Pas
     passes: list[Pass] = []
     values: list[str] = []
     made: list[str] = []
-    for action in widest(actions):
+    narrow: list[NarrowLayerAction] = []
+    for action in without_outdone(original, actions):
         if isinstance(action, FoldActivationAction):
             passes.append(FoldActivation(action, reference))
             made += _results(original, action.value)
@@ -55,6 +64,8 @@ def fold_passes(actions: Sequence[FoldAction], reference: Reference) -> list[Pas
             known = action.value in original.values()
             group = group_of(original, action.value) if known else ""
             values += [action.value] if isinstance(group, str) else group.values
+        elif isinstance(action, NarrowLayerAction):
+            narrow.append(action)
         elif isinstance(action, FreezeBranchAction):
             passes.append(FreezeBranch(action, reference))
             values += _read_into(original, action.value)
@@ -66,11 +77,12 @@ def fold_passes(actions: Sequence[FoldAction], reference: Reference) -> list[Pas
         else:
             passes.append(ReuseAttention(action))
             values += _read_into(original, action.value)
-    if not passes:
+    if not passes and not narrow:
         return []
     unique = tuple(dict.fromkeys(values)), tuple(dict.fromkeys(made))
-    around = RefitAround(unique[0], reference, unique[1])
-    return [*passes, DropDead(), MergeLinear(), around]
+    around = RefitAround(unique[0], reference, unique[1], widths_of(narrow))
+    # Fewer units make nothing dead and nothing linear.
+    return [*passes, DropDead(), MergeLinear(), around] if passes else [around]
 
 
 def _results(program: Program, value: str) -> tuple[str, ...]:

@@ -11,18 +11,19 @@ from ..compiler.analysis.reconstruction import Reference
 from ..compiler.graph.program import Program
 from ..compiler.graph.text import text
 from ..compiler.graph.verifier import VerificationError, verify
-from ..compiler.planning.fold_actions import FoldAction
+from ..compiler.planning.fold_actions import FoldAction, NarrowLayerAction
 from ..compiler.planning.plan import Action, CollapseAction, SharePrefixAction
 from .base import Change, Pass
 from .collapse import Collapse
 from .drop_dead import DropDead
 from .fold_linear_activations import FoldLinearActivations
-from .fold_passes import fold_passes
+from .fold_passes import fold_passes, widths_of
 from .freeze_constant_branches import FreezeConstantBranches
 from .merge_linear import MergeLinear
 from .normalise import Normalise
 from .prune_constant_channels import PruneConstantChannels
 from .refit import Refit
+from .refit_around import RefitAround
 from .share_equal_prefixes import ShareEqualPrefixes
 from .share_equal_weights import ShareEqualWeights
 from .share_prefix import SharePrefix, adapter_name
@@ -57,10 +58,13 @@ def passes_of(
     """The inexact passes that carry out `actions`: regions go first, then sharing, then folds.
 
     `reference` gives each action the original program on the frames its fit may see. All
-    regions that go by one reference are repaired by one walk, and so are all folds.
+    regions that go by one reference are repaired by one walk, and so are all folds; where folds
+    are narrower layers only and nothing is shared, one walk does both.
     """
     passes: list[Pass] = []
     planned = list(actions)
+    narrow = [action for action in planned if isinstance(action, NarrowLayerAction)]
+    together = all(isinstance(one, CollapseAction | NarrowLayerAction) for one in planned)
     regions = [action for action in planned if isinstance(action, CollapseAction)]
     gone: dict[int, tuple[Reference, list[str]]] = {}
     for action in regions:
@@ -70,7 +74,13 @@ def passes_of(
         fed += [adapter_name(link) for link in action.links]
     if regions:
         passes.append(DropDead())
-    passes += [Refit(tuple(fed), measured) for measured, fed in gone.values()]
+    for measured, fed in gone.values():
+        mine = [one for one in narrow if together and reference(one) is measured]
+        if mine:
+            passes.append(RefitAround(tuple(fed), measured, widths=widths_of(mine)))
+            planned = [one for one in planned if one not in mine]
+        else:
+            passes.append(Refit(tuple(fed), measured))
     for action in planned:
         if isinstance(action, SharePrefixAction):
             measured = reference(action)

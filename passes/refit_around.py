@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from ..compiler.analysis.hidden import HiddenLayer, layer_behind
 from ..compiler.analysis.linear import LinearOperator
+from ..compiler.analysis.pooling import Pool
 from ..compiler.analysis.reconstruction import Reference, Target, downstream, reconstruct
 from ..compiler.graph.program import PASS_KEY, Program, node_inputs
 from .base import Change
@@ -20,6 +22,8 @@ class RefitAround:
 
     As refit, for rewrites that merge operators or take channels out: what makes a merged value is
     fitted too, and operators whose result has other channels than the original's are left alone.
+    `widths` says how many units are to be left of hidden layers, by what the operator behind reads:
+    the layer is fitted, its units are chosen, and what reads them is fitted to those.
     """
 
     name: ClassVar[str] = "refit-around"
@@ -28,14 +32,20 @@ class RefitAround:
     values: tuple[str, ...]
     reference: Reference
     made: tuple[str, ...] = ()
+    widths: tuple[tuple[str, int], ...] = ()
 
     def run(self, program: Program) -> list[Change]:
-        """One change for every operator that was fitted."""
+        """One change for every operator that was fitted, and for every narrower layer."""
         known = program.values()
+        layers: list[tuple[HiddenLayer, int]] = []
+        for value, units in self.widths:
+            layer = layer_behind(program, value) if value in known else ""
+            if not isinstance(layer, str) and units < layer.width:
+                layers.append((layer, units))
         starts = [name for name in self.values if name in known]
         starts += [
             tensor.name
-            for name in self.made
+            for name in (*self.made, *(layer.maker.result.name for layer, _ in layers))
             if name in known
             for node in _makers(known[name])
             for tensor in node_inputs(node)
@@ -43,16 +53,47 @@ class RefitAround:
         ]
         original = self.reference.program.values()
         operators: list[tuple[LinearOperator, Target]] = []
-        for operator, target in refit_operators(program, self.reference.program, starts):
+        reference = self.reference
+        for operator, target in refit_operators(
+            program, reference.program, starts, reference.pools_behind
+        ):
             wanted, present = original[target.value].shape, operator.result.shape
             if wanted is not None and present is not None and list(wanted) == list(present):
                 operators.append((operator, target))
+        fits = {id(operator.node) for operator, _ in operators}
+        for place, (operator, target) in enumerate(operators):
+            # A layer that is not fitted itself, being narrower by now, takes no other units.
+            if target.pool is not None and id(target.pool.layer.maker.node) not in fits:
+                operators[place] = operator, replace(target, pool=None)
+        changes = [
+            Change(f"{units} of {layer.width} units stay", layer.maker.node.name)
+            for layer, units in layers
+            if _narrow(operators, layer, units)
+        ]
         reached = {t.name for node in downstream(program, starts) for t in node.outputs}
         outputs = [value.name for value in program.graph.outputs if value.name in reached]
         fitted = reconstruct(program, operators, self.reference, outputs) if operators else []
         for operator in fitted:
             program.metadata.setdefault(operator.node.name, {})[PASS_KEY] = self.name
-        return [Change("refitted to the original's output", op.node.name) for op in fitted]
+        refitted = [Change("refitted to the original's output", op.node.name) for op in fitted]
+        return changes + refitted
+
+
+def _narrow(operators: list[tuple[LinearOperator, Target]], layer: HiddenLayer, units: int) -> bool:
+    """Let the targets of a layer leave so many units; False where what reads it is not fitted.
+
+    A layer that was narrowed before is not fitted again itself: its units are no longer the
+    original's one by one.
+    """
+    places = {id(op.node): place for place, (op, _) in enumerate(operators)}
+    if id(layer.reader.node) not in places:
+        return False
+    for node in (layer.maker.node, layer.reader.node):
+        if id(node) in places:
+            operator, target = operators[places[id(node)]]
+            pool = replace(target.pool or Pool(layer, ()), keep=units)
+            operators[places[id(node)]] = operator, replace(target, pool=pool)
+    return True
 
 
 def _makers(value: gs.Tensor) -> list[gs.Node]:

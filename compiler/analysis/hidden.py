@@ -12,6 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..graph.layout import ACTIVATIONS
+from ..graph.program import Program, own_name
 from .linear import LinearOperator, linear_operator
 
 # Functions of one value (with scalar constants) or of several that come from the same unit.
@@ -78,6 +79,22 @@ def hidden_layer(reader: LinearOperator, outputs: set[str]) -> HiddenLayer | Non
             return None
     ordered = _ordered(between, maker)
     return HiddenLayer(maker, ordered, reader, _spelled(ordered, maker))
+
+
+def layer_behind(program: Program, value: str) -> HiddenLayer | str:
+    """The hidden layer whose reader reads `value`, with its own weights; or why there is none."""
+    tensor, name = program.values()[value], own_name(value)
+    outputs = {output.name for output in program.graph.outputs}
+    readers = [linear_operator(node) for node in tensor.outputs]
+    reader = readers[0] if len(readers) == 1 else None
+    if reader is None or reader.source is not tensor:
+        return f"no linear operator alone reads '{name}'"
+    layer = hidden_layer(reader, outputs)
+    if layer is None:
+        return f"no linear operator makes '{name}' but for a function per unit, or others read it"
+    if any(len(operator.weight.outputs) != 1 for operator in (layer.maker, layer.reader)):
+        return f"others read the weights around '{name}', too"
+    return layer
 
 
 def _product(node: gs.Node) -> gs.Node:

@@ -31,12 +31,19 @@ class Pool:
     """A hidden layer of the rewritten program and the units it may choose from beside its own.
 
     `others` are hidden layers, in the original program, of removed blocks that this one takes over.
-    Of those in `spare` it may use the units to repair what others that take over leave.
+    Of those in `spare` it may use the units to repair what others that take over leave. `keep` is
+    the number of units that it has in the end (None: as many as it had).
     """
 
     layer: HiddenLayer
     others: tuple[HiddenLayer, ...]
     spare: tuple[HiddenLayer, ...] = ()
+    keep: int | None = None
+
+    @property
+    def kept(self) -> int:
+        """Units of the layer in the end."""
+        return self.layer.width if self.keep is None else self.keep
 
     @property
     def units(self) -> tuple[LinearOperator, ...]:

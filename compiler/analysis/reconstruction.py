@@ -256,13 +256,15 @@ def _reconstructed(
     pools = {id(t.pool.layer.maker.node): t.pool for _, t in operators if t.pool is not None}
     reference.collect(_wanted(operators, pools, reference))
     walk = Walk(program, reference.frames, outputs)
-    pooled: set[int] = set()  # readers whose hidden layer is wide at the moment
+    fits = {id(operator.node) for operator, _ in operators}
+    # Readers whose units are to be chosen: their layer is wide, or is not fitted anew.
+    pooled = {id(p.layer.reader.node) for node, p in pools.items() if node not in fits}
     for operator, target in operators:
         if not reference.has(target.value):
             continue
         pool = pools.get(id(operator.node))
         if pool is not None and all(reference.has(unit.result.name) for unit in pool.units):
-            rows = _gathered(walk, reference, operator, target)
+            rows = gathered(walk, reference, operator, target)
             # The layer's own units last: a fit overwrites its rows.
             units = list(_unit_solutions(rows, pool, reference))
             pool.widen(program, [_solution(rows, operator, reference), *units])
@@ -271,15 +273,15 @@ def _reconstructed(
             assert target.pool is not None
             _choose_units(program, walk, reference, target, target.pool)
         else:
-            rows = _gathered(walk, reference, operator, target)
+            rows = gathered(walk, reference, operator, target)
             operator.write(program, _solution(rows, operator, reference))
         fitted.append(operator)
     return fitted
 
 
 @dataclass
-class _Rows:
-    """One problem's rows: inputs [rows, groups, fan_in], targets, and what is added to them."""
+class ProblemRows:
+    """Rows of one problem: inputs [rows, groups, fan_in], targets, and what is added to them."""
 
     x: NDArray[np.float32]
     wanted: NDArray[np.float32]
@@ -287,7 +289,9 @@ class _Rows:
     rectified: bool
 
 
-def _gathered(walk: Walk, reference: Reference, operator: LinearOperator, target: Target) -> _Rows:
+def gathered(
+    walk: Walk, reference: Reference, operator: LinearOperator, target: Target
+) -> ProblemRows:
     """The operator's rows, once the walk has come to what it reads."""
     positions = reference.positions(target.value)
     inputs: list[NDArray[np.float32]] = []
@@ -303,11 +307,11 @@ def _gathered(walk: Walk, reference: Reference, operator: LinearOperator, target
     x = np.concatenate(inputs)
     wanted = reference.rows(target.value).reshape(len(x), x.shape[1], -1)
     other = np.concatenate(others).reshape(wanted.shape) if others else None
-    return _Rows(x, wanted, other, target.rectified)
+    return ProblemRows(x, wanted, other, target.rectified)
 
 
 def _solution(
-    rows: _Rows, operator: LinearOperator, reference: Reference, start: Affine | None = None
+    rows: ProblemRows, operator: LinearOperator, reference: Reference, start: Affine | None = None
 ) -> Affine:
     start = start or operator.affine()
     return fit(
@@ -322,7 +326,7 @@ def _solution(
     )
 
 
-def _unit_solutions(rows: _Rows, pool: Pool, reference: Reference) -> Iterator[Affine]:
+def _unit_solutions(rows: ProblemRows, pool: Pool, reference: Reference) -> Iterator[Affine]:
     """Weights that make the removed blocks' units from what the layer reads."""
     for unit, start in zip(pool.units, pool.starts()):
         wanted = reference.rows(unit.result.name)[:, None]
@@ -337,7 +341,7 @@ def _choose_units(
     """Narrow a pooled layer to its old width and fit the operator that reads it."""
     wide = linear_operator(pool.layer.reader.node)
     assert wide is not None
-    rows = _gathered(walk, reference, wide, target)
+    rows = gathered(walk, reference, wide, target)
     x, wanted = rows.x[:, 0], rows.wanted[:, 0]
     other = None if rows.other is None else rows.other[:, 0]
     start = pool.sum_of_readers()
@@ -345,7 +349,7 @@ def _choose_units(
         x.copy(),
         wanted,
         pool.width,
-        pool.layer.width,
+        pool.kept,
         other=other,
         rectified=rows.rectified,
         start=start.weight[0],

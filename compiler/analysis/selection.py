@@ -1,6 +1,8 @@
-"""Which hidden units to keep when several blocks become one."""
+"""Which hidden units to keep, when several blocks become one or a layer becomes narrower."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
@@ -25,11 +27,32 @@ def select_units(
 ) -> NDArray[np.int64]:
     """Which `keep` of the `units` in x [rows, units * taps] explain target [rows, out] best.
 
+    See `eliminate_units`. Returns sorted indices. x is centred in place.
+    """
+    steps = eliminate_units(
+        x, target, units, [keep], other=other, rectified=rectified, start=start, ridge=ridge
+    )
+    return next((kept for kept, _ in steps), np.arange(units))
+
+
+def eliminate_units(
+    x: Float32,
+    target: Float32,
+    units: int,
+    keeps: Sequence[int],
+    *,
+    other: Float32 | None = None,
+    rectified: bool = False,
+    start: Float64 | None = None,
+    ridge: float = RIDGE,
+) -> Iterator[tuple[NDArray[np.int64], float]]:
+    """The units that are left, and by how much the squared error rose, at each of `keeps`.
+
     Backward elimination from the least-squares fit on all units: the unit goes whose removal
     raises the squared error least, w' (G^-1)_uu^-1 w for its weights w (Optimal Brain Surgeon,
     Hassibi and Stork 1993, with a unit's taps as one group). `other` and `rectified` as in `fit`;
     `start` [columns, out] is what the ridge pulls towards. Unit u has the columns u * taps to
-    (u + 1) * taps. Returns sorted indices. x is centred in place.
+    (u + 1) * taps. `keeps` falls, below `units`; indices are sorted. x is centred in place.
     """
     columns = x.shape[1]
     taps = columns // units
@@ -50,22 +73,25 @@ def select_units(
         right = cross_matrix(x, relaxed - relaxed.mean(axis=0)) - known
         weight = prior + scipy.linalg.cho_solve(factor, right)
     inverse = scipy.linalg.cho_solve(factor, np.eye(columns))
-    left = np.arange(units)
-    while len(left) > keep:
-        rows = weight.reshape(len(left), taps, -1)
-        blocks = inverse.reshape(len(left), taps, len(left), taps)
-        own = blocks[np.arange(len(left)), :, np.arange(len(left))]
-        rises = np.einsum("uto,uto->u", rows, np.linalg.solve(own, rows))
-        count = min(max(1, int(len(left) * _STEP)), len(left) - keep)
-        gone = np.sort(np.argsort(rises, kind="stable")[:count])
-        stays = np.setdiff1d(np.arange(len(left)), gone)
-        out, rest = columns_of(gone, taps), columns_of(stays, taps)
-        # The fit without them, from the fit with them: a Schur complement, no new factorisation.
-        step = np.linalg.solve(inverse[np.ix_(out, out)], inverse[np.ix_(out, rest)])
-        weight = weight[rest] - step.T @ weight[out]
-        inverse = inverse[np.ix_(rest, rest)] - inverse[np.ix_(rest, out)] @ step
-        left = left[stays]
-    return left
+    left, risen = np.arange(units), 0.0
+    for keep in keeps:
+        while len(left) > keep:
+            rows = weight.reshape(len(left), taps, -1)
+            blocks = inverse.reshape(len(left), taps, len(left), taps)
+            own = blocks[np.arange(len(left)), :, np.arange(len(left))]
+            rises = np.einsum("uto,uto->u", rows, np.linalg.solve(own, rows))
+            count = min(max(1, int(len(left) * _STEP)), len(left) - keep)
+            gone = np.sort(np.argsort(rises, kind="stable")[:count])
+            stays = np.setdiff1d(np.arange(len(left)), gone)
+            out, rest = columns_of(gone, taps), columns_of(stays, taps)
+            corner = inverse[np.ix_(out, out)]
+            risen += float(np.vdot(weight[out], np.linalg.solve(corner, weight[out])))
+            # The fit without them from that with them: a Schur complement, no new factorisation.
+            step = np.linalg.solve(corner, inverse[np.ix_(out, rest)])
+            weight = weight[rest] - step.T @ weight[out]
+            inverse = inverse[np.ix_(rest, rest)] - inverse[np.ix_(rest, out)] @ step
+            left = left[stays]
+        yield left, risen
 
 
 def columns_of(units: NDArray[np.int64], taps: int) -> NDArray[np.int64]:

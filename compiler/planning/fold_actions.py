@@ -88,6 +88,31 @@ class PruneChannelsAction(_WithoutAdapter):
 
 
 @dataclass(frozen=True)
+class NarrowLayerAction(_WithoutAdapter):
+    """A hidden layer keeps only so many units, chosen by what they contribute to what reads them.
+
+    `value` is what the operator behind the layer reads. Which units stay is decided when the layer
+    is fitted again, beside all else that the plan does.
+    """
+
+    value: str
+    units: int
+
+    def __str__(self) -> str:
+        count = f"{self.units} unit{'s' if self.units > 1 else ''}"
+        return f"{self.model} keeps {count} of {own_name(self.value)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as JSON types."""
+        return {
+            "kind": "narrow-layer",
+            "model": self.model,
+            "value": self.value,
+            "units": self.units,
+        }
+
+
+@dataclass(frozen=True)
 class FreezeBranchAction(_WithoutAdapter):
     """A value that is the same on every frame becomes a constant; what made it goes."""
 
@@ -138,6 +163,7 @@ class ReuseAttentionAction(_WithoutAdapter):
 FoldAction = (
     FoldActivationAction
     | PruneChannelsAction
+    | NarrowLayerAction
     | FreezeBranchAction
     | TieWeightsAction
     | ReuseAttentionAction
@@ -181,10 +207,13 @@ def check_fold_action(action: FoldAction, program: Program) -> None:
 
 
 def includes(one: FoldAction, other: FoldAction) -> bool:
-    """Whether `one` does all that `other` does: more channels of a value, or a longer run."""
+    """Whether `one` does all that `other` does: takes more channels or units, a longer run."""
     if isinstance(one, PruneChannelsAction) and isinstance(other, PruneChannelsAction):
         same = (one.model, one.value) == (other.model, other.value)
         return same and set(one.channels) >= set(other.channels)
+    if isinstance(one, NarrowLayerAction) and isinstance(other, NarrowLayerAction):
+        same = (one.model, one.value) == (other.model, other.value)
+        return same and one.units <= other.units
     if isinstance(one, TieWeightsAction) and isinstance(other, TieWeightsAction):
         return set(one.nodes) >= set(other.nodes)
     return one == other
@@ -229,6 +258,13 @@ def _prune(entry: Mapping[str, Any], where: str) -> FoldAction:
     return PruneChannelsAction(text(entry, "model", where), text(entry, "value", where), unique)
 
 
+def _narrow(entry: Mapping[str, Any], where: str) -> FoldAction:
+    units = entry.get("units")
+    if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+        raise ModelError(f"{where}: units must be a whole number from 1")
+    return NarrowLayerAction(text(entry, "model", where), text(entry, "value", where), units)
+
+
 def _freeze(entry: Mapping[str, Any], where: str) -> FoldAction:
     return FreezeBranchAction(text(entry, "model", where), text(entry, "value", where))
 
@@ -248,6 +284,7 @@ def _reuse(entry: Mapping[str, Any], where: str) -> FoldAction:
 _READERS: Mapping[str, Callable[[Mapping[str, Any], str], FoldAction]] = {
     "fold-activation": _fold,
     "prune-channels": _prune,
+    "narrow-layer": _narrow,
     "freeze-branch": _freeze,
     "tie-weights": _tie,
     "reuse-attention": _reuse,

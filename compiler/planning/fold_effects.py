@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -14,6 +14,7 @@ from ..analysis.activation_units import Activation, activations_of, may_be_alike
 from ..analysis.channel_groups import group_of
 from ..analysis.composition import merged
 from ..analysis.cost import node_macs
+from ..analysis.hidden import layer_behind
 from ..analysis.linear import linear_operator
 from ..analysis.linear_runs import Linear, Window, fixed_values, linear_at, reader_of
 from ..analysis.ties import may_tie
@@ -24,6 +25,7 @@ from .fold_actions import (
     FoldAction,
     FoldActivationAction,
     FreezeBranchAction,
+    NarrowLayerAction,
     PruneChannelsAction,
     ReuseAttentionAction,
     TieWeightsAction,
@@ -59,7 +61,8 @@ class Effect:
     `values` are those it makes anew, which everything downstream of them feels. Readers of a value
     in `swaps` read the others instead, or a constant. Nodes in `shrunk` keep a share of their
     multiply-accumulates, and of the weight at each input index. `merging` counts where all of its
-    nodes are there. Nodes in `tied` have one weight. `owns` is what no other fold may own or touch.
+    nodes are there. Nodes in `tied` have one weight. `owns` is what no other fold may own or touch;
+    what `chooses` which channels go may stand beside others that name some.
     """
 
     values: frozenset[str]
@@ -67,8 +70,14 @@ class Effect:
     shrunk: Mapping[str, Mapping[int, float]] = field(default_factory=dict[str, dict[int, float]])
     merging: Merging | None = None
     tied: tuple[str, ...] = ()
+    chooses: bool = False
     owns: frozenset[str] = frozenset()
     touches: frozenset[str] = frozenset()
+
+    @property
+    def left(self) -> float:
+        """The share of the channels that is left."""
+        return min((min(shares.values()) for shares in self.shrunk.values()), default=1.0)
 
 
 def effect_of(program: Program, action: FoldAction) -> Effect | str:
@@ -81,6 +90,8 @@ def effect_of(program: Program, action: FoldAction) -> Effect | str:
         return _fold_effect(program, action)
     if isinstance(action, PruneChannelsAction):
         return _prune_effect(program, action)
+    if isinstance(action, NarrowLayerAction):
+        return _narrow_effect(program, action)
     if isinstance(action, FreezeBranchAction):
         return _freeze_effect(program, action)
     if isinstance(action, TieWeightsAction):
@@ -89,8 +100,44 @@ def effect_of(program: Program, action: FoldAction) -> Effect | str:
 
 
 def covers(one: Effect, other: Effect) -> bool:
-    """Whether `other` takes channels out of values that are gone once `one` has merged."""
-    return one.merging is not None and bool(other.shrunk) and other.owns <= one.merging.inner
+    """Whether `other` changes nothing beside `one`.
+
+    It takes channels out of values that are gone once `one` has merged, or `one` leaves as few of
+    the same channels and either may choose which.
+    """
+    if one.merging is not None and bool(other.shrunk) and other.owns <= one.merging.inner:
+        return True
+    return outdoes(one, other)
+
+
+def outdoes(one: Effect, other: Effect) -> bool:
+    """Whether `one` leaves as few of the same channels as `other`, and either may choose which."""
+    if not (one.shrunk and other.shrunk and one.owns & other.owns):
+        return False
+    return one.left < other.left if other.chooses else one.chooses and one.left <= other.left
+
+
+def without_outdone(program: Program, actions: Iterable[FoldAction]) -> list[FoldAction]:
+    """The actions without those that another one includes or outdoes in this program."""
+    kept, known = widest(actions), program.values()
+    effects: list[Effect | None] = []
+    for action in kept:
+        effect: Effect | str = ""
+        if isinstance(action, PruneChannelsAction) and action.value in known:
+            effect = _prune_effect(program, action)
+        elif isinstance(action, NarrowLayerAction) and action.value in known:
+            effect = _narrow_effect(program, action)
+        effects.append(None if isinstance(effect, str) else effect)
+    return [
+        action
+        for place, (action, mine) in enumerate(zip(kept, effects))
+        if mine is None
+        or not any(
+            outdoes(other, mine)
+            for index, other in enumerate(effects)
+            if index != place and other is not None
+        )
+    ]
 
 
 def conflict_of(one: Effect, other: Effect) -> str | None:
@@ -228,6 +275,27 @@ def _prune_effect(program: Program, action: PruneChannelsAction) -> Effect | str
         shrunk.setdefault(slot.node.name, {})[slot.index] = left
     values = frozenset(group.values)
     return Effect(values, shrunk=shrunk, owns=values, touches=frozenset(shrunk))
+
+
+def _narrow_effect(program: Program, action: NarrowLayerAction) -> Effect | str:
+    layer = layer_behind(program, action.value)
+    if isinstance(layer, str):
+        return layer
+    if action.units >= layer.width:
+        return f"'{own_name(action.value)}' has {layer.width} units"
+    left = action.units / layer.width
+    shrunk: dict[str, dict[int, float]] = {layer.maker.node.name: {1: left}}
+    if layer.maker.bias is not None:
+        adds = layer.maker.bias_node or layer.maker.node
+        index = next(i for i, t in enumerate(adds.inputs) if t is layer.maker.bias)
+        shrunk.setdefault(adds.name, {})[index] = left
+    shrunk[layer.reader.node.name] = {1: left}
+    values = {layer.maker.node.outputs[0].name, layer.maker.result.name, action.value}
+    values |= {node.outputs[0].name for node in layer.between}
+    # Its operators keep their other channels: it could not tell which of those are left.
+    return Effect(
+        frozenset(values), shrunk=shrunk, chooses=True, owns=frozenset({*values, *shrunk})
+    )
 
 
 def _freeze_effect(program: Program, action: FreezeBranchAction) -> Effect | str:

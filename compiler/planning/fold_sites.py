@@ -23,6 +23,7 @@ from .fold_actions import (
     FoldAction,
     FoldActivationAction,
     FreezeBranchAction,
+    NarrowLayerAction,
     PruneChannelsAction,
     ReuseAttentionAction,
     TieWeightsAction,
@@ -60,6 +61,13 @@ class FoldSite:
     def model(self) -> str:
         """The model that the action rewrites."""
         return self.action.model
+
+    @property
+    def look(self) -> object:
+        """What has to be measured to judge the site: of one layer's widths one tells the others."""
+        if isinstance(self.action, NarrowLayerAction):
+            return self.action.model, self.action.value
+        return self.action
 
     @property
     def nodes(self) -> tuple[()]:

@@ -148,11 +148,18 @@ class Descent:
         )
         folds = [one for one in self.folds if self._saved(gone, one) > 0]
         margins = _Margins()
+        look = self.glance or self.measure
+        looked_at: dict[object, FoldSite] = {}
         for candidate in (*_first(left), *folds):
-            after = (self.glance or self.measure)((candidate.action,))
-            margins.glanced[candidate] = after - error
-        if self.glance is None:
-            margins.measured |= margins.glanced
+            if isinstance(candidate, FoldSite):
+                known = looked_at.setdefault(candidate.look, candidate)
+                if known is not candidate and known.damage > 0:
+                    scale = candidate.damage / known.damage
+                    margins.glanced[candidate] = scale * margins.glanced[known]
+                    continue
+            margins.glanced[candidate] = look((candidate.action,)) - error
+            if self.glance is None:
+                margins.measured[candidate] = margins.glanced[candidate]
         open_ = list(margins.glanced)
         while True:
             saved = {one: amount for one in open_ if (amount := self._saved(gone, one)) > 0}

@@ -154,7 +154,7 @@ class Skeleton:
             return int(self._nbytes[weights].sum()), int(self._macs[nodes].sum())
         costs = _Costs([self._bones[i] for i in np.flatnonzero(nodes)], swapped, as_it_is)
         for effect in effects:
-            if not any(covers(other, effect) for other in effects):
+            if not any(covers(other, effect) for other in effects if other is not effect):
                 costs.take(effect)
         return costs.total()
 

@@ -25,6 +25,12 @@ from tests.depth.blocks import CHANNELS, block, images, residual_net
 from tests.networks import Net
 
 
+@pytest.fixture(autouse=True)
+def layers_keep_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are about regions, which narrower layers often are better than."""
+    monkeypatch.setattr("repsimc.compiler.folding.find_narrow_sites", lambda *_: [])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("joint")

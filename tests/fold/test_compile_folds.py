@@ -21,6 +21,7 @@ from repsimc.compiler.planning.fold_actions import (
     FoldAction,
     FoldActivationAction,
     FreezeBranchAction,
+    NarrowLayerAction,
     PruneChannelsAction,
     ReuseAttentionAction,
     TieWeightsAction,
@@ -79,6 +80,12 @@ CASES = {
     ),
     "attention alike": Case(attention_net, some_tokens, ReuseAttentionAction, {}, 0.8, 0.8),
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def layers_keep_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every case is about another kind of fold, which narrower layers may be better than."""
+    monkeypatch.setattr("repsimc.compiler.folding.find_narrow_sites", lambda *_: [])
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +273,8 @@ WRONG = [
     (FoldActivationAction("a", "a/x", "a/c2"), "no activation function"),
     (PruneChannelsAction("a", "a/y", (0,)), "is an input or output"),
     (PruneChannelsAction("a", "a/r", (12,)), "channel 12"),
+    (NarrowLayerAction("a", "a/r", 12), "has 12 units"),
+    (NarrowLayerAction("a", "a/c2", 2), "no linear operator alone reads 'c2'"),
     (FreezeBranchAction("a", "a/nowhere"), "not in the program"),
     (FreezeBranchAction("a", "a/r"), "cannot read a constant"),
     (FreezeBranchAction("a", "a/y"), "input or output of the model"),

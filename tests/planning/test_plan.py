@@ -14,6 +14,7 @@ from repsimc.compiler.errors import ModelError, UsageError
 from repsimc.compiler.planning.fold_actions import (
     FoldActivationAction,
     FreezeBranchAction,
+    NarrowLayerAction,
     PruneChannelsAction,
     ReuseAttentionAction,
     TieWeightsAction,
@@ -58,6 +59,7 @@ def test_folds_are_actions_like_others() -> None:
     folds = (
         FoldActivationAction("a", "a/t", "a/u"),
         PruneChannelsAction("a", "a/t", (0, 3)),
+        NarrowLayerAction("a", "a/t", 8),
         FreezeBranchAction("b", "b/u"),
         TieWeightsAction("b", ("b/n", "b/m")),
         ReuseAttentionAction("a", "a/t", "a/u"),
