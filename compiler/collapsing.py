@@ -155,6 +155,7 @@ class Trials:
         gone = [action for action in actions if isinstance(action, CollapseAction)]
         narrow = [action for action in actions if isinstance(action, NarrowLayerAction)]
         if known is not None and narrow and len(gone) + len(narrow) == len(actions):
+            # Constants of another width cannot be adopted: on from what was fitted, W0 included.
             program = known.copy()
             steps = self._last_step(program, actions[-1], effort)
         elif known is None or not actions or len(gone) < len(actions):

@@ -17,7 +17,7 @@ from .analysis.regression import products_in_threads
 from .analysis.selection import eliminate_units
 from .graph.program import Program
 from .planning.fold_actions import NarrowLayerAction
-from .planning.fold_sites import MULTIPLE, FoldSite
+from .planning.fold_sites import MULTIPLE, FoldSite, owners_of
 from .planning.skeleton import Skeleton
 
 # Shares of a layer's units that are tried, one after another: finer steps cost more measurements.
@@ -52,11 +52,7 @@ def _losses(
     program: Program, models: Sequence[str], reference: Reference
 ) -> Iterator[tuple[str, str, int, float]]:
     """(model, what the reader reads, units left, share of variance lost) of every hidden layer."""
-    owners: dict[str, str] = {}
-    for model in models:
-        for node in program.nodes_of(model):
-            for tensor in node.outputs:
-                owners.setdefault(tensor.name, model)
+    owners = owners_of(program, models)
     inputs = [value.name for value in program.graph.inputs]
     readers: list[tuple[LinearOperator, Target, int]] = []
     for operator, target in refit_operators(program, reference.program, inputs):

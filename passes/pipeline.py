@@ -29,9 +29,7 @@ from .share_equal_weights import ShareEqualWeights
 from .share_prefix import SharePrefix, adapter_name
 
 _EQUAL: tuple[Pass, ...] = (Normalise(), ShareEqualWeights(), ShareEqualPrefixes())
-
-EXACT: tuple[Pass, ...] = (
-    *_EQUAL,
+_FOLDED: tuple[Pass, ...] = (
     FoldLinearActivations(),
     FreezeConstantBranches(),
     DropDead(),  # what is dead reads values that only then can be pruned and merged
@@ -41,6 +39,7 @@ EXACT: tuple[Pass, ...] = (
     ShareEqualPrefixes(),
     DropDead(),
 )
+EXACT = (*_EQUAL, *_FOLDED)
 """The exact passes in the order that makes them find the most; see `run_exact`."""
 
 CLEANING: tuple[Pass, ...] = (DropDead(), Normalise(), DropDead())
@@ -138,7 +137,7 @@ def run_exact(program: Program, on_pass: OnPass | None = None) -> list[Change]:
     everything: list[Change] = []
     while True:
         changes = run_passes(program, _EQUAL, on_pass)
-        folded = run_passes(program, EXACT[len(_EQUAL) :], on_pass)
+        folded = run_passes(program, _FOLDED, on_pass)
         everything += changes + folded
         if not folded:
             return everything

@@ -31,3 +31,9 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert actual == expected, f"{path.name} differs; if that is meant: pytest --update-golden"
 
     return check
+
+
+@pytest.fixture
+def layers_keep_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile without narrower layers, for tests of what they would be chosen instead of."""
+    monkeypatch.setattr("repsimc.compiler.folding.find_narrow_sites", lambda *_: [])

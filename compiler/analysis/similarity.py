@@ -251,8 +251,8 @@ class _Joint:
 
     def scored(self, name: str) -> tuple[float, str]:
         """R2 with one more donor."""
-        others, own, *_ = self._weights(name)
-        beside = self._beside(name)[1]
+        fit, beside = self._beside(name)
+        others, own, *_ = self._weights(name, fit)
         gram = self.ranking.block(name, name)[1]
         product = np.concatenate(
             [self.judged_gram @ others + beside @ own, beside.T @ others + gram @ own]
@@ -263,8 +263,8 @@ class _Joint:
 
     def with_one(self, name: str) -> _Joint:
         """The map from one more donor."""
-        others, own, spread, inverse = self._weights(name)
-        beside = self._beside(name)[1]
+        fit, beside = self._beside(name)
+        others, own, spread, inverse = self._weights(name, fit)
         part = spread @ inverse
         gram = self.ranking.block(name, name)[1]
         cross = self.ranking.block(name, self.receiver)[1]
@@ -278,9 +278,11 @@ class _Joint:
             np.concatenate([self.judged_cross, cross]),
         )
 
-    def _weights(self, name: str) -> tuple[Float64, Float64, Float64, Float64]:
-        """The others' weights, the new donor's own; Y and the inverse of what is left of G_cc."""
-        beside = self._beside(name)[0]
+    def _weights(self, name: str, beside: Float64) -> tuple[Float64, Float64, Float64, Float64]:
+        """The others' weights, the new donor's own; Y and the inverse of what is left of G_cc.
+
+        `beside` is G_Sc.
+        """
         spread = self.inverse @ beside
         left = self.ranking.damped(name) - beside.T @ spread
         inverse = np.linalg.inv(left).astype(np.float64)

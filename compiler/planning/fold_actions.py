@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, cast
 
 from ..errors import ModelError
 from ..graph.program import Program, own_name
@@ -13,7 +13,9 @@ from .entries import text
 
 @dataclass(frozen=True)
 class OneModel:
-    """An action that touches one model only."""
+    """An action that touches one model only. `kind` names it in a plan."""
+
+    kind: ClassVar[str]
 
     model: str
 
@@ -26,6 +28,15 @@ class OneModel:
     def receiver(self) -> str:
         """The model that is rewritten."""
         return self.model
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as JSON types; values and nodes go by program names, 'model/value'."""
+        entries = {field.name: getattr(self, field.name) for field in fields(self)}
+        lists = {
+            name: list(cast("tuple[Any, ...]", x)) if isinstance(x, tuple) else x
+            for name, x in entries.items()
+        }
+        return {"kind": self.kind, **lists}
 
 
 @dataclass(frozen=True)
@@ -50,25 +61,20 @@ class FoldActivationAction(_WithoutAdapter):
     `given` and `value` are what the function reads and makes.
     """
 
+    kind: ClassVar[str] = "fold-activation"
+
     given: str
     value: str
 
     def __str__(self) -> str:
         return f"{self.model} folds the activation that makes {own_name(self.value)}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The action as JSON types; values go by their program names, 'model/value'."""
-        return {
-            "kind": "fold-activation",
-            "model": self.model,
-            "given": self.given,
-            "value": self.value,
-        }
-
 
 @dataclass(frozen=True)
 class PruneChannelsAction(_WithoutAdapter):
     """Channels of a value go, with what makes and reads them; their means go into biases."""
+
+    kind: ClassVar[str] = "prune-channels"
 
     value: str
     channels: tuple[int, ...]
@@ -76,15 +82,6 @@ class PruneChannelsAction(_WithoutAdapter):
     def __str__(self) -> str:
         count = f"{len(self.channels)} channel{'s' if len(self.channels) > 1 else ''}"
         return f"{self.model} loses {count} of {own_name(self.value)}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The action as JSON types."""
-        return {
-            "kind": "prune-channels",
-            "model": self.model,
-            "value": self.value,
-            "channels": list(self.channels),
-        }
 
 
 @dataclass(frozen=True)
@@ -95,6 +92,8 @@ class NarrowLayerAction(_WithoutAdapter):
     is fitted again, beside all else that the plan does.
     """
 
+    kind: ClassVar[str] = "narrow-layer"
+
     value: str
     units: int
 
@@ -102,62 +101,42 @@ class NarrowLayerAction(_WithoutAdapter):
         count = f"{self.units} unit{'s' if self.units > 1 else ''}"
         return f"{self.model} keeps {count} of {own_name(self.value)}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The action as JSON types."""
-        return {
-            "kind": "narrow-layer",
-            "model": self.model,
-            "value": self.value,
-            "units": self.units,
-        }
-
 
 @dataclass(frozen=True)
 class FreezeBranchAction(_WithoutAdapter):
     """A value that is the same on every frame becomes a constant; what made it goes."""
+
+    kind: ClassVar[str] = "freeze-branch"
 
     value: str
 
     def __str__(self) -> str:
         return f"{self.model} takes {own_name(self.value)} for a constant"
 
-    def to_json(self) -> dict[str, Any]:
-        """The action as JSON types."""
-        return {"kind": "freeze-branch", "model": self.model, "value": self.value}
-
 
 @dataclass(frozen=True)
 class TieWeightsAction(_WithoutAdapter):
     """Operators of one shape share one weight, fitted to all of them; biases stay their own."""
+
+    kind: ClassVar[str] = "tie-weights"
 
     nodes: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"{self.model} has one weight for {', '.join(map(own_name, self.nodes))}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The action as JSON types; nodes go by their program names."""
-        return {"kind": "tie-weights", "model": self.model, "nodes": list(self.nodes)}
-
 
 @dataclass(frozen=True)
 class ReuseAttentionAction(_WithoutAdapter):
     """The attention map `earlier` serves a later layer too, in the place of its own `value`."""
+
+    kind: ClassVar[str] = "reuse-attention"
 
     earlier: str
     value: str
 
     def __str__(self) -> str:
         return f"{self.model} uses {own_name(self.earlier)} for {own_name(self.value)}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The action as JSON types."""
-        return {
-            "kind": "reuse-attention",
-            "model": self.model,
-            "earlier": self.earlier,
-            "value": self.value,
-        }
 
 
 FoldAction = (
@@ -282,10 +261,10 @@ def _reuse(entry: Mapping[str, Any], where: str) -> FoldAction:
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any], str], FoldAction]] = {
-    "fold-activation": _fold,
-    "prune-channels": _prune,
-    "narrow-layer": _narrow,
-    "freeze-branch": _freeze,
-    "tie-weights": _tie,
-    "reuse-attention": _reuse,
+    FoldActivationAction.kind: _fold,
+    PruneChannelsAction.kind: _prune,
+    NarrowLayerAction.kind: _narrow,
+    FreezeBranchAction.kind: _freeze,
+    TieWeightsAction.kind: _tie,
+    ReuseAttentionAction.kind: _reuse,
 }

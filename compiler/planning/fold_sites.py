@@ -94,7 +94,7 @@ def find_fold_sites(
     that save neither bytes nor MACs are left out.
     """
     found = FoldSites()
-    owners = _owners(program)
+    owners = owners_of(program, list(program.models))
     statistics = statistics or Statistics()
     for value, measured in statistics.activations.items():
         model = owners.get(value)
@@ -139,10 +139,10 @@ def _ties(site: FoldSite) -> bool:
     return isinstance(site.action, TieWeightsAction)
 
 
-def _owners(program: Program) -> dict[str, str]:
-    """The first model that needs each value."""
+def owners_of(program: Program, models: Sequence[str]) -> dict[str, str]:
+    """The first of the models that needs each value."""
     owners: dict[str, str] = {}
-    for model in program.models:
+    for model in models:
         for node in program.nodes_of(model):
             for value in node.outputs:
                 owners.setdefault(value.name, model)

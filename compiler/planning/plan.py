@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ModelError, UsageError
 from ..graph.program import Program, own_name
@@ -75,6 +75,8 @@ class CollapseAction(OneModel):
     window of an affine map as in SharePrefixAction. What is before and after is refitted.
     """
 
+    kind: ClassVar[str] = "collapse"
+
     entry: str
     exit: str
     kernel: int = 0
@@ -87,16 +89,6 @@ class CollapseAction(OneModel):
     def __str__(self) -> str:
         instead = f", a {self.kernel}x{self.kernel} map instead" if self.kernel else ""
         return f"{self.model} goes without {own_name(self.entry)} .. {own_name(self.exit)}{instead}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The action as JSON types; values go by their program names, 'model/value'."""
-        return {
-            "kind": "collapse",
-            "model": self.model,
-            "entry": self.entry,
-            "exit": self.exit,
-            "kernel": self.kernel,
-        }
 
 
 Action = SharePrefixAction | CollapseAction | FoldAction

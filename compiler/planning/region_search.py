@@ -151,7 +151,7 @@ class Descent:
         look = self.glance or self.measure
         looked_at: dict[object, FoldSite] = {}
         for candidate in (*_first(left), *folds):
-            if isinstance(candidate, FoldSite):
+            if isinstance(candidate, FoldSite) and self.glance is not None:
                 known = looked_at.setdefault(candidate.look, candidate)
                 if known is not candidate and known.damage > 0:
                     scale = candidate.damage / known.damage

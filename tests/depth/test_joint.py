@@ -24,11 +24,8 @@ from repsimc.compiler.units import parse_budget, parse_macs, parse_seconds
 from tests.depth.blocks import CHANNELS, block, images, residual_net
 from tests.networks import Net
 
-
-@pytest.fixture(autouse=True)
-def layers_keep_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests are about regions, which narrower layers often are better than."""
-    monkeypatch.setattr("repsimc.compiler.folding.find_narrow_sites", lambda *_: [])
+# These tests are about regions, which narrower layers often are better than.
+pytestmark = pytest.mark.usefixtures("layers_keep_their_units")
 
 
 @pytest.fixture(scope="module")

@@ -82,10 +82,8 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def layers_keep_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every case is about another kind of fold, which narrower layers may be better than."""
-    monkeypatch.setattr("repsimc.compiler.folding.find_narrow_sites", lambda *_: [])
+# Every case is about another kind of fold, which narrower layers may be better than.
+pytestmark = pytest.mark.usefixtures("layers_keep_their_units")
 
 
 @pytest.fixture(scope="module")
