@@ -53,7 +53,7 @@ test-tensorrt: $(VENV)/.repsimc-dev ## TensorRT-RTX compile gate, and the API of
 		|| $(PIP) install --target $(WHEELS)/rtx $(RTX) >/dev/null 2>&1 \
 		|| echo "cannot be had here: $(RTX)" >&2
 	REPSIMC_WHEELS=$(abspath $(WHEELS)) $(BIN)/python -m pytest -n auto -rs \
-		tests/tensorrt/test_surface.py tests/tensorrt/test_gate.py $(ARGS)
+		tests/runtime/tensorrt/test_api.py tests/runtime/tensorrt/test_gate.py $(ARGS)
 
 check: $(VENV)/.repsimc-dev links ## lint, formatting, types
 	$(BIN)/ruff check .

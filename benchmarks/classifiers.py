@@ -21,8 +21,8 @@ from measuring import (
 )
 from records import Record, figure
 
+from repsimc.compiler.bundle.verification import verify_bundle
 from repsimc.compiler.reports.measurements import OutputVerification
-from repsimc.compiler.verification import verify_bundle
 from repsimc.runtime.session import load
 
 

@@ -18,7 +18,7 @@ from measuring import (
 )
 from records import figure
 
-from repsimc.compiler.verification import verify_bundle
+from repsimc.compiler.bundle.verification import verify_bundle
 from repsimc.runtime.session import load
 
 CASE = "detectors"

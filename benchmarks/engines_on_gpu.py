@@ -1,8 +1,8 @@
 """What only a GPU can tell: plans loaded, parity, latency and memory, shared beside apart.
 
 Never run on a GPU yet: none was at hand when it was written; its own logic ran on the stand-ins of
-tests/tensorrt/double. It uses TensorRT-RTX, which pip can fetch, so it says something of sharing,
-and nothing of a Jetson.
+tests/runtime/tensorrt/double. It uses TensorRT-RTX, which pip can fetch, so it says something of
+sharing, and nothing of a Jetson.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, Protocol
 import numpy as np
 from records import Record, figure
 
-from repsimc.runtime.building import BuildOptions, Piece, build_job, pieces, plan_of
-from repsimc.runtime.checking import difference, read_references
-from repsimc.runtime.child import run_child
-from repsimc.runtime.engines import Plan
 from repsimc.runtime.errors import RepsimcError
-from repsimc.runtime.gate import MODULE
-from repsimc.runtime.loaded_engines import LoadedEngines
 from repsimc.runtime.manifest import Manifest
-from repsimc.runtime.probe import Device, probe
 from repsimc.runtime.session import Session, load
-from repsimc.runtime.tensorrt_execution import output_values
+from repsimc.runtime.tensorrt.building import BuildOptions, Piece, build_job, pieces, plan_of
+from repsimc.runtime.tensorrt.checking import difference, read_references
+from repsimc.runtime.tensorrt.child import run_child
+from repsimc.runtime.tensorrt.engines import Plan
+from repsimc.runtime.tensorrt.execution import output_values
+from repsimc.runtime.tensorrt.gate import MODULE
+from repsimc.runtime.tensorrt.loaded_engines import LoadedEngines
+from repsimc.runtime.tensorrt.probe import Device, probe
 from repsimc.runtime.wire import GraphFile
 
 Builder = Callable[[Any, Path], Path]

@@ -24,7 +24,6 @@ from digit_nets import Digits, digits, near_one, over_wide
 from numpy.typing import NDArray
 from records import Record, figure, grid, missed, write_records
 
-from repsimc.compiler.analysis.cost import program_cost
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.errors import BudgetError
 from repsimc.compiler.frontends.onnx import import_model, read_model
@@ -32,6 +31,7 @@ from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program, Source
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.reports.table import print_grid
+from repsimc.compiler.structure.cost import program_cost
 from repsimc.compiler.units import MacsLimit
 
 Array = NDArray[Any]

@@ -12,20 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 from zoo import Zoo
 
-from repsimc.compiler.analysis.calibration import Frames, InputSpec, load_frames
-from repsimc.compiler.analysis.execution import Segment
-from repsimc.compiler.analysis.feeds import StreamFeeds, fit_feeds, judging_feeds
-from repsimc.compiler.analysis.similarity import AffineRanking, Samples, debiased_cka, sample_values
+from repsimc.compiler.actions.sites import Site, donor_values, receiver_cuts
+from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.feeds import StreamFeeds, fit_feeds, judging_feeds
+from repsimc.compiler.execution.outputs import OriginalOutputs, measurement
+from repsimc.compiler.fitting.affine_ranking import (
+    AffineRanking,
+    Samples,
+    debiased_cka,
+    sample_values,
+)
+from repsimc.compiler.frames.calibration import Frames, InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.onnx import read_model
 from repsimc.compiler.graph.cuts import cuts
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.comparison import OriginalOutputs, measurement
 from repsimc.compiler.planning.plan import Link, SharePrefixAction
-from repsimc.compiler.planning.sites import Site, donor_values, receiver_cuts
-from repsimc.compiler.reports.progress import NoProgress
-from repsimc.compiler.rewriting import PROBE_FRAMES, RANKING_FRAMES, Workbench
+from repsimc.compiler.planning.workbench import PROBE_FRAMES, RANKING_FRAMES, Workbench
+from repsimc.compiler.progress import NoProgress
 from repsimc.passes.pipeline import run_exact
 
 # These models want raw pixels, 0 to 255; the others whitened ones.

@@ -8,7 +8,7 @@ import numpy as np
 from prediction import COMMON, INDEPENDENT, Trial
 from records import Record, figure
 
-from repsimc.compiler.planning.search import NEAR
+from repsimc.compiler.planning.prefix_search import NEAR
 from repsimc.compiler.reports.table import Column, Grid
 
 _BARS = {COMMON: ">= 0.97", INDEPENDENT: ">= 0.95"}

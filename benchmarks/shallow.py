@@ -14,20 +14,20 @@ from measuring import Round, plain_pass_seconds
 from numpy.typing import NDArray
 from records import Record, figure
 
-from repsimc.compiler.analysis.cost import program_cost
-from repsimc.compiler.analysis.execution import Segment
-from repsimc.compiler.collapsing import Trials
-from repsimc.compiler.depth import DepthResult, depth
+from repsimc.compiler.actions.bill import Skeleton
+from repsimc.compiler.depth.curve import DepthResult, depth
 from repsimc.compiler.driver import compile_models, frames_of
+from repsimc.compiler.execution.executable import Segment
 from repsimc.compiler.frontends.onnx import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.regions import find_regions
 from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.descent import Candidate, find_candidates
 from repsimc.compiler.planning.plan import CollapseAction, Plan, PlannedAction
-from repsimc.compiler.planning.region_search import Candidate, find_candidates
-from repsimc.compiler.planning.skeleton import Skeleton
-from repsimc.compiler.reports.progress import NoProgress
+from repsimc.compiler.planning.trials import Trials
+from repsimc.compiler.progress import NoProgress
+from repsimc.compiler.structure.cost import program_cost
 from repsimc.compiler.units import parse_budget
 from repsimc.passes.collapse import Collapse
 from repsimc.passes.pipeline import CLEANING, run_exact, run_passes

@@ -31,10 +31,10 @@ from scatter import scatter
 from synthetic import deep, resnet50
 from zoo import ZooMissingError, find_zoo
 
-from repsimc.compiler.analysis.features import ModelFeatures
-from repsimc.compiler.analysis.pairs import compare
 from repsimc.compiler.reports.table import print_grid
-from repsimc.compiler.similarity import similarity
+from repsimc.compiler.similarity.compare import similarity
+from repsimc.compiler.similarity.features import ModelFeatures
+from repsimc.compiler.similarity.pairs import compare
 
 Models = list[tuple[str, Path]]
 # Where a child process finds its job.
@@ -181,9 +181,9 @@ def comparing(case: str, models: Models, frames: NDArray[np.float32]) -> list[Re
 
 def model_features(name: str, path: Path, frames: NDArray[np.float32]) -> ModelFeatures:
     """A model's pooled features over the frames."""
-    from repsimc.compiler.analysis.features import Recipe, extract
-    from repsimc.compiler.analysis.layers import layers_of
     from repsimc.compiler.frontends.onnx import read_model
+    from repsimc.compiler.similarity.features import Recipe, extract
+    from repsimc.compiler.similarity.layers import layers_of
 
     program = read_model(path, name)
     layers, _ = layers_of(program, name)

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from measuring import Round
 
-from repsimc.compiler.analysis.calibration import InputSpec, load_frames
-from repsimc.compiler.analysis.execution import Segment
-from repsimc.compiler.analysis.feeds import fit_feeds
-from repsimc.compiler.analysis.reconstruction import Reference
-from repsimc.compiler.analysis.similarity import AffineRanking, Samples, sample_values
+from repsimc.compiler.actions.bill import Skeleton
+from repsimc.compiler.actions.sites import MAX_DONORS, donor_values
+from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.feeds import fit_feeds
+from repsimc.compiler.fitting.affine_ranking import AffineRanking, Samples, sample_values
+from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.frames.calibration import InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.onnx import read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.planning.plan import Link, SharePrefixAction
-from repsimc.compiler.planning.sites import MAX_DONORS, donor_values
-from repsimc.compiler.planning.skeleton import Skeleton
 from repsimc.passes.pipeline import passes_of, run_exact
 from repsimc.passes.share_prefix import SharePrefix
 

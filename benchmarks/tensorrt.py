@@ -32,10 +32,15 @@ from repsimc.compiler.driver import compile_models  # noqa: E402
 from repsimc.compiler.options import CompileOptions  # noqa: E402
 from repsimc.compiler.reports.table import print_grid  # noqa: E402
 from repsimc.compiler.units import parse_budget  # noqa: E402
-from repsimc.runtime.building import BuildOptions  # noqa: E402
 from repsimc.runtime.errors import RepsimcError  # noqa: E402
-from repsimc.runtime.gate import MODULE, GateEngine, gate_graph, run_gate  # noqa: E402
 from repsimc.runtime.session import Session, load  # noqa: E402
+from repsimc.runtime.tensorrt.building import BuildOptions  # noqa: E402
+from repsimc.runtime.tensorrt.gate import (  # noqa: E402
+    MODULE,
+    GateEngine,
+    gate_graph,
+    run_gate,
+)
 from repsimc.runtime.wire import GraphFile  # noqa: E402
 
 DIGITS = HERE.parent / "examples" / "digits"

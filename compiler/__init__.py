@@ -1,1 +1,1 @@
-"""Everything that happens before deployment: frontends, analysis, planning, backends, CLI."""
+"""Everything that happens before deployment, from model files to a bundle."""

@@ -11,24 +11,24 @@ import numpy as np
 
 from ..passes.pipeline import run_exact
 from ..runtime.session import Bundle, load
-from .analysis.calibration import Frames, InputRef, InputSpec, load_frames
-from .analysis.cost import predicted_memory
-from .backends.bundle import check_output, write_bundle
-from .backends.lowering import is_quantised
-from .backends.references import references_of
+from .bundle.lowering import is_quantised
+from .bundle.references import references_of
+from .bundle.writing import check_output, write_bundle
 from .errors import FidelityError, UsageError
-from .frame_warnings import frame_warnings
+from .execution.outputs import OutputComparison
+from .frames.calibration import Frames, InputRef, InputSpec, load_frames
+from .frames.warnings import frame_warnings
 from .frontends.join import join
 from .frontends.onnx import read_model
 from .graph.program import Program
 from .options import CompileOptions, model_names
-from .planner import Budgets, Planner
-from .planning.comparison import OutputComparison
 from .planning.plan import Plan, SharePrefixAction, check_plan, read_plan
-from .reports.progress import NoProgress, Progress
+from .planning.planner import Budgets, Planner
+from .planning.workbench import Workbench
+from .progress import NoProgress, Progress
 from .reports.report import Report
-from .rewriting import Workbench
-from .summary import report_of
+from .reports.summary import report_of
+from .structure.cost import predicted_memory
 from .units import Budget, format_bytes, format_count, parse_budget
 
 if TYPE_CHECKING:

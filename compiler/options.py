@@ -17,7 +17,7 @@ from .units import Budget, MacsLimit
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .analysis.calibration import Preprocessing
+    from .frames.calibration import Preprocessing
 
     Calibration = Path | NDArray[Any] | Mapping[str, Path] | Mapping[str, NDArray[Any]]
 

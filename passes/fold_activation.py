@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..compiler.analysis.activation_units import activations_of
-from ..compiler.analysis.activations import measure_activation
-from ..compiler.analysis.reconstruction import Reference
+from ..compiler.actions.fold_actions import FoldActivationAction
+from ..compiler.execution.statistics import measure_activation
+from ..compiler.fitting.reconstruction import Reference
 from ..compiler.graph.program import Program, own_name
-from ..compiler.planning.fold_actions import FoldActivationAction
+from ..compiler.structure.activation_functions import activations_of
 from .base import Change
 from .splicing import put_steps
 

@@ -9,10 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..compiler.analysis.intervals import ANYTHING, Bounds, bounds_of
-from ..compiler.analysis.pieces import is_identity, straight
 from ..compiler.graph.layout import ACTIVATIONS
 from ..compiler.graph.program import Program
+from ..compiler.structure.bounds import ANYTHING, Bounds, bounds_of
+from ..compiler.structure.straight_pieces import is_identity, straight
 from .base import Change
 from .splicing import bypass, is_float, put_steps
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.analysis.activations import mean_of, smallest_constant
-from ..compiler.analysis.reconstruction import Reference
+from ..compiler.actions.fold_actions import FreezeBranchAction
+from ..compiler.execution.statistics import mean_of, smallest_constant
+from ..compiler.fitting.reconstruction import Reference
 from ..compiler.graph.program import Program, own_name
 from ..compiler.graph.weights import nbytes_of
-from ..compiler.planning.fold_actions import FreezeBranchAction
 from .base import Change
 from .freeze_constant_branches import replace_reads
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.analysis.intervals import bounds_of
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import nbytes_of
+from ..compiler.structure.bounds import bounds_of
 from .base import Change
 from .splicing import is_float
 

@@ -7,17 +7,17 @@ from itertools import zip_longest
 from time import perf_counter
 from typing import TypeVar
 
-from ..compiler.analysis.reconstruction import Reference
+from ..compiler.actions.fold_actions import FoldAction, NarrowLayerAction
+from ..compiler.actions.fold_passes import fold_passes, widths_of
+from ..compiler.fitting.reconstruction import Reference
 from ..compiler.graph.program import Program
 from ..compiler.graph.text import text
 from ..compiler.graph.verifier import VerificationError, verify
-from ..compiler.planning.fold_actions import FoldAction, NarrowLayerAction
 from ..compiler.planning.plan import Action, CollapseAction, SharePrefixAction
 from .base import Change, Pass
 from .collapse import Collapse
 from .drop_dead import DropDead
 from .fold_linear_activations import FoldLinearActivations
-from .fold_passes import fold_passes, widths_of
 from .freeze_constant_branches import FreezeConstantBranches
 from .merge_linear import MergeLinear
 from .normalise import Normalise

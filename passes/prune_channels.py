@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..compiler.analysis.activations import measure_ranges
-from ..compiler.analysis.channel_groups import bias_slot, group_of, saved_nbytes
-from ..compiler.analysis.reconstruction import Reference
+from ..compiler.actions.fold_actions import PruneChannelsAction
+from ..compiler.execution.statistics import measure_ranges
+from ..compiler.fitting.reconstruction import Reference
 from ..compiler.graph.program import Program, own_name
-from ..compiler.planning.fold_actions import PruneChannelsAction
+from ..compiler.structure.channel_groups import bias_slot, group_of, saved_nbytes
 from .base import Change
 from .pruning import take_out
 

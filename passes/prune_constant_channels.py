@@ -8,16 +8,16 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compiler.analysis.channel_groups import (
+from ..compiler.graph.layout import ACTIVATIONS
+from ..compiler.graph.program import Program, own_name
+from ..compiler.structure.bounds import Bounds, bounds_of
+from ..compiler.structure.channel_groups import (
     ChannelGroup,
     group_of,
     in_multiples,
     removable,
     saved_nbytes,
 )
-from ..compiler.analysis.intervals import Bounds, bounds_of
-from ..compiler.graph.layout import ACTIVATIONS
-from ..compiler.graph.program import Program, own_name
 from .base import Change
 from .pruning import take_out
 

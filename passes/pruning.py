@@ -8,9 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..compiler.analysis.channel_groups import ChannelGroup, Place, Sink, Slot, bias_slot
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import array_of
+from ..compiler.structure.channel_groups import ChannelGroup, Place, Sink, Slot, bias_slot
 
 Float64 = NDArray[np.float64]
 

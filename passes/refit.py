@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from ..compiler.analysis.linear import LinearOperator, linear_operator
-from ..compiler.analysis.reconstruction import Reference, Target, downstream, reconstruct
-from ..compiler.analysis.stand_ins import COLLAPSE, pools_of, stand_ins
+from ..compiler.fitting.gaps import COLLAPSE, pools_of, stand_ins
+from ..compiler.fitting.operators import LinearOperator, linear_operator
+from ..compiler.fitting.reconstruction import Reference, Target, downstream, reconstruct
 from ..compiler.graph.program import PASS_KEY, Program, node_inputs
 from .base import Change
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from ..compiler.analysis.hidden import HiddenLayer, layer_behind
-from ..compiler.analysis.linear import LinearOperator
-from ..compiler.analysis.pooling import Pool
-from ..compiler.analysis.reconstruction import Reference, Target, downstream, reconstruct
+from ..compiler.fitting.hidden_layers import HiddenLayer, layer_behind
+from ..compiler.fitting.operators import LinearOperator
+from ..compiler.fitting.pooling import Pool
+from ..compiler.fitting.reconstruction import Reference, Target, downstream, reconstruct
 from ..compiler.graph.program import PASS_KEY, Program, node_inputs
 from .base import Change
 from .refit import refit_operators

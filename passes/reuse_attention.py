@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..compiler.analysis.activation_units import may_be_alike
+from ..compiler.actions.fold_actions import ReuseAttentionAction
 from ..compiler.graph.program import Program, own_name
-from ..compiler.planning.fold_actions import ReuseAttentionAction
+from ..compiler.structure.activation_functions import may_be_alike
 from .base import Change
 
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.analysis.linear import LinearOperator, linear_operator
-from ..compiler.analysis.reconstruction import Reference, Target, reconstruct
+from ..compiler.fitting.operators import LinearOperator, linear_operator
+from ..compiler.fitting.reconstruction import Reference, Target, reconstruct
 from ..compiler.graph.layout import Layout, layout_of, pre_activation
 from ..compiler.graph.program import PASS_KEY, REPLACES_KEY, Program
 from ..compiler.planning.plan import Link, SharePrefixAction

@@ -10,14 +10,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..compiler.analysis.execution import Segment
-from ..compiler.analysis.linear import LinearOperator, linear_operator
-from ..compiler.analysis.reconstruction import Reference, row_count
-from ..compiler.analysis.regression import Affine
-from ..compiler.analysis.ties import joint_fit, may_tie
+from ..compiler.actions.fold_actions import TieWeightsAction
+from ..compiler.execution.executable import Segment
+from ..compiler.fitting.operators import LinearOperator, linear_operator
+from ..compiler.fitting.reconstruction import Reference, row_count
+from ..compiler.fitting.regression import Affine
+from ..compiler.fitting.shared_weight import joint_fit, may_tie
 from ..compiler.graph.program import PASS_KEY, Program
 from ..compiler.graph.weights import nbytes_of
-from ..compiler.planning.fold_actions import TieWeightsAction
 from .base import Change
 from .refit import refit_operators
 

@@ -9,13 +9,13 @@ __all__ = ["__version__", "compile", "load", "similarity"]
 
 if TYPE_CHECKING:
     from repsimc.compiler.driver import compile
-    from repsimc.compiler.similarity import similarity
+    from repsimc.compiler.similarity.compare import similarity
     from repsimc.runtime.session import load
 
 _HOMES = {
     "compile": "repsimc.compiler.driver",
     "load": "repsimc.runtime.session",
-    "similarity": "repsimc.compiler.similarity",
+    "similarity": "repsimc.compiler.similarity.compare",
 }
 
 

@@ -123,7 +123,7 @@ class Session:
         self._closed = False
         if backend == "tensorrt":
             # Without a device this fails at once, and not after minutes of hashing.
-            made = importlib.import_module(".tensorrt_execution", __package__)
+            made = importlib.import_module(".tensorrt.execution", __package__)
             self._execution: Execution = made.TensorRTExecution(
                 self.path, self.manifest, self.layout, precision, verify_hashes, plugins
             )

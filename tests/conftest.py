@@ -36,4 +36,4 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 @pytest.fixture
 def layers_keep_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile without narrower layers, for tests of what they would be chosen instead of."""
-    monkeypatch.setattr("repsimc.compiler.folding.find_narrow_sites", lambda *_: [])
+    monkeypatch.setattr("repsimc.compiler.planning.free.find_narrow_sites", lambda *_: [])

@@ -1,1 +1,1 @@
-"""Which rewrites to make: sites, plans, the search, fidelity."""
+"""Which rewrites to make: the search over sites of all kinds, and the plan."""

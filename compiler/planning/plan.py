@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..actions.entries import items, number, optional, table, text
+from ..actions.fold_actions import FoldAction, OneModel, fold_action_from_json
+from ..actions.fold_effects import check_folds
+from ..actions.links import fault_of
 from ..errors import ModelError, UsageError
 from ..graph.program import Program, own_name
 from ..graph.regions import find_regions
-from .entries import items, number, optional, table, text
-from .fold_actions import FoldAction, OneModel, fold_action_from_json
-from .fold_effects import check_folds
-from .links import fault_of
 
 SCHEMA = "repsimc.plan/1"
 _MAX_PLAN_NBYTES = 16 << 20

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...runtime.device_bench import DeviceBench
-from ...runtime.engines import EngineRecord
-from ...runtime.gate import LABEL, GateResult
+from ...runtime.tensorrt.device_bench import DeviceBench
+from ...runtime.tensorrt.engines import EngineRecord
+from ...runtime.tensorrt.gate import LABEL, GateResult
 from ..units import format_bytes
 from .table import Column, Grid
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.manifest import Manifest
-from ..analysis.cost import model_cost
 from ..errors import ModelError
 from ..graph.cuts import Cut, cuts
 from ..graph.program import Program, own_name
+from ..structure.cost import model_cost
 from ..units import format_bytes, format_count
 from .report import Report
 from .table import Column, Grid, sharing_text

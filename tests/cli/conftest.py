@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler import cli
-from repsimc.compiler.backends.bundle import write_bundle
+from repsimc.compiler.bundle.writing import write_bundle
+from repsimc.compiler.cli import main as cli
 from repsimc.compiler.frontends.onnx import join, read_model
 from tests.programs import model_of_text
 

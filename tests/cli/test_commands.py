@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from repsimc.compiler.cli import app
+from repsimc.compiler.cli.main import app
 from tests.cli.conftest import SCORES, Ran, save
 
 Call = Callable[..., Ran]

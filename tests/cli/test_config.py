@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from repsimc.compiler.config import compile_options, load_config, preprocessings
+from repsimc.compiler.cli.config import compile_options, load_config, preprocessings
 from repsimc.compiler.errors import UsageError
 from repsimc.compiler.options import Format
 from repsimc.compiler.units import Budget

@@ -10,7 +10,11 @@ from pathlib import Path
 
 from tests.cli.conftest import SCORES, save
 
-CALL = [sys.executable, "-c", "import sys; from repsimc.compiler.cli import main; sys.exit(main())"]
+CALL = [
+    sys.executable,
+    "-c",
+    "import sys; from repsimc.compiler.cli.main import main; sys.exit(main())",
+]
 
 
 def call(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -45,7 +49,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 
 def test_help_needs_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from repsimc.compiler.cli import main; main(['compile', '--help']);"
+        "import sys; from repsimc.compiler.cli.main import main; main(['compile', '--help']);"
         "heavy = {'onnx', 'onnxruntime', 'numpy', 'torch', 'scipy', 'networkx', 'PIL'};"
         "sys.exit(','.join(sorted(heavy & set(sys.modules))) or 0)"
     )
@@ -59,4 +63,4 @@ def test_the_installed_command_is_this_one() -> None:
     from importlib.metadata import entry_points
 
     (found,) = entry_points(group="console_scripts", name="repsimc")
-    assert found.value == "repsimc.compiler.cli:main"
+    assert found.value == "repsimc.compiler.cli.main:main"

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 
 from repsimc.compiler.graph.cuts import Cut, cuts
 from repsimc.compiler.graph.program import Program, node_inputs
+from tests.nets.random_graphs import siblings
 from tests.programs import joined, program_of
-from tests.random_graphs import siblings
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from repsimc.compiler.errors import RepsimcError
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import RULES, VerificationError, verify
+from tests.nets.random_graphs import siblings
 from tests.programs import joined, program_of
-from tests.random_graphs import siblings
 
 MODEL = """
 <ir_version: 8, opset_import: ["": 17]>

@@ -14,8 +14,8 @@ from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import VerificationError, verify
 from repsimc.passes.base import Change, Pass
 from repsimc.passes.pipeline import EXACT, run_exact, run_passes
+from tests.nets.random_graphs import siblings
 from tests.programs import assert_close, joined, program_of, run
-from tests.random_graphs import siblings
 
 MODEL = """<ir_version: 8, opset_import: ["": 17]> net (float[N,2] x) => (float[N,2] y)
 <float[2] w = {1, 2}> { [first] h = Add(x, w) [second] i = Identity(h) [third] y = Neg(i) }"""

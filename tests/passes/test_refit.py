@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repsimc.compiler.analysis.execution import Segment
-from repsimc.compiler.analysis.linear import linear_operator
-from repsimc.compiler.analysis.reconstruction import Reference, Target
-from repsimc.compiler.analysis.regression import Affine
+from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.fitting.operators import linear_operator
+from repsimc.compiler.fitting.reconstruction import Reference, Target
+from repsimc.compiler.fitting.regression import Affine
 from repsimc.compiler.graph.program import PASS_KEY, Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.refit import Refit, refit_operators
-from tests.networks import Array, ArrayFrames, Net, smooth_images
+from tests.nets.networks import Array, ArrayFrames, Net, smooth_images
 from tests.programs import program_of
 
 

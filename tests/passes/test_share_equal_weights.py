@@ -10,8 +10,8 @@ from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.graph.weights import nbytes_of, unique_nbytes
 from repsimc.passes.share_equal_weights import ShareEqualWeights
+from tests.nets.random_graphs import siblings
 from tests.programs import assert_close, joined, program_of, run
-from tests.random_graphs import siblings
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 

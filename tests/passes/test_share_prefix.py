@@ -9,15 +9,15 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.analysis.execution import Segment
-from repsimc.compiler.analysis.reconstruction import Reference
+from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.fitting.reconstruction import Reference
 from repsimc.compiler.graph.program import PASS_KEY, Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.planning.plan import Link, SharePrefixAction
 from repsimc.passes.drop_dead import DropDead
 from repsimc.passes.pipeline import CLEANING, passes_of, run_passes
 from repsimc.passes.share_prefix import SharePrefix, adapter_name
-from tests.networks import Array, ArrayFrames, Net, branches, features_net, pyramid, tokens_net
+from tests.nets.networks import Array, ArrayFrames, Net, branches, features_net, pyramid, tokens_net
 from tests.programs import assert_close, joined, program_of, run
 
 TIED = [[("a", "x"), ("b", "x")]]

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from repsimc.compiler.errors import ModelError, UsageError
-from repsimc.compiler.planning.fold_actions import (
+from repsimc.compiler.actions.fold_actions import (
     FoldActivationAction,
     FreezeBranchAction,
     NarrowLayerAction,
@@ -19,6 +18,7 @@ from repsimc.compiler.planning.fold_actions import (
     ReuseAttentionAction,
     TieWeightsAction,
 )
+from repsimc.compiler.errors import ModelError, UsageError
 from repsimc.compiler.planning.plan import (
     CollapseAction,
     Link,
@@ -29,8 +29,8 @@ from repsimc.compiler.planning.plan import (
     plan_from_json,
     read_plan,
 )
-from tests.depth.blocks import residual_net
-from tests.networks import Net
+from tests.nets.networks import Net
+from tests.nets.residual import residual_net
 from tests.programs import joined
 
 ACTION = SharePrefixAction("a", "b", (Link("b/t", ("a/t", "a/u")), Link("b/u", ("a/u",))), kernel=3)

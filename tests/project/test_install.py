@@ -55,7 +55,7 @@ def without_heavy(code: str, *arguments: object) -> subprocess.CompletedProcess[
     )
 
 
-RUN = "from repsimc.compiler.cli import main; sys.exit(main(sys.argv[1:]))"
+RUN = "from repsimc.compiler.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_session_of_a_device_imports_nothing_heavy(tmp_path: Path) -> None:
     code = """
 import repsimc
 from repsimc.runtime.errors import BackendError
-import repsimc.runtime.tensorrt_execution, repsimc.runtime.building, repsimc.runtime.gate
+from repsimc.runtime.tensorrt import building, execution, gate
 try:
     repsimc.load(sys.argv[1]).session(backend="tensorrt")
 except BackendError:

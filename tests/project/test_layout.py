@@ -33,23 +33,34 @@ TEXTS = sorted(
     ]
 )
 
-# A module may import its own level and those below it. A file of compiler/ that is not listed is
-# of the driver's level; so is the driver.
-LEVELS = {
-    "repsimc": 0,
-    "compiler.errors": 0,
-    "compiler.units": 0,
-    "compiler.graph": 1,
-    "compiler.options": 2,
-    "compiler.config": 2,
-    "compiler.analysis": 2,
-    "compiler.frontends": 2,
-    "compiler.planning": 3,
-    "passes": 4,
-    "compiler.backends": 5,
-    "compiler.reports": 5,
-    "compiler": 6,
-    "compiler.cli": 7,
+# The column of imports, from the bottom up: what stands on one line may import that line and those
+# above it here, never one below. Every folder and every flat file has its place; `part` fails for
+# one that has none.
+COLUMN: tuple[tuple[str, ...], ...] = (
+    ("runtime",),
+    ("repsimc", "compiler.errors"),
+    ("compiler.graph", "compiler.units", "compiler.naming", "compiler.output_folders"),
+    ("compiler.frontends", "compiler.structure", "compiler.frames", "compiler.progress"),
+    ("compiler.execution", "compiler.options"),
+    ("compiler.fitting",),
+    ("passes",),
+    ("compiler.actions", "compiler.case"),
+    ("compiler.planning",),
+    ("compiler.reports",),
+    ("compiler.similarity", "compiler.bundle"),
+    ("compiler.driver",),
+    ("compiler.depth",),
+    ("compiler.cli",),
+)
+LEVELS = {entry: level for level, line in enumerate(COLUMN) for entry in line}
+# Still to be turned round.
+UPWARDS = {
+    ("compiler.actions", "compiler.planning"),
+    ("compiler.execution", "compiler.fitting"),
+    ("compiler.execution", "compiler.planning"),
+    ("compiler.progress", "compiler.reports"),
+    ("passes", "compiler.planning"),
+    ("passes", "compiler.actions"),
 }
 
 
@@ -106,13 +117,13 @@ def test_imports_point_downwards(path: Path) -> None:
         where = f"{named(path)}:{line} imports {module[1:]}"
         if own == "runtime":
             assert target == "runtime", f"{where}: the runtime imports only itself"
-        elif target != "runtime":
+        elif target != "runtime" and (own, target) not in UPWARDS:
             assert LEVELS[target] <= LEVELS[own], f"{where}, which comes later"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=named)
-def test_only_the_driver_and_the_cli_import_passes(path: Path) -> None:
-    if part(name(path)) in ("passes", "compiler", "compiler.cli"):
+def test_what_stands_below_the_passes_imports_none(path: Path) -> None:
+    if LEVELS.get(part(name(path)), 0) >= LEVELS["passes"]:
         return
     assert not [line for module, line in imports(path) if module.startswith(".passes")]
 
@@ -129,7 +140,7 @@ def test_imports_reads_relative_imports() -> None:
     driver = dict(imports(ROOT / "compiler" / "errors.py"))
     assert ".runtime.errors" in driver
     assert part("compiler.graph.program") == "compiler.graph"
-    assert part("compiler.driver") == "compiler"
+    assert part("compiler.driver") == "compiler.driver"
 
 
 @pytest.mark.parametrize(

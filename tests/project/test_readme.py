@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import repsimc
-from repsimc.compiler.config import load_config, preprocessings
+from repsimc.compiler.cli.config import load_config, preprocessings
 from repsimc.compiler.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def cli() -> Any:
     """The command tree as typer built it."""
     import typer.main
 
-    from repsimc.compiler.cli import app
+    from repsimc.compiler.cli.main import app
 
     return typer.main.get_command(app)
 

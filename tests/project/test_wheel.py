@@ -73,7 +73,7 @@ def test_wheel_holds_every_source_file_and_nothing_else(wheel: zipfile.ZipFile) 
 
 def test_wheel_has_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
     [points] = [entry for entry in wheel.namelist() if entry.endswith("entry_points.txt")]
-    assert "repsimc = repsimc.compiler.cli:main" in wheel.read(points).decode()
+    assert "repsimc = repsimc.compiler.cli.main:main" in wheel.read(points).decode()
     assert [entry for entry in wheel.namelist() if entry.endswith("licenses/LICENSE")]
 
 
@@ -103,7 +103,7 @@ import repsimc, repsimc.runtime.session
 heavy = {"onnx", "onnx_graphsurgeon", "networkx", "scipy", "typer"} & set(sys.modules)
 assert not heavy, f"the runtime imported {heavy}"
 assert not [name for name in sys.modules if name.startswith("repsimc.compiler")]
-import repsimc.compiler.cli, repsimc.compiler.driver, repsimc.passes.pipeline
+import repsimc.compiler.cli.main, repsimc.compiler.driver, repsimc.passes.pipeline
 print(repsimc.__file__)
 """
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from repsimc.compiler.backends.bundle import write_bundle
+from repsimc.compiler.bundle.writing import write_bundle
 from repsimc.compiler.graph.program import Program
 from tests.programs import joined
 

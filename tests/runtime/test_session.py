@@ -189,7 +189,7 @@ def test_weights_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.Monk
     def outside(program: Program, folder: Path, stem: str) -> list[Path]:
         return export.write_model(program, folder, stem, inline_limit_nbytes=0)
 
-    monkeypatch.setattr("repsimc.compiler.backends.bundle.write_model", outside)
+    monkeypatch.setattr("repsimc.compiler.bundle.writing.write_model", outside)
     path = bundled(tmp_path, trunk_and_pick())
     assert "merged.onnx.data" in load(path).manifest.files
     frame = {"x": X, "extra": EXTRA, "index": INDEX}

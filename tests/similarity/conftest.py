@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.networks import perturbed, pyramid, smooth_images
+from tests.nets.networks import perturbed, pyramid, smooth_images
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from repsimc.compiler.similarity import similarity
+from repsimc.compiler.similarity.compare import similarity
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "similarity.py"

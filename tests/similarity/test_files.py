@@ -15,12 +15,12 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from repsimc.compiler import cli
+from repsimc.compiler.cli import main as cli
 from repsimc.compiler.errors import ModelError, UsageError
-from repsimc.compiler.reports.heatmap import bounds, coloured, heatmap_page, heatmap_png
-from repsimc.compiler.similarity import similarity
-from repsimc.compiler.similarity_files import write_similarity
-from tests.networks import smooth_images
+from repsimc.compiler.similarity.compare import similarity
+from repsimc.compiler.similarity.files import write_similarity
+from repsimc.compiler.similarity.heatmap import bounds, coloured, heatmap_page, heatmap_png
+from tests.nets.networks import smooth_images
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, rankdata
 
-from repsimc.compiler.analysis import measures
-from repsimc.compiler.analysis.accumulators import Moments, jackknife, u_centred
-from repsimc.compiler.analysis.statistics import SignCounts, two_nn
+from repsimc.compiler.execution.signs import SignCounts, two_nn
+from repsimc.compiler.similarity import measures
+from repsimc.compiler.similarity.accumulators import Moments, jackknife, u_centred
 
 Float64 = NDArray[np.float64]
 

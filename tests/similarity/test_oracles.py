@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from repsimc.compiler.analysis import measures
+from repsimc.compiler.similarity import measures
 
 Float64 = NDArray[np.float64]
 

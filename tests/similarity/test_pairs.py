@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from repsimc.compiler.analysis import measures
-from repsimc.compiler.analysis.features import ModelFeatures, Recipe, features_of_arrays
-from repsimc.compiler.analysis.measures import CATALOG
-from repsimc.compiler.analysis.pairs import compare
-from repsimc.compiler.analysis.row_pairs import affine_r2_of
-from repsimc.compiler.analysis.sketch import WIDTH, sketch
+from repsimc.compiler.similarity import measures
+from repsimc.compiler.similarity.features import ModelFeatures, Recipe, features_of_arrays
+from repsimc.compiler.similarity.measures import CATALOG
+from repsimc.compiler.similarity.pairs import compare
+from repsimc.compiler.similarity.row_pairs import affine_r2_of
+from repsimc.compiler.similarity.sketch import WIDTH, sketch
 
 Array = NDArray[np.float32]
 EXACT = Recipe(batch=16)

@@ -9,13 +9,13 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from repsimc.compiler.analysis.features import Recipe, extract
-from repsimc.compiler.analysis.layers import layers_of
-from repsimc.compiler.analysis.reduction import Reduced, ReducedRun, positions, reduce_array
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
-from tests.networks import Net
+from repsimc.compiler.similarity.features import Recipe, extract
+from repsimc.compiler.similarity.layers import layers_of
+from repsimc.compiler.similarity.reduction import Reduced, ReducedRun, positions, reduce_array
+from tests.nets.networks import Net
 from tests.programs import program_of
 
 TOKENS = """

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repsimc.compiler.analysis import store as store_module
-from repsimc.compiler.analysis.features import ModelFeatures, Recipe, features_of_arrays
-from repsimc.compiler.analysis.store import Store, cache_folder, key_of
+from repsimc.compiler.similarity import store as store_module
+from repsimc.compiler.similarity.features import ModelFeatures, Recipe, features_of_arrays
+from repsimc.compiler.similarity.store import Store, cache_folder, key_of
 
 KEY = key_of(what="test")
 

@@ -1,1 +1,0 @@
-"""Where a program goes: the bundle on disk."""

@@ -1,0 +1,1 @@
+"""The bundle on disk: written, verified, run, handed to other builders."""

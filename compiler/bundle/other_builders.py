@@ -1,0 +1,238 @@
+"""A bundle for other people's build steps: trtexec commands, a Triton repository, DeepStream."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ...runtime.tensorrt.building import BuildOptions, Piece, chosen, pieces
+from ...runtime.tensorrt.engines import graph_of
+from ...runtime.files import check_files, inside, read_manifest
+from ...runtime.manifest import MERGED, TRUNK_HEADS, Manifest
+from ...runtime.wire import GraphFile, external_files
+from ..errors import UsageError
+
+# onnx.TensorProto's numbers in Triton's words.
+_TRITON = {
+    1: "TYPE_FP32",
+    2: "TYPE_UINT8",
+    3: "TYPE_INT8",
+    5: "TYPE_INT16",
+    6: "TYPE_INT32",
+    7: "TYPE_INT64",
+    9: "TYPE_BOOL",
+    10: "TYPE_FP16",
+    11: "TYPE_FP64",
+    16: "TYPE_BF16",
+}
+_NETWORK_MODE = {"fp32": 0, "int8": 1, "fp16": 2}
+
+
+def trtexec_commands(bundle: Path, options: BuildOptions) -> list[str]:
+    """The commands that build the bundle's engines with trtexec, to be run on the device.
+
+    For the layout 'merged' only: parts are no files of the bundle. Raises UsageError, ModelError.
+    """
+    manifest = read_manifest(bundle)
+    layout, precision = chosen(manifest, options)
+    if layout != MERGED:
+        raise UsageError(
+            "trtexec reads files, and the parts of a trunk-heads layout are none",
+            "write them with --triton DIR --layout trunk-heads, which has a build script",
+        )
+    check_files(bundle, manifest)
+    graph, _ = graph_of(manifest, precision)
+    with pieces(bundle, manifest, layout, graph, options) as [piece]:
+        plan = f"{bundle.name or 'bundle'}.plan"
+        return [_command(piece, inside(bundle, graph), plan, precision, manifest)]
+
+
+def export_triton(bundle: Path, target: Path, options: BuildOptions) -> list[Path]:
+    """The files of a Triton model repository at `target`, which must not exist or be empty.
+
+    One model per engine; with 'trunk-heads' an ensemble for every model of the bundle besides.
+    `build.sh`, run on the device, fills in the plans with trtexec. Raises UsageError, ModelError.
+    """
+    manifest = read_manifest(bundle)
+    layout, precision = chosen(manifest, options)
+    check_files(bundle, manifest)
+    graph, _ = graph_of(manifest, precision)
+    _empty(target)
+    written: list[Path] = []
+    script = ["#!/bin/sh", "# Builds the engines: run it on the device, in this folder.", "set -e"]
+    with pieces(bundle, manifest, layout, graph, options) as parts:
+        content = GraphFile(inside(bundle, graph).read_bytes())
+        names = [_engine_name(piece, number) for number, piece in enumerate(parts)]
+        for name, piece in zip(names, parts):
+            folder = target / name
+            (folder / "1").mkdir(parents=True)
+            source = target / "onnx" / f"{name}.onnx"
+            source.parent.mkdir(exist_ok=True)
+            written += _copy_graph(piece.graph, source)
+            plan = f"{name}/1/model.plan"
+            relative = Path("onnx") / source.name
+            script.append(_command(piece, relative, plan, precision, manifest))
+            config = _triton_config(name, piece, content)
+            written.append(_write(folder / "config.pbtxt", config))
+        if layout == TRUNK_HEADS:
+            written += _ensembles(target, manifest, parts, names, content)
+    written.append(_write(target / "build.sh", "\n".join(script) + "\n"))
+    written[-1].chmod(0o755)
+    return sorted(written)
+
+
+def export_deepstream(bundle: Path, target: Path, options: BuildOptions) -> list[Path]:
+    """A DeepStream nvinfer configuration at `target` that gives raw output tensors.
+
+    For the layout 'merged' only: nvinfer feeds an engine with frames, not with another engine's
+    values. Raises UsageError, ModelError.
+    """
+    manifest = read_manifest(bundle)
+    layout, precision = chosen(manifest, options)
+    if layout != MERGED:
+        raise UsageError(
+            "DeepStream feeds every engine with frames, so a trunk cannot feed a head there",
+            "export with --layout merged",
+        )
+    images = {spec.value: spec for entry in manifest.models for spec in entry.inputs}
+    if len(images) != 1:
+        raise UsageError(
+            f"DeepStream feeds one input, and the bundle has {len(images)}: {', '.join(images)}",
+            "compile models that take the same frame, with tied inputs",
+        )
+    [spec] = images.values()
+    if spec.shape is None or len(spec.shape) != 4:
+        raise UsageError(f"input '{spec.name}' is no image [N, C, H, W]", "use --triton")
+    check_files(bundle, manifest)
+    graph, _ = graph_of(manifest, precision)
+    _empty(target)
+    target.mkdir(parents=True, exist_ok=True)
+    written = _copy_graph(inside(bundle, graph), target / "model.onnx")
+    outputs = dict.fromkeys(s.value for entry in manifest.models for s in entry.outputs)
+    batch = options.batch[2] if options.batch else 1
+    sizes = [size if isinstance(size, int) else None for size in spec.shape[1:]]
+    told = (options.shapes or {}).get(spec.name)
+    dims = [size or (told[i + 1] if told else 0) for i, size in enumerate(sizes)]
+    if 0 in dims:
+        raise UsageError(
+            f"input '{spec.name}' has a free size", f"say it with --shape {spec.name}=1x3x224x224"
+        )
+    lines = [
+        "# nvinfer builds the engine on the device at its first start, and keeps it.",
+        "# Check net-scale-factor and offsets: preprocessing is the models', not known here.",
+        "[property]",
+        "gpu-id=0",
+        "onnx-file=model.onnx",
+        f"model-engine-file=model.onnx_b{batch}_gpu0_{precision}.engine",
+        f"batch-size={batch}",
+        f"network-mode={_NETWORK_MODE[precision]}",
+        "network-type=100",
+        f"infer-dims={';'.join(map(str, dims))}",
+        f"output-blob-names={';'.join(outputs)}",
+        "output-tensor-meta=1",
+        "net-scale-factor=1.0",
+    ]
+    written.append(_write(target / "config_infer.txt", "\n".join(lines) + "\n"))
+    return sorted(written)
+
+
+def _command(piece: Piece, graph: Path, plan: str, precision: str, manifest: Manifest) -> str:
+    words = ["trtexec", f"--onnx={graph}", f"--saveEngine={plan}"]
+    if precision != "fp32":
+        words.append("--fp16")
+    if manifest.quantised:
+        words.append("--int8")
+    for place, option in enumerate(("minShapes", "optShapes", "maxShapes")):
+        told = [
+            f"{name}:{'x'.join(map(str, shapes[place]))}"
+            for name, shapes in sorted(piece.profile.items())
+        ]
+        if told:
+            words.append(f"--{option}={','.join(told)}")
+    return shlex.join(words)
+
+
+def _engine_name(piece: Piece, number: int) -> str:
+    # Triton takes the folder's name as the model's; several names in one may be too long for it.
+    joined = "-".join(piece.models)
+    return f"engine{number}-{joined[:80]}"
+
+
+def _triton_config(name: str, piece: Piece, content: GraphFile) -> str:
+    lines = [f'name: "{name}"', 'platform: "tensorrt_plan"', "max_batch_size: 0"]
+    lines += _tensors("input", piece.inputs, content)
+    lines += _tensors("output", piece.outputs, content)
+    return "\n".join(lines) + "\n"
+
+
+def _tensors(kind: str, names: Iterable[str], content: GraphFile) -> list[str]:
+    lines: list[str] = []
+    for name in names:
+        number = content.element_type(name)
+        shape = content.shape(name)
+        if number not in _TRITON or shape is None:
+            raise UsageError(
+                f"value '{name}' has a type or rank that Triton's configuration has no word for"
+            )
+        dims = ", ".join(str(size if isinstance(size, int) else -1) for size in shape)
+        lines.append(
+            f'{kind} {{ name: "{name}" data_type: {_TRITON[number]} dims: [ {dims or 1} ] }}'
+        )
+    return lines
+
+
+def _ensembles(
+    target: Path,
+    manifest: Manifest,
+    parts: Sequence[Piece],
+    names: Sequence[str],
+    content: GraphFile,
+) -> list[Path]:
+    """An ensemble per model of the bundle: the engines that it needs, one after another."""
+    written: list[Path] = []
+    for entry in manifest.models:
+        steps = [(n, p) for n, p in zip(names, parts) if entry.name in p.models]
+        made = {value for _, piece in steps for value in piece.outputs}
+        inputs = dict.fromkeys(v for _, p in steps for v in p.inputs if v not in made)
+        outputs = dict.fromkeys(spec.value for spec in entry.outputs)
+        lines = [f'name: "{entry.name}"', 'platform: "ensemble"', "max_batch_size: 0"]
+        lines += _tensors("input", inputs, content)
+        lines += _tensors("output", outputs, content)
+        lines.append("ensemble_scheduling {")
+        for name, piece in steps:
+            lines.append(f'  step {{ model_name: "{name}" model_version: -1')
+            for value in piece.inputs:
+                lines.append(f'    input_map {{ key: "{value}" value: "{value}" }}')
+            for value in piece.outputs:
+                lines.append(f'    output_map {{ key: "{value}" value: "{value}" }}')
+            lines.append("  }")
+        lines.append("}")
+        (target / entry.name / "1").mkdir(parents=True)
+        written.append(_write(target / entry.name / "config.pbtxt", "\n".join(lines) + "\n"))
+    return written
+
+
+def _copy_graph(source: Path, target: Path) -> list[Path]:
+    """The graph and its weight files, which it names by their own names, beside each other."""
+    shutil.copyfile(source, target)
+    found = [target]
+    for name in external_files(source.read_bytes()):
+        place = target.parent / name
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.parent / name, place)
+        found.append(place)
+    return found
+
+
+def _empty(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} exists and is not an empty folder", "choose another")
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

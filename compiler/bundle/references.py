@@ -1,0 +1,103 @@
+"""A few frames with the outputs that belong to them: what an engine is checked against."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from ...runtime.manifest import ReferenceGroup
+from ..frames.calibration import Frames
+from ..execution.executable import Segment
+from ..execution.feeds import run_groups
+from ..graph.program import Program
+
+Array = NDArray[Any]
+
+FRAMES = 4  # an engine that computes the wrong thing does so on the first frame
+MAX_NBYTES = 64 * 2**20  # of all frames and outputs together: they travel with the bundle
+
+
+@dataclass(frozen=True)
+class References:
+    """Frames and expected outputs, by group of models that one run feeds.
+
+    `arrays` are named 'GROUP/RUN/in/VALUE' and 'GROUP/RUN/out/VALUE', values as in the merged
+    graph; a run is one frame, or a batch where the models' batch is fixed.
+    """
+
+    groups: tuple[ReferenceGroup, ...]
+    arrays: Mapping[str, Array]
+
+
+def references_of(program: Program, frames: Frames, count: int = FRAMES) -> References | None:
+    """The first held-out frames of every group of models, and what the program makes of them.
+
+    At most `count` runs a group; fewer where they would take more than MAX_NBYTES, and None if
+    not even one fits. ONNX Runtime computes
+    the outputs on one thread, so that the same program gives the same bytes on any machine of a
+    kind. Raises ModelError if it cannot run the program.
+    """
+    left = MAX_NBYTES
+    groups: list[ReferenceGroup] = []
+    arrays: dict[str, Array] = {}
+    for models in run_groups(frames):
+        # One frame at a time, so that an engine built for a batch of one can be checked too.
+        unit = next((size for name in models if (size := frames.batch(name))), 1)
+        rows = frames.held_out_rows(models[0])[: count * unit]
+        runs = 0
+        for start in range(0, len(rows) - unit + 1, unit):
+            found = _run(program, frames, models, rows[start : start + unit])
+            nbytes = sum(array.nbytes for array in found.values())
+            if not found or nbytes > left or runs == count:
+                break
+            left -= nbytes
+            arrays |= {f"{len(groups)}/{runs}/{name}": array for name, array in found.items()}
+            runs += 1
+        if runs:
+            groups.append(ReferenceGroup(models, runs))
+    return References(tuple(groups), arrays) if groups else None
+
+
+def write_references(path: Path, references: References) -> None:
+    """Write them as an .npz that has the same bytes for the same arrays."""
+    # Not np.savez: it stamps the time of day.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(references.arrays):
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
+                npy_format.write_array(
+                    stream, np.ascontiguousarray(references.arrays[name]), allow_pickle=False
+                )
+
+
+def _run(
+    program: Program, frames: Frames, models: tuple[str, ...], rows: NDArray[np.int64]
+) -> dict[str, Array]:
+    """'in/VALUE' and 'out/VALUE' arrays of one run; models that need others' frames are left out.
+
+    Outputs that hold text are left out too: there is nothing to compare within a tolerance.
+    """
+    feeds: dict[str, Array] = {}
+    for name in models:
+        arrays = frames.feed(name, rows)
+        feeds |= {value: arrays[own] for own, value in program.models[name].inputs.items()}
+    inputs = {value.name: value for value in program.graph.inputs}
+    wanted: list[str] = []
+    for name in models:
+        for value in program.models[name].outputs.values():
+            read = program.needed_nodes([program.values()[value]])
+            needed = {t.name for node in read for t in node.inputs} & set(inputs)
+            if needed <= set(feeds) and value not in wanted:
+                wanted.append(value)
+    if not wanted:
+        return {}
+    segment = Segment(program, None, wanted, threads=1)
+    made = dict(zip(wanted, segment({name: feeds[name] for name in segment.inputs})))
+    found = {f"in/{name}": feeds[name] for name in segment.inputs}
+    return found | {f"out/{n}": a for n, a in made.items() if a.dtype.kind in "fiub"}

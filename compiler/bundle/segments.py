@@ -1,0 +1,72 @@
+"""The segments of a program: which nodes several models need together, which one needs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_graphsurgeon as gs
+
+from ...runtime.manifest import Segment
+from ..structure.cost import node_macs
+from ..graph.program import Program, node_inputs
+from ..graph.weights import unique_nbytes
+
+
+def segments_of(program: Program, batch: int = 1) -> tuple[Segment, ...]:
+    """One segment per set of models that need the same nodes, in an order in which they can run.
+
+    Where one model forks off another, the plan's sites or what was equal, a segment ends. What
+    several models need is a trunk, what one needs its head. The runtime cuts the file by the same
+    rule (`runtime.wire`), without onnx. MACs are of one frame, `batch` for symbolic dimensions.
+    """
+    needed_by: dict[int, set[str]] = {}
+    for name in program.models:
+        for node in program.nodes_of(name):
+            needed_by.setdefault(id(node), set()).add(name)
+    groups: dict[frozenset[str], list[gs.Node]] = {}
+    for node in program.graph.nodes:
+        if models := needed_by.get(id(node)):
+            groups.setdefault(frozenset(models), []).append(node)
+    asked = {value for model in program.models.values() for value in model.outputs.values()}
+    order = sorted(groups, key=lambda models: (-len(models), sorted(models)))
+    reads = {models: _read(groups[models]) for models in order}
+    return tuple(
+        _segment(
+            models,
+            groups[models],
+            asked.union(*(reads[other] for other in order if other != models)),
+            batch,
+        )
+        for models in order
+    )
+
+
+def _segment(
+    models: frozenset[str], nodes: list[gs.Node], elsewhere: set[str], batch: int
+) -> Segment:
+    made = [value.name for node in nodes for value in node.outputs if not value.is_empty()]
+    tensors = {t.name: t for node in nodes for t in node_inputs(node)}
+    weights = [t for t in tensors.values() if isinstance(t, gs.Constant)]
+    given = [n for n, t in tensors.items() if n not in set(made) and not isinstance(t, gs.Constant)]
+    return Segment(
+        models=tuple(sorted(models)),
+        inputs=tuple(sorted(n for n in given if not _inner(nodes, n))),
+        outputs=tuple(name for name in made if name in elsewhere),
+        macs=sum(node_macs(node, batch) for node in nodes),
+        weights_nbytes=unique_nbytes(weights),
+    )
+
+
+def _read(nodes: Iterable[gs.Node]) -> set[str]:
+    return {tensor.name for node in nodes for tensor in node_inputs(node)}
+
+
+def _inner(nodes: Iterable[gs.Node], name: str) -> bool:
+    """True if a body (If, Loop, Scan) of these nodes makes the value itself."""
+    for node in nodes:
+        for body in node.subgraphs(recursive=True):
+            if any(value.name == name for value in body.inputs):
+                return True
+            if any(value.name == name for inner in body.nodes for value in inner.outputs):
+                return True
+    return False

@@ -1,0 +1,287 @@
+"""Writes a program as a bundle: beside its place, checked, then moved into it in one step."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from ... import __version__
+from ...runtime.files import file_entry, read_manifest
+from ...runtime.manifest import (DTYPES, GRAPH, MANIFEST, MERGED, PLAN, REFERENCES, REPORT, Manifest, ModelEntry, SourceFile, TensorSpec)
+from ...runtime.placing import alive, put_in_place, sync, write_file
+from ..errors import ModelError, RepsimcError, UsageError
+from ..graph.export import write_model
+from ..graph.program import Model, Program, node_inputs
+from .lowering import is_quantised, narrow_integers, to_half
+from .references import References, write_references
+from .segments import segments_of
+
+HALF = "half"  # stem of the graph in half precision
+_MARK = ".being-written"  # tells our unfinished folders from anyone else's
+
+
+def write_bundle(
+    directory: Path,
+    program: Program,
+    *,
+    plan: Any,
+    report: Any,
+    memory: Mapping[str, int] | None = None,
+    fidelity: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    layout: str = MERGED,
+    precision: str = "fp32",
+    references: References | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """The folder `directory`, holding the program as a bundle that `repsimc.load` opens.
+
+    `plan` and `report` are JSON values; `memory` and `fidelity` (per model, one mapping per
+    output) go into the manifest, as do the `layout` and the `precision` that the bundle is meant
+    for; any but fp32 puts a graph in half precision beside the plain one. `references` are what
+    engines will be checked against. All is written into a hidden folder beside `directory`, which
+    then takes its place, so that whatever happens there is either the old bundle or the new.
+    The same arguments give the same bytes.
+    Raises UsageError if `directory` exists and is not empty, unless it is a bundle and
+    `overwrite` is given; or if it cannot be written, say because the disk is full.
+    """
+    target = directory.resolve()
+    check_output(target, overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        partial = target.parent / f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
+        partial.mkdir()
+        try:
+            write_file(partial / _MARK, b"")
+            ready = program.copy()
+            narrow_integers(ready)
+            manifest = replace(
+                manifest_of(ready, target, memory or {}, fidelity or {}),
+                layout=layout,
+                precision=precision,
+                references=() if references is None else references.groups,
+            )
+            _fill(partial, manifest, ready, plan, report, references)
+            (partial / _MARK).unlink()
+            sync(partial)
+            check_output(target, overwrite)
+            put_in_place(partial, target)
+            sync(target.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise UsageError(
+            f"{directory} cannot be written: {error.strerror or error}",
+            "nothing was changed; free space there or choose another output folder",
+        ) from error
+    return directory
+
+
+def check_output(directory: Path, overwrite: bool) -> None:
+    """Nothing, if a bundle may be written there. Raises UsageError.
+
+    Called at the start of a compilation too: better to refuse before the work than after.
+    """
+    if not directory.exists() and not directory.is_symlink():
+        return
+    if not directory.is_dir():
+        raise UsageError(f"{directory} exists and is no folder", "choose another output folder")
+    if not any(directory.iterdir()):
+        return
+    if not _is_bundle(directory):
+        raise UsageError(
+            f"{directory} exists and is not a repsimc bundle", "choose another output folder"
+        )
+    if not overwrite:
+        raise UsageError(
+            f"{directory} exists", "choose another output folder, or say that it may be replaced"
+        )
+
+
+def manifest_of(
+    program: Program,
+    directory: Path,
+    memory: Mapping[str, int],
+    fidelity: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Manifest:
+    """The manifest of the program as a bundle at `directory`; its `files` are still empty.
+
+    Raises ModelError if an input has a type that the runtime has no word for.
+    """
+    return Manifest(
+        models=tuple(
+            _model_entry(program, model, directory, fidelity.get(model.name, ()))
+            for model in program.models.values()
+        ),
+        files={},
+        repsimc=__version__,
+        memory=dict(memory),
+        segments=segments_of(program),
+        quantised=is_quantised(program),
+    )
+
+
+def _fill(
+    folder: Path,
+    manifest: Manifest,
+    program: Program,
+    plan: Any,
+    report: Any,
+    references: References | None,
+) -> None:
+    written = write_model(program, folder, Path(GRAPH).stem)
+    _check_model(folder / GRAPH)
+    if manifest.precision != "fp32":
+        half = write_model(to_half(program), folder, HALF)
+        _check_model(half[0])
+        manifest.lowered["fp16"] = half[0].name
+        written += half
+    if references is not None:
+        write_references(folder / REFERENCES, references)
+        written.append(folder / REFERENCES)
+    for name, value in ((PLAN, plan), (REPORT, report)):
+        write_file(folder / name, _json(value))
+        written.append(folder / name)
+    for path in sorted(written):
+        manifest.files[path.relative_to(folder).as_posix()] = file_entry(path)
+        sync(path)
+    content = manifest.dumps()
+    # What was written must be what the runtime accepts, or it must not be written.
+    Manifest.loads(content)
+    write_file(folder / MANIFEST, content.encode())
+
+
+def _json(value: Any) -> bytes:
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def _check_model(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path))  # pyright: ignore[reportUnknownMemberType]
+    except onnx.checker.ValidationError as error:
+        raise RepsimcError(
+            f"the merged graph does not pass onnx.checker: {error}",
+            "this is a fault of repsimc: please report it with the models",
+        ) from error
+
+
+# -- the manifest ------------------------------------------------------------------------
+
+
+def _model_entry(
+    program: Program, model: Model, directory: Path, fidelity: Sequence[Mapping[str, Any]]
+) -> ModelEntry:
+    values = program.values()
+    own = set(model.inputs.values())
+    behind = _inputs_behind(program, model, values)
+    return ModelEntry(
+        name=model.name,
+        source=SourceFile(
+            file=model.source.path.name,
+            path=_relative(model.source.path, directory),
+            sha256=model.source.sha256,
+            nbytes=model.source.nbytes,
+        ),
+        inputs=tuple(_input(values[value], name, model) for name, value in model.inputs.items()),
+        outputs=tuple(_spec(values[value], name) for name, value in model.outputs.items()),
+        needs=tuple(_owner(program, value) for value in behind if value not in own),
+        unused=tuple(name for name, value in model.inputs.items() if value not in behind),
+        fidelity=tuple(dict(entry) for entry in fidelity),
+    )
+
+
+def _relative(path: Path, directory: Path) -> str:
+    try:
+        return Path(os.path.relpath(path.resolve(), directory)).as_posix()
+    except ValueError:  # Windows, another drive
+        return path.resolve().as_posix()
+
+
+def _input(value: gs.Variable, name: str, model: Model) -> TensorSpec:
+    spec = _spec(value, name)
+    if spec.dtype == "unknown":
+        raise ModelError(
+            f"input '{name}' of model '{model.name}' is not a tensor of a known type",
+            "only models whose inputs are tensors can be bundled",
+        )
+    return spec
+
+
+def _spec(value: gs.Variable, name: str) -> TensorSpec:
+    shape = None if value.shape is None else tuple(_dimension(size) for size in value.shape)
+    return TensorSpec(name, value.name, _dtype_name(value.dtype), shape)
+
+
+def _dimension(size: Any) -> int | str | None:
+    if isinstance(size, str):
+        return size or None
+    return int(size) if size is not None and int(size) >= 0 else None
+
+
+def _dtype_name(dtype: Any) -> str:
+    if dtype is None:
+        return "unknown"
+    if isinstance(dtype, int):  # an onnx.TensorProto type, which onnx gives a NumPy dtype
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+    name = np.dtype(dtype).name
+    if name.startswith("str"):
+        return "object"
+    return name if name in DTYPES else "unknown"
+
+
+def _inputs_behind(program: Program, model: Model, values: Mapping[str, gs.Variable]) -> list[str]:
+    """The graph inputs that the model's outputs depend on, in the graph's order."""
+    outputs = [values[value] for value in model.outputs.values()]
+    read = {t.name for node in program.needed_nodes(outputs) for t in node_inputs(node)}
+    read.update(value.name for value in outputs)
+    return [value.name for value in program.graph.inputs if value.name in read]
+
+
+def _owner(program: Program, value: str) -> tuple[str, str]:
+    """The first (model, input) that the graph input stands for."""
+    for model in program.models.values():
+        for name, used in model.inputs.items():
+            if used == value:
+                return model.name, name
+    raise RepsimcError(f"graph input '{value}' belongs to no model")
+
+
+# -- the folder --------------------------------------------------------------------------
+
+
+def _is_bundle(directory: Path) -> bool:
+    try:
+        read_manifest(directory)
+    except (RepsimcError, OSError):
+        return False
+    return True
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what earlier writes to `target` left when they were killed; restores a bundle
+    that was moved aside and never replaced. Folders that are not ours stay."""
+    for folder in _leftovers(target):
+        if folder.name.endswith("-old") and _is_bundle(folder) and not target.exists():
+            folder.rename(target)
+        elif not any(folder.iterdir()) or (folder / _MARK).is_file() or _is_bundle(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leftovers(target: Path) -> Iterator[Path]:
+    start = f".{target.name}.partial-"
+    for path in sorted(target.parent.iterdir()):
+        if path.name.startswith(start) and path.is_dir() and not path.is_symlink():
+            pid = path.name.removeprefix(start).split("-")[0]
+            if pid.isdigit() and not alive(int(pid)):
+                yield path

@@ -1,0 +1,184 @@
+"""Where a call's results, warnings and errors go: stdout, stderr, and the exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import BackendError, RepsimcError, UsageError
+from ..options import Format
+
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from ..reports.table import Grid
+
+ERROR_SCHEMA = "repsimc.error/1"
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+@dataclass
+class Call:
+    """What is true of a whole call: the form of its results, and how much it tells besides."""
+
+    format: Format = Format.table
+    verbose: bool = False
+    quiet: bool = False
+
+    def take(self, format: Format | None, verbose: bool = False, quiet: bool = False) -> Call:
+        """The call, with what a command was told on top."""
+        self.format = format or self.format
+        self.verbose = verbose or self.verbose
+        self.quiet = quiet or self.quiet
+        return self
+
+    def progress(self) -> Progress:
+        """Where long work tells how far it is."""
+        from ..progress import progress_for
+
+        return progress_for(self.verbose, self.quiet)
+
+    def show(self, value: dict[str, Any], *grids: Grid) -> None:
+        """Print a result: the grids as tables or Markdown, or the value as JSON."""
+        if self.format is Format.json:
+            print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+            return
+        from ..reports.table import markdown, print_grid
+
+        for index, grid in enumerate(grids):
+            if index:
+                print()
+            if self.format is Format.markdown:
+                print(markdown(grid), end="")
+            else:
+                print_grid(grid)
+
+    def say(self, text: str) -> None:
+        """Print a line for people; JSON readers never see it."""
+        if self.format is not Format.json:
+            print(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning to stderr; -q keeps it away."""
+        if not self.quiet:
+            _tell(f"warning: {text}")
+
+
+def call_of(ctx: typer.Context) -> Call:
+    """The call that a command belongs to."""
+    return ctx.ensure_object(Call)
+
+
+def guarded(run: Callable[[Call], object], arguments: Sequence[str]) -> int:
+    """The exit code of `run`; whatever it raises is told in a line or two, never as a traceback.
+
+    The one place where errors become messages and exit codes. With --format json the error is a
+    JSON object on stdout too, whatever went wrong, the command line itself included.
+    """
+    call = _asked(arguments)
+
+    def warn(message: Warning | str, *_: object) -> None:
+        call.warn(str(message))
+
+    try:
+        with warnings.catch_warnings():
+            # Python's own form of a warning shows a line of our source, which is of no use here.
+            warnings.showwarning = warn
+            code = run(call)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        # The reader has gone (`repsimc passes | head -1`); Python would complain at exit.
+        _close_stdout()
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, typer.Abort):
+        _tell("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        if call.verbose and not isinstance(error, RepsimcError):
+            traceback.print_exc()
+        shown = _as_shown(error)
+        tell_error(shown)
+        if call.format is Format.json:
+            try:
+                print(json.dumps({"schema": ERROR_SCHEMA, "error": error_json(shown)}, indent=2))
+                sys.stdout.flush()
+            except BrokenPipeError:
+                _close_stdout()
+        return shown.exit_code
+
+
+def error_json(error: RepsimcError) -> dict[str, Any]:
+    """The error as JSON types."""
+    return {
+        "kind": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+    }
+
+
+def tell_error(error: RepsimcError) -> None:
+    """Print `error: ...` and the hint to stderr."""
+    _tell(f"error: {error}")
+
+
+def _asked(arguments: Sequence[str]) -> Call:
+    """What the raw command line asks for: a command line that can't be parsed has a form too."""
+    words = list(arguments)
+    as_json = "--format=json" in words or any(
+        pair == ("--format", "json") for pair in pairwise(words)
+    )
+    return Call(
+        Format.json if as_json else Format.table,
+        verbose=bool({"-v", "--verbose"} & set(words)),
+        quiet=bool({"-q", "--quiet"} & set(words)),
+    )
+
+
+def _as_shown(error: Exception) -> RepsimcError:
+    if isinstance(error, RepsimcError):
+        return error
+    # Typer's errors have no public common class in the versions supported; this method tells them.
+    told = getattr(error, "format_message", None)
+    if callable(told):
+        context = getattr(error, "ctx", None)
+        command = getattr(context, "command_path", "repsimc")
+        return UsageError(str(told()), f"{command} --help")
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("repsimc"):
+        return BackendError(
+            f"this command needs {error.name}, which is not installed",
+            "pip install 'repsimc[compile]' (on a device, only building, running and measuring "
+            "bundles need no more than repsimc itself)",
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return RepsimcError(
+            f"{error.filename or 'the system'}: {error.strerror}",
+            "free some space and call again" if error.errno == errno.ENOSPC else "",
+        )
+    if isinstance(error, MemoryError):
+        return RepsimcError("memory ran out", "give fewer frames: --frames 256")
+    return RepsimcError(
+        f"internal error: {type(error).__name__}: {error}",
+        "this is a fault of repsimc: please report it with what the same call prints with -v",
+    )
+
+
+def _tell(text: str) -> None:
+    from ..reports.table import printable
+
+    print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
+
+
+def _close_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

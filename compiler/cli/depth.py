@@ -1,0 +1,133 @@
+"""The command that makes one model shallower: depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from .config import compile_options, load_config
+from .console import call_of
+from .options import (
+    AllowScript,
+    ConfigOption,
+    FormatOption,
+    Frames,
+    Names,
+    Quiet,
+    Seed,
+    Verbose,
+    examples,
+    names_of,
+)
+
+DEPTH_EXAMPLES = examples(
+    "repsimc depth model.onnx --calib frames/",
+    "repsimc depth model.onnx --calib frames.npz --data labelled.npz --labels label",
+    "repsimc depth model.onnx --calib frames.npz --pick 5 -o depth/",
+    "repsimc depth model.onnx --calib frames.npz --min-fidelity 0.97 -o depth/",
+)
+
+
+def depth(
+    ctx: typer.Context,
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="An ONNX file.")] = None,
+    calib: Annotated[
+        list[str] | None,
+        typer.Option("--calib", metavar="PATH", help="Frames, as for compile --calib."),
+    ] = None,
+    pick: Annotated[
+        int | None, typer.Option("--pick", help="Compile the model with this many regions out.")
+    ] = None,
+    min_fidelity: Annotated[
+        float | None,
+        typer.Option(
+            "--min-fidelity", help="Compile it with the most regions out that keep this fidelity."
+        ),
+    ] = None,
+    most: Annotated[
+        int | None, typer.Option("--most", help="End the curve after this many regions.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Labelled frames to measure accuracy on.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="The array in --data with class indices.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Write depth.json, depth.png, plan.json and the bundle here."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a curve that is there.")
+    ] = False,
+    seed: Seed = None,
+    name: Names = None,
+    frames: Frames = None,
+    allow_script: AllowScript = False,
+    config: ConfigOption = None,
+    format: FormatOption = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how a model's depth trades against its fidelity, and compile a point of the curve."""
+    call = call_of(ctx).take(format, verbose, quiet)
+    settings = load_config(config, Path.cwd())
+    call.take(format or settings.get("format"))
+    settings = {
+        key: value
+        for key, value in settings.items()
+        if key in ("models", "name", "calib", "seed", "frames", "held-out", "preprocess", "metrics")
+    }
+    given = {
+        "models": [model] if model is not None else None,
+        "seed": seed,
+        "frames": frames,
+        "name": names_of(name) if name else None,
+    }
+    settings |= {key: value for key, value in given.items() if value is not None}
+    if (data is None) != (labels is None):
+        raise UsageError(
+            "--data and --labels go together", "give the labelled frames and the array's name"
+        )
+    if pick is not None and min_fidelity is not None:
+        raise UsageError("--pick and --min-fidelity are two ways to choose", "give one of them")
+    if output is None and (pick is not None or min_fidelity is not None):
+        output = Path("depth")
+    from dataclasses import replace
+
+    options = replace(compile_options(settings, calib or (), allow_script), output=output)
+    from ..depth.accuracy import Labelled
+    from ..depth.curve import BUNDLE
+    from ..depth.curve import depth as measure
+    from ..depth.report import depth_grid
+    from ..reports.table import report_grid
+
+    progress = call.progress()
+    judged = None if data is None or labels is None else Labelled(data, labels)
+    try:
+        result = measure(
+            options,
+            labelled=judged,
+            pick=pick,
+            keep=min_fidelity,
+            most=most,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    finally:
+        progress.done()
+    value = {**result.curve.to_json(), "picked": result.picked}
+    grids = [depth_grid(result.curve, result.picked)]
+    if result.compiled is not None:
+        value["compiled"] = result.compiled.report.to_json()
+        grids.append(report_grid(result.compiled.report))
+    call.show(value, *grids)
+    if output is not None:
+        where = f"{output}/".replace("//", "/")
+        bundle = f", the bundle to {where}{BUNDLE}/" if result.compiled is not None else ""
+        call.say(f"curve written to {where}{bundle}")

@@ -1,0 +1,86 @@
+"""Commands that only look: inspect, passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..options import model_names
+from .console import call_of
+from .options import FormatOption, Verbose, examples
+
+INSPECT_EXAMPLES = examples(
+    "repsimc inspect a.onnx",
+    "repsimc inspect a.onnx --text | less",
+    "repsimc inspect bundle/ --format json",
+)
+
+
+def inspect(
+    ctx: typer.Context,
+    what: Annotated[Path, typer.Argument(metavar="MODEL|BUNDLE", help="A .onnx file or a bundle.")],
+    text: Annotated[
+        bool, typer.Option("--text", help="Print the program as text instead.")
+    ] = False,
+    format: FormatOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Tell what a model or a bundle is made of, where it can be cut, and what is shared."""
+    call = call_of(ctx).take(format, verbose)
+    from ...runtime.session import load
+    from ..frontends.onnx import read_model
+    from ..reports import inspection
+    from ..reports.table import report_grid
+
+    bundle = load(what) if what.is_dir() else None
+    if text or bundle is None:
+        path = what if bundle is None else what / bundle.manifest.graph
+        ((name, _),) = model_names([path])
+        program = read_model(path, name)
+        if text:
+            from ..graph.text import text as program_text
+
+            print(program_text(program))
+            return
+        found = inspection.inspect_model(program, name)
+        call.show(found.to_json(), *inspection.model_grids(found))
+        return
+    manifest = bundle.manifest
+    report = inspection.read_report(what, manifest)
+    call.show(
+        inspection.bundle_json(manifest, report),
+        *inspection.bundle_grids(what, manifest, report),
+        report_grid(report),
+    )
+
+
+PASSES_EXAMPLES = examples("repsimc passes", "repsimc passes --format json")
+
+
+def passes(ctx: typer.Context, format: FormatOption = None) -> None:
+    """List the rewrites that a compilation is made of, in their order."""
+    call = call_of(ctx).take(format)
+    from ...passes.pipeline import EXACT
+    from ...passes.refit import Refit
+    from ...passes.share_prefix import SharePrefix
+    from ..actions.fold_passes import FOLDING
+    from ..reports.table import Column, Grid
+
+    kinds = dict.fromkeys((*(type(step) for step in EXACT), *FOLDING, SharePrefix, Refit))
+    rows = [
+        (kind.name, kind.exact, " ".join((kind.__doc__ or "").split("\n\n")[0].split()))
+        for kind in kinds
+    ]
+    call.show(
+        {
+            "schema": "repsimc.passes/1",
+            "passes": [{"name": name, "exact": exact, "what": what} for name, exact, what in rows],
+        },
+        Grid(
+            "",
+            (Column("pass"), Column("outputs"), Column("what it does")),
+            tuple((name, "exact" if exact else "measured", what) for name, exact, what in rows),
+        ),
+    )

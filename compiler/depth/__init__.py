@@ -1,0 +1,1 @@
+"""How a model's depth trades against its fidelity."""

@@ -1,0 +1,1 @@
+"""Programs run on frames: feeds, statistics, outputs beside the originals', latency."""

@@ -1,0 +1,1 @@
+"""Closed-form fits: new weights for linear operators, from what frames say."""

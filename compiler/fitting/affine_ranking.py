@@ -1,0 +1,326 @@
+"""Representation similarity between values, measured on rows sampled while frames stream by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from ..execution.executable import Segment
+from ..graph.layout import Layout, layout_of
+from ..graph.program import Program
+from .operators import value_rows
+from .reconstruction import FrameSet
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+# Positions sampled per frame: with 512 frames this gives 4 096 rows, 20 per unknown up to 200
+# channels; wider values are projected (see Samples).
+POSITIONS = 8
+# Channels above this are mixed down by a seeded random projection (Johnson-Lindenstrauss), so
+# that ranking sites costs the same on a ResNet-50 as on a ResNet-20.
+MAX_CHANNELS = 256
+# Share of the rows that the affine maps are fitted on; the rest judge them.
+_FIT_SHARE = 0.75
+# Bytes that Gram blocks between values may take from one receiver to the next.
+_BLOCKS_NBYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows [frames * POSITIONS, channels] of many values at the same relative positions.
+
+    Positions are relative (0..1 along each spatial axis), so row k of two values is the same
+    place of the same frame even where their sizes differ. `spatial` holds each value's sizes
+    beyond batch and channels, `channels` its true width (rows may be projected).
+    """
+
+    rows: Mapping[str, Float32]
+    spatial: Mapping[str, tuple[int, ...]]
+    channels: Mapping[str, int]
+
+    def comparable(self, donor: str, receiver: str) -> bool:
+        """Whether an adapter can stand between: same rank, sizes equal or whole multiples."""
+        a, b = self.spatial[donor], self.spatial[receiver]
+        if len(a) != len(b) or (len(self.rows[donor]) != len(self.rows[receiver])):
+            return False
+        if len(a) == 1:
+            return a == b  # tokens: one to one
+        return all(max(x, y) % min(x, y) == 0 for x, y in zip(a, b)) and (
+            all(x >= y for x, y in zip(a, b)) or all(x <= y for x, y in zip(a, b))
+        )
+
+
+def sample_values(
+    program: Program, values: Sequence[str], frames: FrameSet, seed: int = 0
+) -> Samples:
+    """Sampled rows of `values` in one forward pass. Values that carry no rows are left out."""
+    known = program.values()
+    wanted = [name for name in dict.fromkeys(values) if name in known]
+    segment = Segment(program, None, wanted)
+    generator = np.random.default_rng((seed, 17))
+    places = generator.random((frames.count, POSITIONS, 3))
+    parts: dict[str, list[Float32]] = {name: [] for name in wanted}
+    spatial: dict[str, tuple[int, ...]] = {}
+    channels: dict[str, int] = {}
+    projections: dict[int, Float32] = {}
+    last = {name: layout_of(known[name]) is Layout.CHANNELS_LAST for name in wanted}
+    start = 0
+    for feeds in frames.batches(segment.inputs):
+        count = len(next(iter(feeds.values())))
+        for name, array in zip(wanted, segment(feeds)):
+            if array.ndim < 2 or array.shape[0] != count:
+                parts.pop(name, None)
+                continue
+            if name not in parts:
+                continue
+            sizes = array.shape[1:-1] if last[name] else array.shape[2:]
+            spatial[name] = tuple(sizes)
+            width = array.shape[-1] if last[name] else array.shape[1]
+            channels[name] = int(width)
+            picked = value_rows(array, _flat(places[start : start + count], sizes), last[name])
+            if width > MAX_CHANNELS:
+                if width not in projections:
+                    mixer = np.random.default_rng((seed, width))
+                    projections[width] = mixer.standard_normal(
+                        (width, MAX_CHANNELS), dtype=np.float32
+                    ) / np.float32(np.sqrt(MAX_CHANNELS))
+                picked = picked @ projections[width]
+            parts[name].append(picked)
+        start += count
+    rows = {name: np.concatenate(pieces) for name, pieces in parts.items() if pieces}
+    return Samples(rows, spatial, channels)
+
+
+def _flat(places: Float64, sizes: tuple[int, ...]) -> NDArray[np.int64]:
+    flat = np.zeros(places.shape[:2], dtype=np.int64)
+    for axis, size in enumerate(sizes):
+        flat = flat * size + np.minimum((places[:, :, axis] * size).astype(np.int64), size - 1)
+    return flat
+
+
+class AffineRanking:
+    """Held-out R2 of affine maps from many donors (alone or several at once) to a receiver.
+
+    R2 = 1 - SSE / SST on rows the map was not fitted on, all channels together; clipped at 0.
+    Works on Gram blocks between pairs of values, computed once each, so that a map costs a solve
+    of its channels and no pass over the rows.
+    """
+
+    def __init__(self, samples: Samples, donors: Sequence[str], ridge: float = 1e-3) -> None:
+        self.samples = samples
+        self.donors = tuple(donors)
+        self._ridge = ridge
+        rows = len(next(iter(samples.rows.values()))) if samples.rows else 0
+        self._split = int(rows * _FIT_SHARE)
+        self._centred: dict[str, Float32] = {}
+        self._blocks: dict[tuple[str, str], tuple[Float64, Float64]] = {}
+        self._factors: dict[str, tuple[Float64, bool]] = {}
+        self._powers: dict[str, tuple[float, float]] = {}
+
+    def best(
+        self, receiver: str, count: int = 1, gain: float = 0.004, first: float = 1.0
+    ) -> list[tuple[float, tuple[str, ...]]]:
+        """The best single donor, then ever larger sets while each addition explains `gain` more.
+
+        Greedy forward selection among the ten next best; sets have one spatial size, to be
+        concatenated. `first` looks only at that share of the donors, in their order. Returns
+        (R2, donors) of growing size, empty when no donor is comparable.
+        """
+        looked_at = self.donors[: math.ceil(first * len(self.donors))]
+        donors = [name for name in looked_at if self.samples.comparable(name, receiver)]
+        scored = [(self._single(name, receiver), name) for name in donors]
+        singles = sorted((pair for pair in scored if pair[0] == pair[0]), reverse=True)
+        if not singles:
+            return []
+        found: list[tuple[float, tuple[str, ...]]] = [(singles[0][0], (singles[0][1],))]
+        size = self.samples.spatial[singles[0][1]]
+        pool = [name for _, name in singles[1:] if self.samples.spatial[name] == size][:10]
+        chosen = _Joint.of(self, receiver, singles[0][1])
+        while len(found) < count and pool:
+            score = found[-1][0]
+            value, name = max(chosen.scored(name) for name in pool)
+            if not value > score + gain * (1 - score) + 1e-4:
+                break
+            chosen = chosen.with_one(name)
+            found.append((value, chosen.names))
+            pool.remove(name)
+        self._forget(receiver)
+        return found
+
+    def _single(self, donor: str, receiver: str) -> float:
+        weight = scipy.linalg.cho_solve(self.factor(donor), self.block(donor, receiver)[0])
+        judged_gram, judged_cross = self.block(donor, donor)[1], self.block(donor, receiver)[1]
+        return self.score(weight, judged_gram @ weight, judged_cross, receiver)
+
+    def factor(self, donor: str) -> tuple[Float64, bool]:
+        """The Cholesky factor of a donor's damped Gram matrix."""
+        if donor not in self._factors:
+            damped = self.damped(donor)
+            self._factors[donor] = scipy.linalg.cho_factor(damped, lower=True)
+        return self._factors[donor]
+
+    def score(
+        self, weight: Float64, judged_product: Float64, judged_cross: Float64, receiver: str
+    ) -> float:
+        """R2 of a map, by what the Gram matrix of the rows that judge makes of it."""
+        power, total = self._power(receiver)
+        if total <= 1e-12 * max(power, 1e-30):
+            return float("nan")
+        error = power - 2 * float(np.vdot(weight, judged_cross))
+        return max(0.0, 1.0 - (error + float(np.vdot(weight, judged_product))) / total)
+
+    def _power(self, receiver: str) -> tuple[float, float]:
+        """The sum of squares of the rows that judge, and that around their own mean."""
+        if receiver not in self._powers:
+            judged = self._rows(receiver)[self._split :]
+            power = float(np.square(judged, dtype=np.float64).sum())
+            mean = judged.mean(axis=0, dtype=np.float64)
+            self._powers[receiver] = power, power - len(judged) * float(mean @ mean)
+        return self._powers[receiver]
+
+    def damped(self, donor: str) -> Float64:
+        """A donor's Gram matrix with its ridge, a share of its own mean diagonal."""
+        gram = self.block(donor, donor)[0]
+        size = len(gram)
+        return gram + (self._ridge * float(np.trace(gram)) / size + 1e-9) * np.eye(size)
+
+    def block(self, a: str, b: str) -> tuple[Float64, Float64]:
+        """a^T b over the rows to fit and over those that judge (both centred on the former)."""
+        if (a, b) not in self._blocks:
+            if (b, a) in self._blocks:
+                fit, judge = self._blocks[b, a]
+                return fit.T, judge.T
+            left, right = self._rows(a), self._rows(b)
+            cut = self._split
+            self._blocks[a, b] = (
+                (left[:cut].T @ right[:cut]).astype(np.float64),
+                (left[cut:].T @ right[cut:]).astype(np.float64),
+            )
+        return self._blocks[a, b]
+
+    def _rows(self, name: str) -> Float32:
+        if name not in self._centred:
+            rows = self.samples.rows[name]
+            self._centred[name] = rows - rows[: self._split].mean(axis=0)
+        return self._centred[name]
+
+    def _forget(self, receiver: str) -> None:
+        # Blocks between donors serve the next receivers too, as long as they are few and small;
+        # the receiver's own would grow without bound.
+        if receiver not in self.donors:
+            self._centred.pop(receiver, None)
+            for key in [key for key in self._blocks if receiver in key]:
+                del self._blocks[key]
+        held = sum(fit.nbytes + judge.nbytes for fit, judge in self._blocks.values())
+        if held > _BLOCKS_NBYTES:
+            for key in [key for key in self._blocks if key[0] != key[1]]:
+                del self._blocks[key]
+
+
+@dataclass(frozen=True, eq=False)
+class _Joint:
+    """The map from several donors at once, extended by one at a time by block elimination.
+
+    With S the donors that are there and c the next: Y = G_SS^-1 G_Sc, and the new donor's weights
+    solve (G_cc - G_cS Y) W_c = H_c - G_cS W_S; the others' become W_S - Y W_c.
+    """
+
+    ranking: AffineRanking
+    receiver: str
+    names: tuple[str, ...]
+    weight: Float64
+    inverse: Float64  # of the damped Gram matrix of all donors
+    judged_gram: Float64
+    judged_cross: Float64
+
+    @classmethod
+    def of(cls, ranking: AffineRanking, receiver: str, name: str) -> _Joint:
+        """The map from one donor."""
+        cross, judged_cross = ranking.block(name, receiver)
+        inverse = scipy.linalg.cho_solve(ranking.factor(name), np.eye(len(cross)))
+        gram = ranking.block(name, name)[1]
+        return cls(ranking, receiver, (name,), inverse @ cross, inverse, gram, judged_cross)
+
+    def scored(self, name: str) -> tuple[float, str]:
+        """R2 with one more donor."""
+        fit, beside = self._beside(name)
+        others, own, *_ = self._weights(name, fit)
+        gram = self.ranking.block(name, name)[1]
+        product = np.concatenate(
+            [self.judged_gram @ others + beside @ own, beside.T @ others + gram @ own]
+        )
+        cross = np.concatenate([self.judged_cross, self.ranking.block(name, self.receiver)[1]])
+        weight = np.concatenate([others, own])
+        return self.ranking.score(weight, product, cross, self.receiver), name
+
+    def with_one(self, name: str) -> _Joint:
+        """The map from one more donor."""
+        fit, beside = self._beside(name)
+        others, own, spread, inverse = self._weights(name, fit)
+        part = spread @ inverse
+        gram = self.ranking.block(name, name)[1]
+        cross = self.ranking.block(name, self.receiver)[1]
+        return _Joint(
+            self.ranking,
+            self.receiver,
+            (*self.names, name),
+            np.concatenate([others, own]),
+            np.block([[self.inverse + part @ spread.T, -part], [-part.T, inverse]]),
+            np.block([[self.judged_gram, beside], [beside.T, gram]]),
+            np.concatenate([self.judged_cross, cross]),
+        )
+
+    def _weights(self, name: str, beside: Float64) -> tuple[Float64, Float64, Float64, Float64]:
+        """The others' weights, the new donor's own; Y and the inverse of what is left of G_cc.
+
+        `beside` is G_Sc.
+        """
+        spread = self.inverse @ beside
+        left = self.ranking.damped(name) - beside.T @ spread
+        inverse = np.linalg.inv(left).astype(np.float64)
+        cross = self.ranking.block(name, self.receiver)[0]
+        own = inverse @ (cross - beside.T @ self.weight)
+        return self.weight - spread @ own, own, spread, inverse
+
+    def _beside(self, name: str) -> tuple[Float64, Float64]:
+        """What the donors that are there have in common with one more: rows to fit, to judge."""
+        blocks = [self.ranking.block(other, name) for other in self.names]
+        fit, judge = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
+        return fit, judge
+
+
+def debiased_cka(x: Array, y: Array) -> float:
+    """Debiased linear CKA of rows x [n, c1], y [n, c2]; nan ("undefined") at zero variance.
+
+    HSIC_1 of Song et al. 2012 as used by Nguyen et al. 2020 (arXiv 2010.15327), equation 3:
+    unlike the biased estimate it does not grow with width / n. Needs n >= 4.
+    """
+    n = len(x)
+    if n < 4:
+        return float("nan")
+    left = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    right = y.astype(np.float64) - y.mean(axis=0, dtype=np.float64)
+
+    def hsic(a: Float64, b: Float64) -> float:
+        # Through features, never an n x n matrix: K = a a^T with its diagonal removed.
+        diagonal_a = np.square(a).sum(axis=1)
+        diagonal_b = np.square(b).sum(axis=1)
+        trace = float(np.square(a.T @ b).sum() - diagonal_a @ diagonal_b)
+        ones_a = a @ a.sum(axis=0) - diagonal_a
+        ones_b = b @ b.sum(axis=0) - diagonal_b
+        total = float(ones_a.sum() * ones_b.sum())
+        middle = float(ones_a @ ones_b)
+        return (trace + total / ((n - 1) * (n - 2)) - 2 * middle / (n - 2)) / (n * (n - 3))
+
+    denominator = hsic(left, left) * hsic(right, right)
+    if not denominator > 0:
+        return float("nan")
+    return hsic(left, right) / float(np.sqrt(denominator))

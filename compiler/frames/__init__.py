@@ -1,0 +1,1 @@
+"""The frames that a compilation looks at: read, checked, prepared, split."""

@@ -1,0 +1,141 @@
+"""From programs, plan and comparisons to the report: what was saved, shared, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from ..execution.outputs import OutputComparison
+from ..frames.calibration import Frames, InputRef
+from ..graph.program import SOURCE_KEY, Program, model_of, own_name
+from ..graph.weights import digest, nbytes_of
+from ..planning.plan import Plan, SharePrefixAction
+from ..structure.cost import model_cost, program_cost
+from ..units import Budget
+from .report import MEMORY, WEIGHTS, ModelReport, OutputFidelity, Report, Sharing
+
+
+def report_of(
+    original: Program,
+    program: Program,
+    plan: Plan,
+    compared: Sequence[OutputComparison],
+    memory: Mapping[str, int],
+    frames: Frames | None,
+    tied: Sequence[Sequence[InputRef]],
+    notes: tuple[str, ...],
+    budget: Budget | None,
+) -> Report:
+    """The report of a compilation from `original` (as read) to `program`.
+
+    `memory` is what `analysis.cost.predicted_memory` says of the two.
+    """
+    sharing = _exact_sharing(program)
+    for planned in plan.actions:
+        if isinstance(planned.action, SharePrefixAction):
+            sharing.setdefault(planned.action.receiver, []).append(
+                _sharing_of(original, planned.action)
+            )
+    parts = _divided_weights(program)
+    models: list[ModelReport] = []
+    macs_before = 0
+    for name in program.models:
+        before, after = model_cost(original, name), model_cost(program, name)
+        macs_before += before.macs
+        models.append(
+            ModelReport(
+                name,
+                before.weights_nbytes,
+                parts[name],
+                before.macs,
+                after.macs,
+                before.activations_peak_nbytes,
+                after.activations_peak_nbytes,
+                tuple(sharing.get(name, ())),
+                tuple(
+                    OutputFidelity(c.output, c.metric, c.value, c.floor, c.frames)
+                    for c in compared
+                    if c.model == name
+                ),
+            )
+        )
+    counts = [] if frames is None else [frames.fit_rows(s[0]) for s in frames.streams]
+    held_out = [] if frames is None else [frames.held_out_rows(s[0]) for s in frames.streams]
+    return Report(
+        tuple(models),
+        weights_before_nbytes=memory["apart_weights_nbytes"],
+        weights_after_nbytes=memory["merged_weights_nbytes"],
+        memory_before_nbytes=memory["apart_nbytes"],
+        memory_after_nbytes=memory["merged_nbytes"],
+        macs_before=macs_before,
+        macs_after=program_cost(program).macs,
+        budget_nbytes=None if budget is None else budget.limit(memory["apart_weights_nbytes"]),
+        budget_counts=MEMORY if budget is None or budget.nbytes is not None else WEIGHTS,
+        frames_fit=sum(len(rows) for rows in counts),
+        frames_held_out=sum(len(rows) for rows in held_out),
+        inputs_tied=bool(tied),
+        notes=notes,
+    )
+
+
+def _divided_weights(program: Program) -> dict[str, int]:
+    """Bytes per model, each unique weight divided evenly among the models that read it."""
+    readers: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    for name in program.models:
+        for node in program.nodes_of(name):
+            for tensor in node.inputs:
+                if isinstance(tensor, gs.Constant):
+                    key = digest(tensor)
+                    sizes[key] = nbytes_of(tensor)
+                    if name not in readers.setdefault(key, []):
+                        readers[key].append(name)
+    parts = dict.fromkeys(program.models, 0)
+    for key, names in readers.items():
+        each, rest = divmod(sizes[key], len(names))
+        for index, name in enumerate(names):
+            parts[name] += each + (1 if index < rest else 0)
+    return parts
+
+
+def _exact_sharing(program: Program) -> dict[str, list[Sharing]]:
+    """Per model the nodes it shares, unchanged, with the model whose names they carry."""
+    found: dict[str, list[Sharing]] = {}
+    for name in program.models:
+        nodes = program.nodes_of(name)
+        mine = {id(node) for node in nodes}
+        shared: dict[str, list[gs.Node]] = {}
+        for node in nodes:
+            sources = program.metadata.get(node.name, {}).get(SOURCE_KEY, "").split(",")
+            owners = [model_of(source) for source in sources]
+            if name in owners and owners[0] != name and len(owners) > 1:
+                shared.setdefault(owners[0], []).append(node)
+        for donor, members in shared.items():
+            inside = {id(node) for node in members}
+            border = [
+                tensor.name
+                for node in members
+                for tensor in node.outputs
+                if any(id(r) in mine and id(r) not in inside for r in tensor.outputs)
+            ]
+            ends = tuple(own_name(value) for value in dict.fromkeys(border))
+            depth = len(members) / max(len(nodes), 1)
+            found.setdefault(name, []).append(Sharing(donor, ends, ends, depth, True))
+    return found
+
+
+def _sharing_of(original: Program, action: SharePrefixAction) -> Sharing:
+    values = original.values()
+    ends = [values[link.receiver_value] for link in action.links if link.receiver_value in values]
+    before = {node.name for node in original.needed_nodes(ends)}
+    owner = model_of(action.links[0].receiver_value)
+    nodes = original.nodes_of(owner if owner in original.models else action.receiver)
+    depth = len([node for node in nodes if node.name in before]) / max(len(nodes), 1)
+    return Sharing(
+        action.donor,
+        tuple(own_name(value) for link in action.links for value in link.donor_values),
+        tuple(own_name(link.receiver_value) for link in action.links),
+        depth,
+        False,
+    )

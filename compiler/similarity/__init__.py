@@ -1,0 +1,1 @@
+"""Similarity of models' layers: measured, compared, cached, drawn."""

@@ -1,0 +1,317 @@
+"""Engines in a bundle, `engines/<device key>/<layout>-<precision>/`: found, checked, replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import struct
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import BackendError, ModelError, UsageError
+from ..files import file_entry
+from ..json_reader import Reader, read_json
+from ..manifest import LAYOUTS, PRECISIONS, Manifest
+from ..placing import alive, put_in_place, sync
+
+SCHEMA = "repsimc.engines/1"
+FOLDER = "engines"
+RECORD = "engines.json"
+LOG = "build.log"
+_MAX_NBYTES = 16 * 2**20
+_HINT = "build the engines again: repsimc build BUNDLE --backend tensorrt"
+_TAGS = (b"ftrt", b"vtrt")  # of TensorRT's plans and of TensorRT-RTX's
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A serialized engine: its file, what it needs and gives, its size, scratch memory, time."""
+
+    file: str
+    models: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nbytes: int
+    sha256: str
+    seconds: float
+    scratch_nbytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return {
+            "file": self.file,
+            "models": list(self.models),
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            "nbytes": self.nbytes,
+            "sha256": self.sha256,
+            "seconds": self.seconds,
+            "scratch_nbytes": self.scratch_nbytes,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Plan:
+        """The plan of JSON values that repsimc itself wrote for a child process."""
+        found = dict(value)
+        for key in ("models", "inputs", "outputs"):
+            found[key] = tuple(found[key])
+        return Plan(**found)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An output beside its reference: the largest difference by the largest reference value."""
+
+    model: str
+    output: str
+    difference: float
+    tolerance: float
+    runs: int
+
+    @property
+    def met(self) -> bool:
+        """True if it is within the tolerance; not a number is not."""
+        return self.difference <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as JSON values."""
+        return {
+            "model": self.model,
+            "output": self.output,
+            "difference": self.difference,
+            "tolerance": self.tolerance,
+            "runs": self.runs,
+        }
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What `engines.json` says: what the engines were built from, for what, and what they are.
+
+    `fingerprint` is of all that decides the plans: the bundle, device, version, options.
+    `device` is `Device.to_json()`.
+    """
+
+    key: str
+    layout: str
+    precision: str
+    fingerprint: str
+    bundle_sha256: str
+    plans: tuple[Plan, ...]
+    checked: tuple[Checked, ...] = ()
+    notes: tuple[str, ...] = ()
+    workspace_nbytes: int | None = None
+    device: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values, with schema version."""
+        return {
+            "schema": SCHEMA,
+            "key": self.key,
+            "layout": self.layout,
+            "precision": self.precision,
+            "fingerprint": self.fingerprint,
+            "bundle_sha256": self.bundle_sha256,
+            "workspace_nbytes": self.workspace_nbytes,
+            "plans": [plan.to_json() for plan in self.plans],
+            "checked": [item.to_json() for item in self.checked],
+            "notes": list(self.notes),
+            "device": dict(self.device),
+        }
+
+
+def engine_folder(bundle: Path, key: str, layout: str, precision: str) -> Path:
+    """Where engines of that device, layout and precision are."""
+    return bundle / FOLDER / key / f"{layout}-{precision}"
+
+
+def read_record(folder: Path) -> EngineRecord:
+    """The record of the engines in `folder`. Raises ModelError if it is damaged."""
+    path = folder / RECORD
+    with path.open("rb") as file:
+        content = file.read(_MAX_NBYTES + 1)
+    if len(content) > _MAX_NBYTES:
+        raise ModelError(f"{path} is too large", _HINT)
+    top = read_json(content.decode(errors="replace"), str(path), _HINT)
+    if top.get("schema", Reader.text) != SCHEMA:
+        raise ModelError(f"{path} is of another schema than {SCHEMA}", _HINT)
+    layout, precision = top.get("layout", Reader.text), top.get("precision", Reader.text)
+    if layout not in LAYOUTS or precision not in PRECISIONS:
+        raise ModelError(f"{path} has an unknown layout or precision", _HINT)
+    return EngineRecord(
+        key=top.get("key", Reader.text),
+        layout=layout,
+        precision=precision,
+        fingerprint=top.get("fingerprint", Reader.sha256),
+        bundle_sha256=top.get("bundle_sha256", Reader.sha256),
+        plans=tuple(top.items("plans", _plan)),
+        checked=tuple(top.items("checked", _checked)),
+        notes=tuple(top.items("notes", Reader.text)),
+        workspace_nbytes=top.get("workspace_nbytes", lambda r: r.count() if r.value else None),
+        device={key: entry.value for key, entry in top.get("device", Reader.entries).items()},
+    )
+
+
+def find_engines(bundle: Path, manifest: Manifest, key: str, layout: str, precision: str) -> Path:
+    """The folder of engines for this device and this very bundle.
+
+    Raises BackendError where there are none, naming what there is: plans from elsewhere are never
+    loaded.
+    """
+    folder = engine_folder(bundle, key, layout, precision)
+    command = f"repsimc build {bundle} --backend tensorrt --layout {layout} --precision {precision}"
+    if not (folder / RECORD).is_file():
+        others = sorted(path.parent for path in (bundle / FOLDER).glob(f"*/*/{RECORD}"))
+        told = ", ".join(f"{path.parent.name} ({path.name})" for path in others)
+        raise BackendError(
+            f"{bundle} has no engines for this device, {key} ({layout}-{precision})"
+            + (f"; it has some for {told}, which do not run here" if told else ""),
+            f"build them here: {command}",
+        )
+    record = read_record(folder)
+    if (record.key, record.layout, record.precision) != (key, layout, precision):
+        raise BackendError(
+            f"the engines in {folder} were built for {record.key} "
+            f"({record.layout}-{record.precision})",
+            f"build them here: {command}",
+        )
+    if record.bundle_sha256 != bundle_digest(manifest):
+        raise BackendError(
+            f"the engines in {folder} were built from other files than the bundle holds now",
+            f"build them again: {command}",
+        )
+    return folder
+
+
+def read_plan(folder: Path, plan: Plan, version: str) -> bytes:
+    """A plan's bytes, if they are those that were built, by that version of TensorRT.
+
+    Raises ModelError (damaged) or BackendError (another version).
+    """
+    path = folder / plan.file
+    if not path.is_file() or path.resolve().parent != folder.resolve():
+        raise ModelError(f"the plan {path} is missing", _HINT)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != plan.sha256:
+        raise ModelError(
+            f"the plan {path} is not the one that was built: its sha256 differs", _HINT
+        )
+    built_by = plan_version(content)
+    if built_by is not None and built_by != tuple(version.split("."))[: len(built_by)]:
+        raise BackendError(
+            f"the plan {path} was built by TensorRT {'.'.join(built_by)}, here is {version}", _HINT
+        )
+    return content
+
+
+def plan_version(content: bytes) -> tuple[str, ...] | None:
+    """Major and minor version and patch of what built a plan, from its header; None if unknown.
+
+    The layout is that which trtexec's printPlanVersion reads, for 8.6 and later.
+    """
+    if len(content) < 28 or content[:4] not in _TAGS or struct.unpack("<I", content[4:8])[0] != 0:
+        return None
+    return tuple(str(number) for number in content[24:27])
+
+
+def graph_of(manifest: Manifest, precision: str, typed: bool = False) -> tuple[str, bool]:
+    """The graph to build from, and whether it has its types in it."""
+    if typed and precision == "fp32":
+        return manifest.graph, True
+    if typed and "fp16" in manifest.lowered:
+        return manifest.lowered["fp16"], True
+    return manifest.graph, False
+
+
+def bundle_digest(manifest: Manifest) -> str:
+    """A sha256 of all files of the bundle."""
+    return digest_of({name: entry.sha256 for name, entry in manifest.files.items()})
+
+
+def digest_of(value: Any) -> str:
+    """The sha256 of a JSON value."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def up_to_date(folder: Path, wanted: str) -> EngineRecord | None:
+    """The record of the engines there, if they are whole and of that fingerprint."""
+    try:
+        record = read_record(folder)
+    except (ModelError, OSError):
+        return None
+    if record.fingerprint != wanted:
+        return None
+    for plan in record.plans:
+        path = folder / plan.file
+        if not path.is_file() or file_entry(path).sha256 != plan.sha256:
+            return None
+    return record
+
+
+@contextmanager
+def replacing(folder: Path) -> Generator[Path]:
+    """A new folder to fill, which takes the place of `folder` when the block ends well.
+
+    Whatever happens, there are either the old engines or the new. Raises UsageError if the disk
+    is full or cannot be written.
+    """
+    parent = folder.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        start = f".{folder.name}.partial-"
+        for old in parent.iterdir():
+            pid = old.name.removeprefix(start).split("-")[0]
+            if old.name.startswith(start) and pid.isdigit() and not alive(int(pid)):
+                shutil.rmtree(old, ignore_errors=True)
+        partial = parent / f"{start}{os.getpid()}-{secrets.token_hex(4)}"
+        partial.mkdir()
+        try:
+            yield partial
+            for path in sorted(partial.iterdir()):
+                sync(path)
+            sync(partial)
+            put_in_place(partial, folder)
+            sync(parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be written: {error.strerror or error}",
+            "the engines that were there are as before; free space there, or copy the bundle to "
+            "a larger disk",
+        ) from error
+
+
+def with_scratch(plan: Plan, nbytes: int) -> Plan:
+    """The plan, with what its engine says it needs."""
+    return replace(plan, scratch_nbytes=nbytes)
+
+
+def _plan(reader: Reader) -> Plan:
+    return Plan(
+        file=reader.get("file", Reader.file_name),
+        models=tuple(reader.items("models", Reader.model_name)),
+        inputs=tuple(reader.items("inputs", Reader.text)),
+        outputs=tuple(reader.items("outputs", Reader.text)),
+        nbytes=reader.get("nbytes", Reader.count),
+        sha256=reader.get("sha256", Reader.sha256),
+        seconds=reader.get("seconds", Reader.number),
+        scratch_nbytes=reader.get("scratch_nbytes", Reader.count),
+    )
+
+
+def _checked(reader: Reader) -> Checked:
+    return Checked(
+        reader.get("model", Reader.model_name),
+        reader.get("output", Reader.text),
+        reader.get("difference", Reader.number),
+        reader.get("tolerance", Reader.number),
+        reader.get("runs", Reader.count),
+    )

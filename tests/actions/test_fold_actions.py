@@ -1,0 +1,78 @@
+"""Actions of folding as JSON and back, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from repsimc.compiler.actions.fold_actions import (
+    FoldAction,
+    FoldActivationAction,
+    FreezeBranchAction,
+    PruneChannelsAction,
+    ReuseAttentionAction,
+    TieWeightsAction,
+    check_fold_action,
+    fold_action_from_json,
+)
+from repsimc.compiler.errors import ModelError
+from tests.nets.foldable import sometimes_dead
+from tests.programs import program_of
+
+ACTIONS: list[FoldAction] = [
+    FoldActivationAction("a", "a/h", "a/r"),
+    PruneChannelsAction("a", "a/r", (0, 3)),
+    FreezeBranchAction("a", "a/r"),
+    TieWeightsAction("a", ("a/n_c1", "a/n_c2")),
+    ReuseAttentionAction("a", "a/s0", "a/s1"),
+]
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
+def test_an_action_is_json_and_comes_back(action: FoldAction) -> None:
+    entry = json.loads(json.dumps(action.to_json()))
+    assert fold_action_from_json(entry, "plan") == action
+    assert str(action).startswith("a ") and "a/" not in str(action)
+
+
+def test_other_kinds_are_for_others() -> None:
+    assert fold_action_from_json({"kind": "share-prefix"}, "plan") is None
+    assert fold_action_from_json({}, "plan") is None
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
+def test_every_entry_is_needed(action: FoldAction) -> None:
+    for key in set(action.to_json()) - {"kind"}:
+        for wrong in (None, 3, "", [], [None], [True]):
+            entry: dict[str, Any] = {**action.to_json(), key: wrong}
+            with pytest.raises(ModelError, match="action 7"):
+                fold_action_from_json(entry, "action 7")
+
+
+def test_negative_channels_are_refused() -> None:
+    entry = {**ACTIONS[1].to_json(), "channels": [0, -1]}
+    with pytest.raises(ModelError, match="whole numbers"):
+        fold_action_from_json(entry, "plan")
+
+
+@pytest.mark.parametrize(
+    ("action", "problem"),
+    [
+        (FreezeBranchAction("b", "a/r"), "'b', which was not given"),
+        (FreezeBranchAction("a", "a/q"), "value 'a/q'"),
+        (FoldActivationAction("a", "a/q", "a/r"), "value 'a/q'"),
+        (TieWeightsAction("a", ("a/n_c2", "a/q")), "node 'a/q'"),
+        (PruneChannelsAction("a", "a/r", (12,)), "channel 12"),
+    ],
+)
+def test_what_the_program_does_not_have_is_refused(action: FoldAction, problem: str) -> None:
+    with pytest.raises(ModelError, match=problem):
+        check_fold_action(action, program_of(sometimes_dead()))
+
+
+def test_what_it_has_is_fine() -> None:
+    program = program_of(sometimes_dead())
+    check_fold_action(PruneChannelsAction("a", "a/r", (11,)), program)
+    check_fold_action(TieWeightsAction("a", ("a/n_c2", "a/n_r")), program)

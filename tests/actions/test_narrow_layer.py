@@ -1,0 +1,179 @@
+"""Hidden layers with fewer units: which ones, what that costs, and beside what it can stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from repsimc.compiler.actions.bill import Skeleton
+from repsimc.compiler.actions.fold_actions import (
+    NarrowLayerAction,
+    PruneChannelsAction,
+    fold_action_from_json,
+    includes,
+)
+from repsimc.compiler.actions.fold_effects import without_outdone
+from repsimc.compiler.actions.narrowing import find_narrow_sites
+from repsimc.compiler.driver import compile_models
+from repsimc.compiler.errors import ModelError
+from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.fitting.unit_choice import eliminate_units, select_units
+from repsimc.compiler.graph.program import Program
+from repsimc.compiler.graph.verifier import verify
+from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.plan import Action, CollapseAction
+from repsimc.compiler.units import parse_budget
+from repsimc.passes.pipeline import CLEANING, passes_of, run_passes
+from tests.actions.test_fold_bills import assert_billed
+from tests.nets.foldable import carried_out, error, images, sometimes_dead
+from tests.nets.networks import Array, Net, smooth_images
+from tests.nets.residual import residual_net
+from tests.programs import program_of
+
+
+def twice_the_units(count: int = 16) -> onnx.ModelProto:
+    """x -> 3x3 to 2 x `count` channels, every one twice -> ReLU r -> 3x3 to 6 -> scores y."""
+    net = Net(7)
+    weight = np.repeat(net.normal(count, 3, 3, 3, scale=0.4), 2, axis=0)
+    bias = np.repeat(net.normal(count, scale=0.2), 2)
+    x = net.relu(net.node("Conv", "x", net.weight(weight), net.weight(bias), pads=[1] * 4), out="r")
+    net.head(net.relu(net.conv(x, 2 * count, 6, 3, out="c2")), 6, 5)
+    return net.model(x=["N", 3, 8, 8])
+
+
+def rows(count: int = 600) -> tuple[Array, Array]:
+    """Four units of one tap, of which the third is the sum of the first two; what they make."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(count, 4)).astype(np.float32)
+    x[:, 2] = x[:, 0] + x[:, 1]
+    target = x @ np.array([[1, 0], [0, 1], [0.5, 0.5], [0, 0.01]], np.float32)
+    return x, target
+
+
+def test_units_go_by_what_the_others_cannot_replace() -> None:
+    x, target = rows()
+    steps = list(eliminate_units(x.copy(), target, 4, [3, 2, 1]))
+    assert [len(kept) for kept, _ in steps] == [3, 2, 1]
+    power = float(np.square(target - target.mean(axis=0)).sum())
+    losses = [risen / power for _, risen in steps]
+    assert losses[0] < 1e-4 and losses[1] < 0.01 < losses[2]
+    assert 3 not in steps[1][0]  # hardly used
+    assert select_units(x.copy(), target, 4, 2).tolist() == steps[1][0].tolist()
+
+
+def test_a_rise_is_what_a_fit_without_the_units_loses() -> None:
+    random = np.random.default_rng(1)
+    x = random.normal(size=(800, 12)).astype(np.float32)
+    target = (x @ random.normal(size=(12, 3))).astype(np.float32)
+    ((kept, risen),) = eliminate_units(x.copy(), target, 6, [3], ridge=1e-9)
+    columns = (kept[:, None] * 2 + np.arange(2)).reshape(-1)
+    x, target = x - x.mean(axis=0), target - target.mean(axis=0)
+    left = target - x[:, columns] @ np.linalg.lstsq(x[:, columns], target)[0]
+    assert risen == pytest.approx(float(np.square(left).sum()), rel=1e-3)
+
+
+def test_units_that_are_there_twice_are_found_and_go() -> None:
+    program = program_of(twice_the_units())
+    reference = Reference(program, images())
+    sites = find_narrow_sites(program, ["a"], reference, Skeleton(program))
+    half = next(site for site in sites if site.action == NarrowLayerAction("a", "a/r", 16))
+    assert half.damage < 5e-3 and half.saved_nbytes > 0 and half.saved_macs > 0
+    narrow = program.copy()
+    changes = carried_out(narrow, half.action, images())
+    assert "16 of 32 units stay" in [change.what for change in changes]
+    assert narrow.values()["a/r"].shape[1] == 16
+    assert error(narrow, program, images(seed=1)) < 1e-3
+    # Every pair keeps one: any other choice would lose units that nothing replaces.
+    worse = [site for site in sites if isinstance(site.action, NarrowLayerAction)]
+    assert all(site.damage > half.damage for site in worse if site.action.units < 16)
+
+
+def test_the_budget_is_met_by_a_narrower_layer_and_replayed(tmp_path: Path) -> None:
+    onnx.save(twice_the_units(), tmp_path / "a.onnx")
+    np.savez(tmp_path / "a.npz", x=smooth_images(192))
+    options = CompileOptions(
+        models=(("a", tmp_path / "a.onnx"),),
+        calibration=tmp_path / "a.npz",
+        budget=parse_budget("60%"),
+        min_fidelity=0.9,
+    )
+    first = compile_models(options)
+    assert [type(one.action) for one in first.plan.actions] == [NarrowLayerAction]
+    assert first.report.weights_after_nbytes <= 0.6 * first.report.weights_before_nbytes
+    again = compile_models(options, plan=first.plan)
+    assert _weights(again.program) == _weights(first.program)
+
+
+def _weights(program: Program) -> dict[str, bytes]:
+    return {name: tensor.values.tobytes() for name, tensor in program.weights().items()}
+
+
+NARROW = NarrowLayerAction("a", "a/b1_h", 3)
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        [CollapseAction("a", "a/b1", "a/b2"), NARROW],  # the block before the gap
+        [CollapseAction("a", "a/b0", "a/b1"), NARROW],  # inside the gap
+        [CollapseAction("a", "a/b0", "a/b1"), NarrowLayerAction("a", "a/b2_h", 3)],  # behind it
+        [NARROW, NarrowLayerAction("a", "a/b1_h", 2), NarrowLayerAction("a", "a/b0_h", 4)],
+        [NARROW, PruneChannelsAction("a", "a/b1_h", (0, 1))],
+    ],
+)
+def test_beside_others_it_costs_what_was_billed(actions: list[Action]) -> None:
+    assert_billed(Skeleton(program_of(residual_net(3))), actions)
+
+
+def test_it_does_not_stand_beside_channels_of_what_goes_through() -> None:
+    skeleton = Skeleton(program_of(residual_net(3)))
+    assert skeleton.bill([NARROW, PruneChannelsAction("a", "a/stem", (0, 1))]) is None
+
+
+def test_regions_and_narrower_layers_are_fitted_in_one_walk() -> None:
+    program = program_of(residual_net(3))
+    reference = Reference(program, images())
+    actions: list[Action] = [CollapseAction("a", "a/b1", "a/b2"), NARROW]
+    steps = [step.name for step in passes_of(actions, lambda action: reference)]
+    assert steps == ["collapse", "drop-dead", "refit-around"]
+    done = program.copy()
+    run_passes(done, passes_of(actions, lambda action: reference))
+    run_passes(done, CLEANING)
+    verify(done)
+    assert done.values()["a/b1_h"].shape[1] == 3
+
+
+def test_fewer_units_outdo_more_and_channels_by_name() -> None:
+    program = program_of(sometimes_dead())
+    seven = NarrowLayerAction("a", "a/r", 7)
+    three = NarrowLayerAction("a", "a/r", 3)
+    prune = PruneChannelsAction("a", "a/r", (0, 3, 4, 7))  # 8 of 12 are left
+    assert includes(three, seven) and not includes(seven, three)
+    assert without_outdone(program, [seven, prune, three]) == [three]
+    assert without_outdone(program, [NarrowLayerAction("a", "a/r", 9), prune]) == [prune]
+    skeleton = Skeleton(program)
+    assert skeleton.bill([seven, prune]) == skeleton.bill([seven])
+
+
+@pytest.mark.parametrize("units", [0, -1, 2.5, True, "8", None])
+def test_units_have_to_be_a_number(units: object) -> None:
+    entry = {"kind": "narrow-layer", "model": "a", "value": "a/r", "units": units}
+    with pytest.raises(ModelError, match="units must be a whole number from 1"):
+        fold_action_from_json(entry, "action 1")
+
+
+def test_a_layer_of_shared_weights_is_left_alone() -> None:
+    net = Net(1)
+    weight, bias = net.weight(net.normal(6, 6, 3, 3, scale=0.3)), net.weight(np.zeros(6))
+    x = net.relu(net.conv("x", 3, 6))
+    for index in range(2):
+        x = net.relu(net.node("Conv", x, weight, bias, pads=[1] * 4), out=f"r{index}")
+    net.head(x, 6, 5)
+    program = program_of(net.model(x=["N", 3, 8, 8]))
+    skeleton = Skeleton(program)
+    assert skeleton.bill([NarrowLayerAction("a", "a/r0", 3)]) is None
+    assert "others read the weights" in str(skeleton.effect(NarrowLayerAction("a", "a/r0", 3)))
+    assert find_narrow_sites(program, ["a"], Reference(program, images()), skeleton) == []

@@ -1,0 +1,149 @@
+"""Statistics of activations on frames: against plain NumPy, in one bounded pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from repsimc.compiler.execution import statistics as activations
+from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.statistics import mean_of, measure_statistics
+from repsimc.compiler.structure.activation_functions import activations_of
+from tests.nets.foldable import (
+    always_on,
+    attention_net,
+    gelu_mlp,
+    images,
+    sometimes_dead,
+    statistics_of,
+    tokens,
+)
+from tests.nets.networks import ArrayFrames, Net, smooth_images
+from tests.programs import program_of
+
+
+def test_every_number_is_what_numpy_says() -> None:
+    program, frames = program_of(sometimes_dead(-1.0)), images()
+    found = statistics_of(program, frames).activations["a/r"]
+    pre, post = Segment(program, None, [found.activation.given, "a/r"])(
+        {"a/x": frames.arrays["a/x"]}
+    )
+    x, y = (np.moveaxis(a, 1, -1).reshape(-1, 12).astype(np.float64) for a in (pre, post))
+    np.testing.assert_allclose(found.low, x.min(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.high, x.max(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.on, (x > 0).mean(axis=0))
+    np.testing.assert_allclose(found.off, (x < 0).mean(axis=0))
+    for channel in range(12):
+        slope, offset = np.polyfit(x[:, channel], y[:, channel], 1)
+        if x[:, channel].max() <= 0:
+            slope, offset = 0.0, 0.0
+        lost = np.mean((y[:, channel] - slope * x[:, channel] - offset) ** 2)
+        assert found.slope[channel] == pytest.approx(slope, abs=1e-5)
+        assert found.offset[channel] == pytest.approx(offset, abs=1e-5)
+        assert found.lost[channel] == pytest.approx(lost, abs=1e-6)
+        assert found.power[channel] == pytest.approx(y[:, channel].var(), abs=1e-5)
+    assert 0 < found.damage < 1 and (found.r2 <= 1).all()
+
+
+def test_always_on_and_always_off_channels_are_exact() -> None:
+    on = statistics_of(program_of(always_on()), images()).activations["a/r"]
+    assert (on.slope == 1).all() and (on.offset == 0).all() and on.damage == 0
+    assert (on.on == 1).all() and on.sign_entropy == 0
+    off = statistics_of(program_of(sometimes_dead()), images()).activations["a/r"]
+    dead = off.high < 0
+    assert dead.sum() == 5
+    assert (off.slope[dead] == 0).all() and (off.off[dead] == 1).all()
+
+
+def test_dead_channels_show_in_the_ranges() -> None:
+    found = statistics_of(program_of(sometimes_dead()), images()).ranges["a/r"]
+    assert found.constant().sum() == 5 and (found.mean[found.constant()] == 0).all()
+
+
+def test_pieces_give_what_one_go_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, frames = program_of(sometimes_dead(-1.0)), images()
+    whole = statistics_of(program, frames)
+    monkeypatch.setattr(activations, "_PIECE_NBYTES", 1)  # a frame at a time
+    cut = statistics_of(program, frames)
+    assert whole.frames == cut.frames == 192
+    one, other = whole.activations["a/r"], cut.activations["a/r"]
+    np.testing.assert_allclose(one.slope, other.slope, atol=1e-5)
+    np.testing.assert_allclose(one.lost, other.lost, atol=1e-5)
+    assert len(frames.walks) == 2  # a pass each
+
+
+def test_activations_of_several_steps_are_one() -> None:
+    program = program_of(gelu_mlp())
+    found = {a.value: a for a in activations_of(program, program.graph.nodes)}
+    assert found["a/g"].given == "a/h" and len(found["a/g"].nodes) == 5
+    assert statistics_of(program, tokens()).activations["a/g"].damage < 0.5
+
+
+def test_a_silu_is_one_activation() -> None:
+    net = Net()
+    x = net.conv("x", 3, 4, out="h")
+    net.conv(net.node("Mul", x, net.node("Sigmoid", x), out="s"), 4, 5, out="y")
+    program = program_of(net.model(x=("N", 3, 8, 8)))
+    (found,) = activations_of(program, program.graph.nodes)
+    assert (found.given, found.value) == ("a/h", "a/s")
+
+
+def test_a_sum_of_two_values_is_no_activation() -> None:
+    net = Net()
+    x = net.node("Add", net.conv("x", 3, 4), net.node("Exp", net.conv("x", 3, 4)))
+    net.conv(x, 4, 5, out="y")
+    program = program_of(net.model(x=("N", 3, 8, 8)))
+    assert activations_of(program, program.graph.nodes) == []
+
+
+def test_values_that_never_change_are_found() -> None:
+    net = Net()
+    still = net.relu(net.node("Sub", net.node("Tanh", "x"), net.weight(np.float32(2))), out="d")
+    net.relu(net.node("Add", net.conv("x", 3, 3), still), out="y")
+    program = program_of(net.model(x=("N", 3, 8, 8)))
+    found = statistics_of(program, images()).constants
+    assert list(found) == ["a/d"] and found["a/d"].shape == (1, 3, 8, 8)
+
+
+def test_a_value_that_changes_once_is_not_constant() -> None:
+    net = Net()
+    net.relu(net.node("Add", net.conv("x", 3, 3), net.relu("x", out="d")), out="y")
+    program = program_of(net.model(x=("N", 3, 8, 8)))
+    x = -np.ones((64, 3, 8, 8), np.float32)
+    assert "a/d" in statistics_of(program, ArrayFrames({"a/x": x})).constants
+    x[63, 2, 7, 7] = 1
+    assert "a/d" not in statistics_of(program, ArrayFrames({"a/x": x})).constants
+
+
+def test_attention_maps_are_compared() -> None:
+    for alike in (True, False):
+        found = statistics_of(program_of(attention_net(alike)), tokens()).attention
+        assert list(found) == [("a/s0", "a/s1")]
+        assert (found["a/s0", "a/s1"] > 0.99) == alike
+
+
+def test_what_is_not_finite_is_left_out() -> None:
+    net = Net()
+    net.relu(net.conv(net.relu(net.node("Log", "x"), out="r"), 3, 4), out="y")
+    program = program_of(net.model(x=("N", 3, 8, 8)))
+    x = np.abs(smooth_images(16)) + 0.1
+    assert "a/r" in statistics_of(program, ArrayFrames({"a/x": x})).activations
+    x[3] = 0
+    assert "a/r" not in statistics_of(program, ArrayFrames({"a/x": x})).activations
+
+
+def test_a_model_without_activations_has_no_statistics() -> None:
+    net = Net()
+    net.node("Neg", "x", out="y")
+    program = program_of(net.model(x=("N", 2)))
+    frames = ArrayFrames({"a/x": np.zeros((4, 2), np.float32)})
+    found = measure_statistics(program, frames, ["a"])
+    assert (found.activations, found.ranges, found.constants) == ({}, {}, {})
+
+
+def test_the_mean_over_frames() -> None:
+    program, frames = program_of(always_on()), images()
+    mean = mean_of(program, "a/c2", frames)
+    (array,) = Segment(program, None, ["a/c2"])({"a/x": frames.arrays["a/x"]})
+    assert mean is not None
+    np.testing.assert_allclose(mean, array.mean(axis=0, keepdims=True), rtol=1e-4, atol=1e-4)

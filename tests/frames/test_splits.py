@@ -1,0 +1,92 @@
+"""The split of frames for fitting and held-out frames, limits and fingerprints."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repsimc.compiler.frames.calibration import MIN_FIT_FRAMES, Preprocessing, load_frames
+from tests.frames.given_frames import ONE, UNIT, all_rows, floats, pixels, spec
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(17, 200),
+    batch=st.sampled_from([None, 1, 2, 5, 8]),
+    seed=st.integers(0, 1000),
+    share=st.floats(0.01, 0.99),
+)
+def test_split_is_disjoint_complete_and_deterministic(count, batch, seed, share):
+    x = np.arange(count, dtype=np.float32)[:, None]
+    inputs = {"a": [spec(shape=(batch or "N", 1))]}
+    unit = batch or 1
+    if count < (-(-MIN_FIT_FRAMES // unit) + 1) * unit:
+        return
+
+    def load(seed=seed):
+        return load_frames(x, inputs, seed=seed, held_out_share=share)
+
+    frames = load()
+    fit, held_out = frames.fit_rows("a"), frames.held_out_rows("a")
+    assert not set(fit) & set(held_out)
+    assert all_rows(frames, "a").tolist() == list(range(count - count % unit))
+    assert len(fit) >= MIN_FIT_FRAMES
+    assert len(held_out) >= unit
+    for rows in (fit, held_out):
+        assert rows.dtype == np.int64
+        assert len(rows) % unit == 0
+        blocks = rows.reshape(-1, unit)
+        assert (blocks[:, 0] % unit == 0).all()  # whole batches stay together, in order
+        assert (np.diff(blocks, axis=1) == 1).all()
+    np.testing.assert_array_equal(load().fit_rows("a"), fit)
+    assert load().fingerprint() == frames.fingerprint()
+
+
+def test_split_depends_on_the_seed():
+    first, second = (load_frames(floats(60), ONE, seed=seed) for seed in (0, 1))
+    assert set(first.held_out_rows("a")) != set(second.held_out_rows("a"))
+    assert len(first.held_out_rows("a")) == len(second.held_out_rows("a")) == 15
+    assert first.fingerprint() != second.fingerprint()
+
+
+def test_fixed_batches_of_a_stream_are_cut_to_a_common_multiple():
+    inputs = {"a": [spec(shape=(4, 3, 4, 4))], "b": [spec(shape=(6, 3, 4, 4))]}
+    frames = load_frames(floats(50), inputs)
+    assert frames.count("a") == frames.count("b") == 48
+    assert len(frames.held_out_rows("a")) == 12
+    with pytest.raises(ValueError, match="4 rows at a time"):
+        frames.feed("a", np.arange(6))
+
+
+def test_for_verification_all_frames_are_held_out_in_order():
+    frames = load_frames(floats(3), ONE, for_fit=False)
+    assert frames.held_out_rows("a").tolist() == [0, 1, 2]
+    assert len(frames.fit_rows("a")) == 0
+    some = load_frames(floats(50), ONE, for_fit=False, limit=5)
+    rows = some.held_out_rows("a")
+    assert len(rows) == 5
+    assert (np.diff(rows) > 0).all()
+
+
+def test_limit_draws_from_all_frames():
+    frames = load_frames(floats(200), ONE, limit=40)
+    assert frames.count("a") == 40
+    assert len(frames.fit_rows("a")) == 30
+    assert all_rows(frames, "a").max() > 100
+
+
+def test_fingerprint_follows_content_and_preprocessing(tmp_path):
+    images = pixels()
+    np.save(tmp_path / "a.npy", images)
+    np.save(tmp_path / "b.npy", images)
+    changed = images.copy()
+    changed[19, 0, 0, 0] ^= 1
+    np.save(tmp_path / "c.npy", changed)
+
+    def mark(path, recipe=UNIT):
+        return load_frames(tmp_path / path, ONE, preprocessing={"": recipe}).fingerprint()
+
+    assert mark("a.npy") == mark("b.npy")
+    assert len({mark("a.npy"), mark("c.npy"), mark("a.npy", Preprocessing(scale=2.0))}) == 3

@@ -1,0 +1,87 @@
+"""Combinations of sharing and depth: what they are compared by, and what looks predict."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from repsimc.compiler.actions.bill import Bill
+from repsimc.compiler.actions.fold_actions import FreezeBranchAction
+from repsimc.compiler.execution.outputs import OutputComparison
+from repsimc.compiler.planning.damage import (
+    Limits,
+    described,
+    errors_of,
+    fed_by,
+    predicted,
+    spread,
+    unexplained,
+    worst,
+)
+from repsimc.compiler.planning.plan import CollapseAction, Link, SharePrefixAction
+
+
+def compared(model: str, explained: float, loss: float) -> OutputComparison:
+    return OutputComparison(model, "y", "top-1 agreement", 1 - loss, 0.9, 100, explained, loss)
+
+
+def shared(donor: str, receiver: str) -> SharePrefixAction:
+    return SharePrefixAction(donor, receiver, (Link(f"{receiver}/x", (f"{donor}/x",)),), 1)
+
+
+REGION = CollapseAction("a", "a/b0", "a/b1")
+
+
+def test_the_output_that_suffers_most_decides() -> None:
+    even = [compared("a", 0.9, 0.02), compared("b", 0.9, 0.02)]
+    uneven = [compared("a", 1.0, 0.0), compared("b", 0.9, 0.03)]
+    assert worst(even) < worst(uneven)
+    assert worst([]) == 0
+
+
+def test_variance_tells_apart_what_the_loss_does_not() -> None:
+    assert worst([compared("a", 0.85, 0.0)]) > worst([compared("a", 0.95, 0.0)])
+
+
+def test_a_loss_weighs_more_than_as_much_variance() -> None:
+    assert worst([compared("a", 1.0, 0.1)]) > worst([compared("a", 0.9, 0.0)])
+
+
+@pytest.mark.parametrize("explained", [math.nan, -3.0, 0.0])
+def test_an_output_that_explains_nothing_is_a_whole_error(explained: float) -> None:
+    assert unexplained(compared("a", explained, 0.0)) == 1
+
+
+def test_one_large_error_spreads_wider_than_two_small_ones() -> None:
+    one, two = {("a", "y"): 0.2, ("b", "y"): 0.0}, {("a", "y"): 0.1, ("b", "y"): 0.1}
+    assert spread(one, 2) > spread(two, 2)
+    assert spread(errors_of([compared("a", 0.7, 0.0)]), 1) == pytest.approx(0.3)
+
+
+def test_a_trunk_feeds_through_others_too() -> None:
+    fed = fed_by([shared("b", "c"), shared("a", "b"), REGION])
+    assert fed == {"a": {"b", "c"}, "b": {"c"}}
+
+
+def test_a_region_of_a_trunk_moves_all_models_on_it() -> None:
+    base = {("a", "y"): 0.0, ("b", "y"): 0.1, ("c", "y"): 0.0}
+    look = {("a", "y"): 0.05}
+    apart = predicted(base, [look], [])
+    assert apart == {("a", "y"): 0.05, ("b", "y"): 0.1, ("c", "y"): 0.0}
+    joined = predicted(base, [look, look], [shared("a", "b")])
+    assert joined == pytest.approx({("a", "y"): 0.1, ("b", "y"): 0.2, ("c", "y"): 0.0})
+
+
+def test_limits_add_up_what_is_over() -> None:
+    limits = Limits(100, 1000)
+    assert limits.excess(Bill(100, 900)) == 0
+    assert limits.excess(Bill(150, 1100)) == pytest.approx(0.6)
+    assert Limits().excess(Bill(10**9, 10**12)) == 0
+    assert limits.any and not Limits().any
+
+
+def test_a_plan_in_words() -> None:
+    assert described([]) == "nothing inexact"
+    actions = [shared("a", "b"), shared("a", "c"), REGION, FreezeBranchAction("a", "a/x")]
+    assert described(actions) == "2 prefixes shared, 1 region out, 1 fold"

@@ -1,0 +1,191 @@
+"""The order in which regions go: how few measurements decide it, and what they measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repsimc.compiler.actions.bill import Skeleton
+from repsimc.compiler.driver import frames_of
+from repsimc.compiler.graph.regions import find_regions
+from repsimc.compiler.graph.verifier import verify
+from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.descent import LOOKS, USELESS, Candidate, Descent, find_candidates
+from repsimc.compiler.planning.plan import Action, CollapseAction
+from repsimc.compiler.planning.trials import CURVE, GLANCE, TRIAL, Effort, Trials, adopt_constants
+from repsimc.compiler.progress import NoProgress
+from tests.nets.residual import images, residual_net
+from tests.programs import program_of
+
+PROGRAM = program_of(residual_net(6, scale=0.4))
+SKELETON = Skeleton(PROGRAM)
+CANDIDATES = find_candidates(PROGRAM, find_regions(PROGRAM), SKELETON)
+
+
+class Errors:
+    """An error per region, added up over what is gone; remembers what was asked."""
+
+    def __init__(self, each: Sequence[float], factor: float = 1.0) -> None:
+        self.each = {c.action.exit: error for c, error in zip(CANDIDATES, each, strict=True)}
+        self.factor = factor
+        self.asked: list[tuple[Action, ...]] = []
+
+    def __call__(self, actions: tuple[Action, ...]) -> float:
+        self.asked.append(actions)
+        ends = [a.exit for a in actions if isinstance(a, CollapseAction)]
+        return self.factor * sum(self.each[end] for end in ends)
+
+
+def order(measure: Errors, glance: Errors | None = None) -> list[int]:
+    descent = Descent(
+        CANDIDATES, SKELETON.bill, measure, lambda bill: float(bill.macs), glance=glance
+    )
+    known = [c.action for c in CANDIDATES]
+    found: list[int] = []
+    for step in descent.steps():
+        assert isinstance(step.chosen, Candidate)
+        found.append(known.index(step.chosen.action))
+    return found
+
+
+def test_regions_of_equal_cost_go_in_the_order_of_their_errors() -> None:
+    measure = Errors([0.3, 0.1, 0.5, 0.2, 0.6, 0.4])
+    assert order(measure) == [1, 3, 0, 5, 2, 4]
+
+
+def test_after_a_first_look_each_step_measures_few() -> None:
+    measure = Errors([0.3, 0.1, 0.5, 0.2, 0.6, 0.4])
+    order(measure)
+    later = [actions for actions in measure.asked if len(actions) > 1]
+    assert len(measure.asked) - len(later) == len(CANDIDATES)
+    assert len(later) <= LOOKS * (len(CANDIDATES) - 1)
+
+
+def test_where_the_model_is_of_no_use_any_more_one_measurement_makes_a_step() -> None:
+    asked: list[int] = []
+
+    def growing(actions: tuple[Action, ...]) -> float:
+        asked.append(len(actions))
+        return USELESS * len(actions) ** 2 / 5
+
+    descent = Descent(CANDIDATES, SKELETON.bill, growing, lambda bill: float(bill.macs))
+    assert len(list(descent.steps())) == len(CANDIDATES)
+    # Errors before the steps: 0, 1/5, 4/5, 9/5 ... of USELESS.
+    assert [asked.count(gone) for gone in range(1, 7)] == [6, LOOKS, LOOKS, 1, 1, 1]
+
+
+def test_one_that_was_only_glanced_at_is_measured_before_it_is_passed_over() -> None:
+    # Neighbours make each other worse: 0 and 1 together cost far more than apart.
+    def together(actions: tuple[Action, ...]) -> float:
+        gone = {a.exit for a in actions if isinstance(a, CollapseAction)}
+        near = {CANDIDATES[0].action.exit, CANDIDATES[1].action.exit}
+        return 0.01 * len(gone) + (0.05 if near <= gone else 0.0)
+
+    glance = Errors([0.011, 0.010, 0.0120, 0.0125, 0.0130, 0.0135])
+    descent = Descent(
+        CANDIDATES, SKELETON.bill, together, lambda bill: float(bill.macs), glance=glance
+    )
+    steps = [step.error for step, _ in zip(descent.steps(), range(4))]
+    assert steps == pytest.approx([0.01, 0.02, 0.03, 0.04])
+
+
+def test_a_glance_orders_and_measurements_decide() -> None:
+    # A glance sees three times the error, and takes the second best region for the best.
+    glance = Errors([0.9, 0.5, 1.5, 0.4, 1.8, 1.2])
+    measure = Errors([0.3, 0.1, 0.5, 0.2, 0.6, 0.4])
+    assert order(measure, glance) == [1, 3, 0, 5, 2, 4]
+    assert {len(actions) for actions in glance.asked} == {1}
+    assert sum(len(actions) == 1 for actions in measure.asked) == LOOKS
+
+
+def test_fewer_looks_are_fewer_measurements() -> None:
+    errors = [0.3, 0.1, 0.5, 0.2, 0.6, 0.4]
+    counts: list[int] = []
+    for looks in (1, LOOKS):
+        measure = Errors(errors)
+        worth = lambda bill: float(bill.macs)  # noqa: E731
+        glance = Errors(errors, 3.0)
+        found = Descent(CANDIDATES, SKELETON.bill, measure, worth, glance=glance, looks=looks)
+        assert len(list(found.steps())) == len(CANDIDATES)
+        counts.append(len(measure.asked))
+    assert counts[0] == len(CANDIDATES) < counts[1]
+
+
+@pytest.mark.parametrize("error", [0.0, float("inf")])
+def test_glances_that_say_nothing_do_not_stop_the_search(error: float) -> None:
+    glance = Errors([error] * len(CANDIDATES))
+    found = order(Errors([0.3, 0.1, 0.5, 0.2, 0.6, 0.4]), glance)
+    assert sorted(found) == list(range(len(CANDIDATES)))
+
+
+def trials(effort: Effort = TRIAL) -> Trials:
+    options = CompileOptions(models=(("a", Path("a.onnx")),), calibration=images(200))
+    frames = frames_of(options, [PROGRAM])
+    assert frames is not None
+    return Trials(PROGRAM, PROGRAM, frames, options.floor, options.metric, 0, NoProgress(), effort)
+
+
+def actions(*indices: int) -> tuple[CollapseAction, ...]:
+    return tuple(CANDIDATES[index].action for index in indices)
+
+
+@pytest.mark.parametrize("plan", [(1, 4), (4, 1), (2, 3), (3, 2), (1, 5, 3)])
+def test_a_trial_that_goes_on_from_another_fits_the_same(plan: tuple[int, ...]) -> None:
+    apart = trials().run(actions(*plan))
+    source = trials()
+    source.run(actions(*plan[:-1]))
+    after = source.run(actions(*plan))
+    verify(after.program)
+    # Upstream of the last gap nothing is fitted again: the same numbers but for rounding.
+    assert after.error == pytest.approx(apart.error, rel=1e-2)
+
+
+def test_nothing_gone_is_no_error_however_often_it_is_asked() -> None:
+    source = trials()
+    assert [source.run(()).error for _ in range(2)] == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_what_lies_before_the_last_gap_is_taken_over() -> None:
+    source = trials()
+    first = source.run(actions(1)).program
+    second = source.run(actions(1, 4)).program
+    weights = [
+        {node.name: node.inputs[1].values for node in program.graph.nodes if node.op == "Conv"}
+        for program in (PROGRAM, first, second)
+    ]
+    name = "a/n_b0_d"  # before the first gap, so refitted with it, and left alone by the second
+    assert not np.array_equal(weights[0][name], weights[1][name])
+    assert np.array_equal(weights[1][name], weights[2][name])
+
+
+@pytest.mark.parametrize("effort", [CURVE, TRIAL, GLANCE])
+def test_fits_see_as_many_frames_as_their_effort_says(effort: Effort) -> None:
+    few = Effort(effort.frames // 8, *astuple(effort)[1:])
+    reference = trials(few).reference("a")
+    assert reference.frames.count == few.frames
+    assert reference.rows_per_unknown == effort.rows_per_unknown
+    assert reference.ridge == effort.ridge
+
+
+def test_a_glance_overestimates_and_leaves_trials_as_they_are() -> None:
+    source = trials()
+    alone = source.run(actions(2)).error
+    assert source.glance(actions(2)) > alone
+    assert source.run(actions(2)).error == alone
+
+
+def test_constants_are_adopted_but_for_named_operators() -> None:
+    fitted, program = trials().run(actions(1)).program, PROGRAM.copy()
+    adopt_constants(program, fitted, {"a/n_b3_c"})
+    verify(program)
+    values = {
+        name: {n.name: n.inputs[1].values for n in p.graph.nodes if n.op == "Conv"}
+        for name, p in (("own", PROGRAM), ("fitted", fitted), ("mixed", program))
+    }
+    assert values["mixed"]["a/n_b3_c"] is values["own"]["a/n_b3_c"]
+    assert np.array_equal(values["mixed"]["a/n_b3_d"], values["fitted"]["a/n_b3_d"])
+    assert not np.array_equal(values["mixed"]["a/n_b3_d"], values["own"]["a/n_b3_d"])
