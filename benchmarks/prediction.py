@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zoo import Zoo
 
 from repsimc.compiler.actions.sites import Site, donor_values, receiver_cuts
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import StreamFeeds, fit_feeds, judging_feeds
 from repsimc.compiler.execution.outputs import OriginalOutputs, measurement
 from repsimc.compiler.fitting.affine_ranking import (
@@ -242,7 +242,7 @@ def _outputs(
     output: str,
     feeds: Mapping[str, NDArray[np.float32]],
 ) -> NDArray[np.float32]:
-    segment = Segment(program, inputs, [output])
+    segment = Executable(program, inputs, [output])
     count = len(next(iter(feeds.values())))
     parts = [
         segment({name: feeds[name][k : k + _BATCH] for name in segment.inputs})[0]

@@ -17,7 +17,7 @@ from records import Record, figure
 from repsimc.compiler.actions.bill import Skeleton
 from repsimc.compiler.depth.curve import DepthResult, depth
 from repsimc.compiler.driver import compile_models, frames_of
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.frontends.onnx import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
@@ -121,7 +121,7 @@ class Shallow:
     def accuracy(self, program: Program) -> float:
         """Percent right on the labelled frames."""
         outputs = [value.name for value in program.graph.outputs]
-        segment = Segment(program, None, outputs)
+        segment = Executable(program, None, outputs)
         right = 0
         for start in range(0, len(self.judged), _BATCH):
             batch = self.judged[start : start + _BATCH]

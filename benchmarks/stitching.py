@@ -11,7 +11,7 @@ from measuring import Round
 
 from repsimc.compiler.actions.bill import Skeleton
 from repsimc.compiler.actions.sites import MAX_DONORS, donor_values
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import fit_feeds
 from repsimc.compiler.fitting.affine_ranking import AffineRanking, Samples, sample_values
 from repsimc.compiler.fitting.reconstruction import Reference
@@ -98,7 +98,7 @@ class Stitching:
     def accuracy(self, program: Program) -> float:
         """Top-1 accuracy of the receiver on labelled frames."""
         [output] = program.models[RECEIVER].outputs.values()
-        segment = Segment(program, None, [output])
+        segment = Executable(program, None, [output])
         right = 0
         for first in range(0, len(self._judged), _BATCH):
             [scores] = segment({segment.inputs[0]: self._judged[first : first + _BATCH]})

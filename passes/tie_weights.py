@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ..compiler.actions.fold_actions import TieWeightsAction
-from ..compiler.execution.executable import Segment
+from ..compiler.execution.executable import Executable
 from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reconstruction import Reference, row_count
 from ..compiler.fitting.regression import Affine
@@ -110,7 +110,7 @@ def rows_of(program: Program, operator: LinearOperator, reference: Reference) ->
     positions = reference.positions(operator.result.name)
     source = operator.source.name
     inputs = {value.name for value in program.graph.inputs}
-    segment = None if source in inputs else Segment(program, None, [source])
+    segment = None if source in inputs else Executable(program, None, [source])
     start, parts = 0, list[Float32]()
     for feeds in reference.frames.batches([source] if segment is None else segment.inputs):
         array = feeds[source] if segment is None else segment(feeds)[0]

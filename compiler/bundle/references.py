@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...runtime.manifest import ReferenceGroup
 from ..frames.calibration import Frames
-from ..execution.executable import Segment
+from ..execution.executable import Executable
 from ..execution.feeds import run_groups
 from ..graph.program import Program
 
@@ -97,7 +97,7 @@ def _run(
                 wanted.append(value)
     if not wanted:
         return {}
-    segment = Segment(program, None, wanted, threads=1)
+    segment = Executable(program, None, wanted, threads=1)
     made = dict(zip(wanted, segment({name: feeds[name] for name in segment.inputs})))
     found = {f"in/{name}": feeds[name] for name in segment.inputs}
     return found | {f"out/{n}": a for n, a in made.items() if a.dtype.kind in "fiub"}

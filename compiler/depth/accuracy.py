@@ -9,7 +9,7 @@ import numpy as np
 
 from ..driver import frames_of
 from ..errors import DataError, UsageError
-from ..execution.executable import Segment
+from ..execution.executable import Executable
 from ..execution.feeds import held_out_feeds
 from ..frames.calibration import load_labels
 from ..graph.program import Program
@@ -67,7 +67,7 @@ class Judge:
         source = held_out_feeds(program, self._frames, self._model)
         feeds = replace(source, rows=self._rows)
         names = list(self._scores.values())
-        segment = Segment(program, None, names)
+        segment = Executable(program, None, names)
         right = dict.fromkeys(self._scores, 0)
         start = 0
         for batch in feeds.batches(segment.inputs):

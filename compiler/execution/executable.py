@@ -34,7 +34,7 @@ _INLINE_NBYTES = 1 << 30
 _MOST_WORKERS = 8
 
 
-class Segment:
+class Executable:
     """A piece of a program, compiled once by ONNX Runtime and then called on batches.
 
     `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..frames.calibration import Frames
 from ..graph.program import Program
-from .executable import Segment
+from .executable import Executable
 from .feeds import held_out_feeds, run_groups
 
 RUNS = 31
@@ -24,11 +24,11 @@ def latencies(programs: Sequence[Program], frames: Frames, runs: int = RUNS) -> 
     The programs take turns. Every timed run follows one of the same program that is not timed:
     what others left in the caches counted for more than a block.
     """
-    segments: list[Segment] = []
+    segments: list[Executable] = []
     feeds: list[dict[str, NDArray[Any]]] = []
     for program in programs:
         outputs = [value.name for value in program.graph.outputs]
-        segment = Segment(program, None, outputs, threads=1)
+        segment = Executable(program, None, outputs, threads=1)
         fed: dict[str, NDArray[Any]] = {}
         for group in run_groups(frames):
             source = held_out_feeds(program, frames, group[0])

@@ -11,7 +11,7 @@ import numpy as np
 from ..fitting.reconstruction import FrameSet
 from ..graph.program import Program
 from ..planning.prefix_search import Measurement
-from .executable import Activations, Segment
+from .executable import Activations, Executable
 from .fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_for
 
 # The expected loss of class scores rests on the few frames that change sides; a part of the
@@ -94,7 +94,7 @@ class OriginalOutputs:
                 losses[name, own] = LossMeter()
         for name in models:
             self._remember(name)
-        segment = Segment(program, None, [value for _, _, value in refs])
+        segment = Executable(program, None, [value for _, _, value in refs])
         feeds = self._feeds[models[0]]
         for index, batch in enumerate(feeds.batches(segment.inputs)):
             for (name, own, _), array in zip(refs, segment(batch)):
@@ -122,7 +122,7 @@ class OriginalOutputs:
             return
         held = Activations()
         outputs = self._original.models[model].outputs
-        segment = Segment(self._original, None, list(outputs.values()))
+        segment = Executable(self._original, None, list(outputs.values()))
         for batch in self._feeds[model].batches(segment.inputs):
             for own, array in zip(outputs, segment(batch)):
                 held.append(own, array)

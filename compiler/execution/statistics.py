@@ -23,7 +23,7 @@ from ..structure.activation_functions import (
     read_by_operators,
 )
 from ..structure.straight_pieces import straight
-from .executable import Segment
+from .executable import Executable
 from .signs import SignCounts
 
 Array = NDArray[Any]
@@ -136,7 +136,7 @@ def measure_ranges(
 
 def mean_of(program: Program, value: str, frames: FrameSet) -> Array | None:
     """The mean over frames of a value, [1, ...] float64; None where its frames differ in shape."""
-    segment = Segment(program, None, [value])
+    segment = Executable(program, None, [value])
     total, count = None, 0
     for feeds in frames.batches(segment.inputs):
         (array,) = segment(feeds)
@@ -171,7 +171,7 @@ def _measured(program: Program, measures: Sequence[_Measure], frames: FrameSet) 
     computed = [name for name in wanted if name not in inputs]
     if not wanted:
         return found
-    segment = Segment(program, None, computed) if computed else None
+    segment = Executable(program, None, computed) if computed else None
     fed = sorted({*(segment.inputs if segment else ()), *(n for n in wanted if n in inputs)})
     for feeds in _pieces(program, frames, fed, wanted):
         arrays = dict(feeds)

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from ..execution.executable import Segment
+from ..execution.executable import Executable
 from ..graph.layout import Layout, layout_of
 from ..graph.program import Program
 from .operators import value_rows
@@ -64,7 +64,7 @@ def sample_values(
     """Sampled rows of `values` in one forward pass. Values that carry no rows are left out."""
     known = program.values()
     wanted = [name for name in dict.fromkeys(values) if name in known]
-    segment = Segment(program, None, wanted)
+    segment = Executable(program, None, wanted)
     generator = np.random.default_rng((seed, 17))
     places = generator.random((frames.count, POSITIONS, 3))
     parts: dict[str, list[Float32]] = {name: [] for name in wanted}

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..execution.executable import Activations, Segment
+from ..execution.executable import Activations, Executable
 from ..graph.program import Program, node_inputs
 from .operators import (
     LinearOperator,
@@ -122,7 +122,7 @@ class Reference:
             return
         names = sorted(missing)
         self._rows.keep_only(set(self._rows.names()) - set(names))
-        segment = Segment(self.program, None, names)
+        segment = Executable(self.program, None, names)
         start = 0
         for feeds in self.frames.batches(segment.inputs):
             arrays = segment(feeds)
@@ -185,7 +185,7 @@ class Walk:
         produced = {tensor.name for node in nodes for tensor in node.outputs}
         live = self._live()
         kept = sorted((produced & live) - set(compute))
-        segment = Segment(self.program, held, compute + kept) if compute + kept else None
+        segment = Executable(self.program, held, compute + kept) if compute + kept else None
         from_frames = [
             name
             for name in dict.fromkeys([*(segment.inputs if segment else ()), *wanted])

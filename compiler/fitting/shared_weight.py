@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from ..execution.executable import Segment
+from ..execution.executable import Executable
 from ..graph.program import Program
 from .operators import (
     LinearOperator,
@@ -140,7 +140,7 @@ def _rows(
         return {}
     inputs = {value.name for value in program.graph.inputs}
     wanted = {name: None for op in operators for name in (op.source.name, op.result.name)}
-    segment = Segment(program, None, [name for name in wanted if name not in inputs])
+    segment = Executable(program, None, [name for name in wanted if name not in inputs])
     fed = list(dict.fromkeys([*segment.inputs, *(name for name in wanted if name in inputs)]))
     parts: dict[str, list[tuple[Float32, Float32]]] = {op.node.name: [] for op in operators}
     start = 0

@@ -22,17 +22,17 @@ from .array_files import MAX_DECODED_NBYTES, Allowance, Array, StoredArray
 from .images import ImageArray, ImageFolder, ImageSource
 from .matching import ArraySource, Matcher, opened
 from .preprocessing import Preprocessing
-from .sets import NAMELESS, ImageFiles, InputRef, InputSpec, Rows, Source, Table, read_set
+from .sets import NAMELESS, FrameSource, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
 from .splits import MIN_FIT_FRAMES, all_held_out, split
 
 __all__ = [
     "MAX_DECODED_NBYTES",
     "MIN_FIT_FRAMES",
+    "FrameSource",
     "Frames",
     "InputRef",
     "InputSpec",
     "Preprocessing",
-    "Source",
     "load_frames",
     "load_labels",
 ]
@@ -50,7 +50,7 @@ class Frames:
     same frame; they share one split. Rows are counted per stream, from 0.
     """
 
-    sources: Mapping[InputRef, Source]
+    sources: Mapping[InputRef, FrameSource]
     streams: tuple[tuple[str, ...], ...]
     inputs: Mapping[str, tuple[InputSpec, ...]]
     splits: tuple[tuple[Rows, Rows], ...]  # per stream: rows to fit on, rows held out
@@ -174,7 +174,7 @@ def load_frames(
     sets, shared = _sets(calibration, specs, allow_script, limit)
     if same_frames:
         shared = dict.fromkeys(specs, "all")
-    sources: dict[InputRef, Source] = {}
+    sources: dict[InputRef, FrameSource] = {}
     streams: dict[object, list[str]] = {}
     for model in specs:
         found = matcher.sources(model, sets[model])
@@ -296,7 +296,7 @@ def _table_of(given: Mapping[str, object]) -> Table:
 
 def _own_stream(
     model: str,
-    found: Mapping[str, tuple[str, Source]],
+    found: Mapping[str, tuple[str, FrameSource]],
     specs: Mapping[str, Sequence[InputSpec]],
 ) -> object:
     """What names the stream of a model that is fed from arrays in memory."""
@@ -306,7 +306,7 @@ def _own_stream(
     return "all"
 
 
-def _held(source: Source) -> tuple[int, ...]:
+def _held(source: FrameSource) -> tuple[int, ...]:
     """The objects in memory that a source takes its rows from."""
     if isinstance(source, ArraySource):
         return tuple(id(piece.array) for piece in source.pieces)
@@ -314,13 +314,13 @@ def _held(source: Source) -> tuple[int, ...]:
     return (id(images.array if isinstance(images, ImageArray) else images),)
 
 
-def _identity(source: Source) -> object:
+def _identity(source: FrameSource) -> object:
     """Equal for two sources that give equal rows because they are made from the same object."""
     recipe = source.preprocessing if isinstance(source, ImageSource) else None
     return (recipe, _held(source))
 
 
-def _frame_shape(source: Source) -> object:
+def _frame_shape(source: FrameSource) -> object:
     if isinstance(source, ArraySource):
         return source.frame_shape
     return source.preprocessing if isinstance(source, ImageSource) else None
@@ -337,7 +337,7 @@ def _batch(model: str, specs: Sequence[InputSpec]) -> int | None:
     return next(iter(fixed), None)
 
 
-def _common_count(models: Sequence[str], sources: Mapping[InputRef, Source]) -> int:
+def _common_count(models: Sequence[str], sources: Mapping[InputRef, FrameSource]) -> int:
     counted = {ref: len(source) for ref, source in sources.items() if ref[0] in models}
     (first, count), *others = counted.items()
     for ref, other in others:

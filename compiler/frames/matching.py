@@ -16,7 +16,7 @@ from ..errors import DataError
 from .array_files import Array, StoredArray
 from .images import ImageArray, ImageFolder, ImageSource
 from .preprocessing import Preprocessing, ask_for
-from .sets import NAMELESS, ImageFiles, InputSpec, Rows, Source, Table, described
+from .sets import NAMELESS, FrameSource, ImageFiles, InputSpec, Rows, Table, described
 
 _CHUNK_NBYTES = 1 << 24
 
@@ -160,7 +160,7 @@ class Matcher:
     models: Mapping[str, Sequence[InputSpec]]
     preprocessing: Mapping[str, Preprocessing]
 
-    def sources(self, model: str, given: Table | ImageFolder) -> dict[str, tuple[str, Source]]:
+    def sources(self, model: str, given: Table | ImageFolder) -> dict[str, tuple[str, FrameSource]]:
         """For each input of the model, the key that feeds it and the source. Raises DataError."""
         specs = self.models[model]
         for spec in specs:
@@ -265,7 +265,7 @@ class Matcher:
             f"save the frames with np.savez(path, {keyword})",
         )
 
-    def _source(self, model: str, spec: InputSpec, table: Table, key: str) -> Source:
+    def _source(self, model: str, spec: InputSpec, table: Table, key: str) -> FrameSource:
         pieces = table.columns[key]
         if key in table.missing:
             raise DataError(
@@ -295,7 +295,7 @@ class Matcher:
 
     def _pixels(
         self, model: str, spec: InputSpec, pieces: Sequence[StoredArray], recipe: Preprocessing
-    ) -> Source:
+    ) -> FrameSource:
         for piece in pieces:
             if not _are_pixels(piece):
                 raise DataError(

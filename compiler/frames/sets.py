@@ -51,7 +51,7 @@ class InputSpec:
         return described(self.dtype, self.shape)
 
 
-class Source(Protocol):
+class FrameSource(Protocol):
     """The frames of one input of one model, row by row."""
 
     @property

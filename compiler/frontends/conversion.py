@@ -13,7 +13,7 @@ from ..errors import ModelError
 
 
 @dataclass
-class Part:
+class OldNode:
     """A node to convert, and what became of it.
 
     `inputs` gives type and shape of the node's inputs, in order; `constants` the small constant
@@ -41,7 +41,7 @@ class Part:
         )
 
 
-def convert(parts: Sequence[Part], old: int, new: int, where: str) -> None:
+def convert(parts: Sequence[OldNode], old: int, new: int, where: str) -> None:
     """Fills the parts' results. Raises ModelError, naming the node, if there is no conversion.
 
     All parts are converted in one call, unconnected: a call costs 2.5 ms whatever it is given.
@@ -70,7 +70,7 @@ def convert(parts: Sequence[Part], old: int, new: int, where: str) -> None:
 _CONVERTER_ERRORS = (RuntimeError, ValueError, version_converter.ConvertError)
 
 
-def _converted(parts: Sequence[Part], old: int, new: int) -> onnx.GraphProto:
+def _converted(parts: Sequence[OldNode], old: int, new: int) -> onnx.GraphProto:
     graph = onnx.GraphProto(name="parts")
     for index, part in enumerate(parts):
         node = graph.node.add()
@@ -99,7 +99,7 @@ def _converted(parts: Sequence[Part], old: int, new: int) -> onnx.GraphProto:
     return version_converter.convert_version(model, new).graph
 
 
-def _assign(parts: Sequence[Part], graph: onnx.GraphProto) -> None:
+def _assign(parts: Sequence[OldNode], graph: onnx.GraphProto) -> None:
     """Gives each part the nodes and constants that hang together with its own values."""
     owners: dict[str, int] = {}
     for index, part in enumerate(parts):
@@ -167,7 +167,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, bytes]:
     return found
 
 
-def _mend(part: Part, old: int, new: int, where: str) -> None:
+def _mend(part: OldNode, old: int, new: int, where: str) -> None:
     op = part.node.op_type
     if part.rewritten and any(a.ref_attr_name for a in part.node.attribute):
         raise ModelError(
@@ -186,7 +186,7 @@ def _mend(part: Part, old: int, new: int, where: str) -> None:
                 part.new_constants[index] = numpy_helper.from_array(array, constant.name)
 
 
-def _mend_resize(part: Part, where: str) -> None:
+def _mend_resize(part: OldNode, where: str) -> None:
     """Before opset 11 pixels were taken at x / scale, downsampling rounded up (ONNX Runtime)."""
     scales = part.constants.get(part.node.input[1]) if len(part.node.input) > 1 else None
     known = [tensor for tensor in (scales, *part.new_constants) if tensor is not None]

@@ -19,7 +19,7 @@ from ..graph.opaque import LocalFunction
 from ..graph.program import Program, model_of, own_name
 from ..graph.weights import array_of, element_type
 from .build import GraphBuilder
-from .conversion import Part, convert
+from .conversion import OldNode, convert
 from .prepare import LIGHT_ELEMENTS, all_nodes, bodies
 
 OLDEST_OPSET = 17  # LayerNormalization; what the passes are written for
@@ -54,7 +54,7 @@ def raise_opset(program: Program, opset: int, where: str) -> None:
 def _raise_nodes(
     program: Program, scope: gs.Graph, opsets: tuple[int, int], where: str, taken: set[str]
 ) -> None:
-    parts: dict[int, Part] = {}
+    parts: dict[int, OldNode] = {}
     outputs = {id(value) for value in scope.outputs}
     for node in scope.nodes:
         if node.domain or not _redefined(node.op, *opsets) or any(node.subgraphs()):
@@ -70,7 +70,7 @@ def _raise_nodes(
             own_name(node.name),
         )
         proto.attribute.extend(attribute_proto(key, value) for key, value in node.attrs.items())
-        parts[id(node)] = Part(proto, [_info(t) for t in node.inputs], _constants(node))
+        parts[id(node)] = OldNode(proto, [_info(t) for t in node.inputs], _constants(node))
     convert(list(parts.values()), *opsets, where)
     nodes: list[gs.Node] = []
     for node in scope.nodes:
@@ -107,7 +107,7 @@ def _constants(node: gs.Node) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def _rebuilt(program: Program, node: gs.Node, part: Part, taken: set[str]) -> list[gs.Node]:
+def _rebuilt(program: Program, node: gs.Node, part: OldNode, taken: set[str]) -> list[gs.Node]:
     """The nodes that take the node's place; one of them is the node itself, changed."""
     builder = GraphBuilder(model_of(node.name))
     builder.names = taken
@@ -159,11 +159,11 @@ def _raise_function(function: LocalFunction, opset: int, where: str) -> LocalFun
 def _raise_protos(
     scope: onnx.FunctionProto | onnx.GraphProto, opsets: tuple[int, int], where: str
 ) -> None:
-    parts: dict[int, Part] = {}
+    parts: dict[int, OldNode] = {}
     for index, node in enumerate(scope.node):
         if not node.domain and _redefined(node.op_type, *opsets) and not any(bodies(node)):
             infos = [helper.make_tensor_value_info(n, 1, None) for n in node.input]
-            parts[index] = Part(node, infos, {})
+            parts[index] = OldNode(node, infos, {})
     convert(list(parts.values()), *opsets, where)
     nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(scope.node):

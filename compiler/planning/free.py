@@ -25,7 +25,7 @@ from ..actions.fold_actions import FoldAction, FoldActivationAction
 from ..actions.fold_effects import Merging
 from ..actions.fold_sites import FoldSite, find_fold_sites
 from ..actions.narrowing import find_narrow_sites
-from ..execution.executable import Segment
+from ..execution.executable import Executable
 from ..execution.feeds import fit_feeds, run_groups
 from ..execution.outputs import OutputComparison
 from ..execution.statistics import measure_statistics, smallest_constant
@@ -231,7 +231,7 @@ def best_seconds(
     One frame of random numbers; the programs take turns. The best, since what else the machine
     does only adds.
     """
-    segments = [Segment(program, sources, results, threads=1) for program in programs]
+    segments = [Executable(program, sources, results, threads=1) for program in programs]
     known = programs[0].values()
     random = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}

@@ -17,7 +17,7 @@ from ...passes.refit_around import RefitAround
 from ...passes.share_prefix import adapter_name
 from ..actions.fold_actions import NarrowLayerAction
 from ..actions.fold_passes import widths_of
-from ..execution.executable import Segment
+from ..execution.executable import Executable
 from ..execution.feeds import StreamFeeds, fit_feeds, held_out_feeds, run_groups
 from ..execution.outputs import OriginalOutputs, OutputComparison
 from ..fitting.gaps import stand_ins
@@ -207,7 +207,7 @@ class Trials:
             feeds = self.reference(group[0]).frames
             names = sorted({name for region in mine for name in (region.entry, region.exit)})
             inputs = {value.name for value in self.program.graph.inputs}
-            segment = Segment(self.program, None, [name for name in names if name not in inputs])
+            segment = Executable(self.program, None, [name for name in names if name not in inputs])
             sums = {region.exit: np.zeros(2) for region in mine}
             for batch in feeds.batches(segment.inputs):
                 values = dict(batch) | dict(zip(segment.outputs, segment(batch)))

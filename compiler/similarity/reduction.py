@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from ..errors import ModelError
-from ..execution.executable import Segment
+from ..execution.executable import Executable
 from ..fitting.operators import value_rows
 from ..graph.program import Program, qualified
 from .layers import Layer
@@ -118,8 +118,8 @@ class ReducedRun:
         self._names = [added.of(layer, maps) for layer in layers]
         self._positions = added.positions
         wanted = dict.fromkeys(name for names in self._names for name in names)
-        self._segment = Segment(work, None, list(wanted), threads)
-        self._whole: Segment | None = None
+        self._segment = Executable(work, None, list(wanted), threads)
+        self._whole: Executable | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ class ReducedRun:
             except ModelError:
                 # What is not as the graph says cannot be reduced there; whole, it says what it is.
                 values = [layer.value for layer in self._layers]
-                self._whole = Segment(self._program, None, values, self._threads)
+                self._whole = Executable(self._program, None, values, self._threads)
         return [
             reduce_array(array, layer, places, self._maps)
             if array.shape == (len(places), *layer.shape)

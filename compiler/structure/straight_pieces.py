@@ -15,7 +15,7 @@ Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Piece:
+class StraightPiece:
     """A stretch [low, high] of inputs on which an activation is slope x + offset, per channel."""
 
     low: Float64
@@ -58,13 +58,13 @@ def is_identity(node: gs.Node) -> bool:
     return False
 
 
-def _pieces(node: gs.Node, channels: int, axis: int) -> list[Piece]:
+def _pieces(node: gs.Node, channels: int, axis: int) -> list[StraightPiece]:
     if node.domain not in (None, "", "ai.onnx"):
         return []
 
-    def piece(low: Any, high: Any, slope: Any, offset: Any) -> Piece:
+    def piece(low: Any, high: Any, slope: Any, offset: Any) -> StraightPiece:
         given = (np.asarray(value, np.float64) for value in (low, high, slope, offset))
-        return Piece(*(np.broadcast_to(value, (channels,)) for value in given))
+        return StraightPiece(*(np.broadcast_to(value, (channels,)) for value in given))
 
     if node.op in ("Relu", "LeakyRelu", "PRelu"):
         below = _slope_below(node, channels, axis)

@@ -7,7 +7,7 @@ import pytest
 
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.execution import executable as execution
-from repsimc.compiler.execution.executable import Activations, Segment, batches_of
+from repsimc.compiler.execution.executable import Activations, Executable, batches_of
 from repsimc.compiler.graph.program import Program
 from tests.nets.networks import Net, smooth_images
 from tests.programs import assert_close, program_of, run
@@ -24,8 +24,8 @@ def program() -> Program:
 def test_a_segment_computes_what_the_whole_program_does(program: Program) -> None:
     x = smooth_images(5)
     whole = run(program, {"a/x": x})["a/y"]
-    start = Segment(program, None, ["a/middle"])
-    rest = Segment(program, ["a/middle"], ["a/y", "a/late"])
+    start = Executable(program, None, ["a/middle"])
+    rest = Executable(program, ["a/middle"], ["a/y", "a/late"])
     assert start.inputs == ("a/x",)
     assert rest.inputs == ("a/middle",)
     (middle,) = start({"a/x": x, "unused": x})
@@ -38,10 +38,10 @@ def test_big_pieces_reach_the_runtime_through_a_file(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = smooth_images(5)
-    inline = Segment(program, ["a/middle"], ["a/late"], threads=1)
-    middle = Segment(program, None, ["a/middle"])({"a/x": x})[0]
+    inline = Executable(program, ["a/middle"], ["a/late"], threads=1)
+    middle = Executable(program, None, ["a/middle"])({"a/x": x})[0]
     monkeypatch.setattr(execution, "_INLINE_NBYTES", 0)
-    from_file = Segment(program, ["a/middle"], ["a/late"], threads=1)
+    from_file = Executable(program, ["a/middle"], ["a/late"], threads=1)
     assert from_file.inputs == ("a/middle",)
     np.testing.assert_array_equal(
         from_file({"a/middle": middle})[0], inline({"a/middle": middle})[0]
@@ -49,7 +49,7 @@ def test_big_pieces_reach_the_runtime_through_a_file(
 
 
 def test_a_failing_run_names_the_value_and_says_what_to_check(program: Program) -> None:
-    segment = Segment(program, None, ["a/late"])
+    segment = Executable(program, None, ["a/late"])
     with pytest.raises(ModelError, match="a/late") as error:
         segment({"a/x": np.zeros((2, 4, 8, 8), np.float32)})
     assert "frames" in error.value.hint
@@ -58,7 +58,7 @@ def test_a_failing_run_names_the_value_and_says_what_to_check(program: Program) 
 def test_a_piece_that_the_runtime_refuses_names_its_model(program: Program) -> None:
     program.graph.nodes[0].op = "NoSuchOperator"
     with pytest.raises(ModelError, match=r"ONNX Runtime cannot run a: .*NoSuchOperator"):
-        Segment(program, None, ["a/late"])
+        Executable(program, None, ["a/late"])
 
 
 def batches(count: int) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.fidelity import TOP1, VARIANCE
 from repsimc.compiler.execution.outputs import OriginalOutputs, OutputComparison, measurement
 from repsimc.compiler.graph.program import Program
@@ -69,8 +69,8 @@ def test_values_are_those_of_numpy_on_all_frames() -> None:
     y, z = outputs_of(program).compare(changed, ["a"])
     assert y.value == 1 and y.met
     names = {"x": FRAMES.arrays["x"]}
-    (exact,) = Segment(program, None, ["a/z"])(names)
-    (now,) = Segment(changed, None, ["a/z"])(names)
+    (exact,) = Executable(program, None, ["a/z"])(names)
+    (now,) = Executable(changed, None, ["a/z"])(names)
     wanted = 1 - np.square(now - exact).sum() / np.square(exact - exact.mean(axis=0)).sum()
     assert 0 < wanted < 0.9
     assert z.value == pytest.approx(wanted, rel=1e-4)

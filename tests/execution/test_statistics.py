@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repsimc.compiler.execution import statistics as activations
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.statistics import mean_of, measure_statistics
 from repsimc.compiler.structure.activation_functions import activations_of
 from tests.nets.foldable import (
@@ -25,7 +25,7 @@ from tests.programs import program_of
 def test_every_number_is_what_numpy_says() -> None:
     program, frames = program_of(sometimes_dead(-1.0)), images()
     found = statistics_of(program, frames).activations["a/r"]
-    pre, post = Segment(program, None, [found.activation.given, "a/r"])(
+    pre, post = Executable(program, None, [found.activation.given, "a/r"])(
         {"a/x": frames.arrays["a/x"]}
     )
     x, y = (np.moveaxis(a, 1, -1).reshape(-1, 12).astype(np.float64) for a in (pre, post))
@@ -144,6 +144,6 @@ def test_a_model_without_activations_has_no_statistics() -> None:
 def test_the_mean_over_frames() -> None:
     program, frames = program_of(always_on()), images()
     mean = mean_of(program, "a/c2", frames)
-    (array,) = Segment(program, None, ["a/c2"])({"a/x": frames.arrays["a/x"]})
+    (array,) = Executable(program, None, ["a/c2"])({"a/x": frames.arrays["a/x"]})
     assert mean is not None
     np.testing.assert_allclose(mean, array.mean(axis=0, keepdims=True), rtol=1e-4, atol=1e-4)

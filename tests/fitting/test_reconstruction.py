@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repsimc.compiler.execution.executable import Activations, Segment
+from repsimc.compiler.execution.executable import Activations, Executable
 from repsimc.compiler.fitting import reconstruction
 from repsimc.compiler.fitting.operators import linear_operator
 from repsimc.compiler.fitting.reconstruction import (
@@ -48,14 +48,16 @@ class Spy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[str] = []
         self.inputs: list[list[str]] = []
-        monkeypatch.setattr(reconstruction, "Segment", self)
+        monkeypatch.setattr(reconstruction, "Executable", self)
 
-    def __call__(self, program: Program, inputs: list[str] | None, outputs: list[str]) -> Segment:
+    def __call__(
+        self, program: Program, inputs: list[str] | None, outputs: list[str]
+    ) -> Executable:
         values = program.values()
         nodes = program.needed_nodes([values[name] for name in outputs], stop=inputs or ())
         self.ran += [node.name for node in nodes]
         self.inputs.append(list(inputs or ()))
-        return Segment(program, inputs, outputs)
+        return Executable(program, inputs, outputs)
 
 
 STOPS = ["a/relu1", "a/p2", "a/p5", "a/q2", "a/y"]
@@ -64,7 +66,7 @@ STOPS = ["a/relu1", "a/p2", "a/p5", "a/q2", "a/y"]
 def test_every_node_runs_once_and_values_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     program, spy, given = residual(), Spy(monkeypatch), frames()
     walk = Walk(program, given, ["a/y"])
-    expected = Segment(program, None, STOPS)({"a/x": given.arrays["a/x"]})
+    expected = Executable(program, None, STOPS)({"a/x": given.arrays["a/x"]})
     for stop, wanted in zip(STOPS, expected, strict=True):
         seen: list[Array] = []
         starts: list[int] = []
@@ -175,7 +177,7 @@ def test_the_skip_path_is_repaired_by_the_operator_before_the_add() -> None:
     # With the sum as target and the damaged addend taken into account, the sum comes out right;
     # with its own output as target the operator would leave the skip path's damage in place.
     original, test = residual(), smooth_images(30, seed=9)
-    wanted = Segment(original, None, ["a/q4"])({"a/x": test})[0]
+    wanted = Executable(original, None, ["a/q4"])({"a/x": test})[0]
 
     def error(target: Target) -> float:
         program = residual()
@@ -185,7 +187,7 @@ def test_the_skip_path_is_repaired_by_the_operator_before_the_add() -> None:
         affine = conv1.affine()
         conv1.write(program, type(affine)(affine.weight * 0.7, affine.bias))
         reconstruct(program, [(last, target)], Reference(original, frames(200)), ["a/y"])
-        found = Segment(program, None, ["a/q4"])({"a/x": test})[0]
+        found = Executable(program, None, ["a/q4"])({"a/x": test})[0]
         return float(np.mean((found - wanted) ** 2))
 
     assert error(Target("a/q4", "a/p5")) < 0.4 * error(Target("a/q3"))
@@ -200,7 +202,7 @@ def test_reference_rows_are_the_values_at_its_positions() -> None:
     reference.collect({"a/p5": (200, False), "a/y": (40, True)})
     positions = reference.positions("a/p5")
     assert positions.shape == (40, 5)
-    full = Segment(program, None, ["a/p5"])({"a/x": given.arrays["a/x"]})[0]
+    full = Executable(program, None, ["a/p5"])({"a/x": given.arrays["a/x"]})[0]
     flat = full.reshape(40, 6, 64).transpose(0, 2, 1)
     wanted = np.stack([flat[frame, places] for frame, places in enumerate(positions)])
     np.testing.assert_allclose(reference.rows("a/p5"), wanted.reshape(200, 6), atol=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from repsimc.compiler.actions.fold_actions import FoldAction
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.statistics import Statistics, measure_statistics
 from repsimc.compiler.fitting.reconstruction import Reference
 from repsimc.compiler.graph.program import Program
@@ -44,8 +44,8 @@ def carried_out(program: Program, action: FoldAction, frames: ArrayFrames) -> li
 def error(program: Program, original: Program, frames: ArrayFrames, value: str = "a/y") -> float:
     """Mean square error of an output, as a share of its variance."""
     x = frames.arrays["a/x"]
-    found = Segment(program, None, [value])({"a/x": x})[0]
-    wanted = Segment(original, None, [value])({"a/x": x})[0]
+    found = Executable(program, None, [value])({"a/x": x})[0]
+    wanted = Executable(original, None, [value])({"a/x": x})[0]
     return float(np.mean((found - wanted) ** 2) / np.var(wanted))
 
 

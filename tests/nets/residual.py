@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.fitting.reconstruction import Reference
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.planning.plan import CollapseAction
@@ -53,7 +53,7 @@ def frames(x: Array) -> ArrayFrames:
 
 
 def outputs(program: Program, x: Array, name: str = "a/y") -> Array:
-    segment = Segment(program, None, [name])
+    segment = Executable(program, None, [name])
     return np.asarray(segment({segment.inputs[0]: x})[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.fitting.operators import linear_operator
 from repsimc.compiler.fitting.reconstruction import Reference, Target
 from repsimc.compiler.fitting.regression import Affine
@@ -28,8 +28,8 @@ def damage(program: Program, value: str, seed: int = 0) -> None:
 
 
 def mean_square(program: Program, original: Program, x: Array, value: str = "a/y") -> float:
-    found = Segment(program, None, [value])({"a/x": x})[0]
-    wanted = Segment(original, None, [value])({"a/x": x})[0]
+    found = Executable(program, None, [value])({"a/x": x})[0]
+    wanted = Executable(original, None, [value])({"a/x": x})[0]
     return float(np.mean((found - wanted) ** 2))
 
 
@@ -125,7 +125,7 @@ def test_without_damage_nothing_moves() -> None:
     frames = ArrayFrames({"a/x": smooth_images(64)})
     Refit(("a/r1",), Reference(original, frames)).run(program)
     x = smooth_images(64, seed=1)
-    spread = float(np.var(Segment(original, None, ["a/y"])({"a/x": x})[0]))
+    spread = float(np.var(Executable(original, None, ["a/y"])({"a/x": x})[0]))
     assert mean_square(program, original, x) < 1e-4 * spread
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.fitting.reconstruction import Reference
 from repsimc.compiler.graph.program import PASS_KEY, Program
 from repsimc.compiler.graph.verifier import verify
@@ -266,8 +266,8 @@ def test_the_receivers_dtype_is_that_of_the_adapter() -> None:
     verify(program)
     assert {t.dtype for t in program.node("b/m.adapter").inputs} == {np.dtype(np.float64)}
     x = noise(50, 10, seed=1).astype(np.float64)
-    found = Segment(program, None, ["b/y"])({"x": x})[0]
-    assert_close(found, Segment(original, None, ["b/y"])({"x": x})[0], rtol=0, atol=0.05)
+    found = Executable(program, None, ["b/y"])({"x": x})[0]
+    assert_close(found, Executable(original, None, ["b/y"])({"x": x})[0], rtol=0, atol=0.05)
 
 
 def test_frames_of_a_fixed_batch() -> None:

@@ -19,7 +19,7 @@ from tests.nets.networks import Net, smooth_images, tokens_net
 from tests.programs import model_of_text
 
 
-class Counted(reduction_module.Segment):
+class Counted(reduction_module.Executable):
     """Segments that count their runs."""
 
     frames = 0
@@ -32,7 +32,7 @@ class Counted(reduction_module.Segment):
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
     Counted.frames = 0
-    monkeypatch.setattr(reduction_module, "Segment", Counted)
+    monkeypatch.setattr(reduction_module, "Executable", Counted)
     return Counted
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repsimc.compiler.execution.executable import Segment
+from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.structure.bounds import Bounds, bounds_of
 from tests.nets.networks import Array, Net
@@ -133,7 +133,7 @@ def test_whatever_is_fed_lies_within(recipe: list[tuple[str, int]]) -> None:
     found = bounds_of(program)
     names = [f"a/{name}" for name in values]
     x = np.random.default_rng(0).standard_normal((8, 4, 5, 5)).astype(np.float32) * 3
-    for name, array in zip(names, Segment(program, None, names)({"a/x": x}), strict=True):
+    for name, array in zip(names, Executable(program, None, names)({"a/x": x}), strict=True):
         if name in found:
             assert_within(array, found[name])
 
