@@ -1,29 +1,17 @@
-"""The program's bare bones: what it costs under any set of actions, without building graphs."""
+"""Bills: what the program costs under any set of actions, without building graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-from ..graph.layout import Layout, layout_of, pre_activation
+from ..graph.layout import Layout, layout_of
 from ..graph.program import Program, node_inputs
-from ..graph.weights import digest, nbytes_of
-from ..planning.plan import Action
-from ..structure.cost import node_macs
-from .fold_actions import FoldAction, widest
-from .fold_effects import Effect, conflict_of, covers, effect_of
-
-
-@dataclass(frozen=True)
-class _Bone:
-    name: str
-    reads: tuple[str, ...]
-    weights: tuple[tuple[int, str, int], ...]  # (input index, content digest, bytes)
-    macs: int
+from .action import Action, Effect, Stage, Swap
+from .combining import conflict_of, makes_idle, widest
+from .skeleton import Bone, Skeleton
 
 
 @dataclass(frozen=True)
@@ -33,211 +21,101 @@ class Bill:
     weights_nbytes: int
     macs: int
 
+    def __add__(self, other: Bill) -> Bill:
+        return Bill(self.weights_nbytes + other.weights_nbytes, self.macs + other.macs)
 
-class Skeleton:
-    """Costs of the program under sets of actions, by reachability from the outputs."""
+    def __sub__(self, other: Bill) -> Bill:
+        return Bill(self.weights_nbytes - other.weights_nbytes, self.macs - other.macs)
 
-    def __init__(self, program: Program) -> None:
+
+NOTHING = Bill(0, 0)
+
+
+class Bills:
+    """Prices of one program under sets of actions.
+
+    `constant_nbytes(value)` says how many bytes the constant has that a value becomes.
+    """
+
+    def __init__(
+        self, program: Program, constant_nbytes: Callable[[str], int] = lambda value: 0
+    ) -> None:
         self.program = program
-        self._outputs = [value.name for value in program.graph.outputs]
-        graph_outputs = set(self._outputs)
-        # What each value needs, itself included, as a mask of bits by number.
-        self._names: list[str] = []
-        self._numbers: dict[str, int] = {}
-        self._masks: dict[str, int] = {}
-        self._bones: list[_Bone] = []
-        self._producer: dict[str, int] = {}
-        self._pre: dict[str, str] = {}
-        for index, node in enumerate(program.graph.nodes):
-            weights = tuple(
-                (position, digest(t), nbytes_of(t))
-                for position, t in enumerate(node.inputs)
-                if isinstance(t, gs.Constant)
-            )
-            reads = tuple(t.name for t in node_inputs(node) if isinstance(t, gs.Variable))
-            self._bones.append(_Bone(node.name, reads, weights, node_macs(node)))
-            needed = 0
-            for name in reads:
-                self._number(name)
-                needed |= self._masks[name]
-            for tensor in node.outputs:
-                if isinstance(tensor, gs.Variable) and not tensor.is_empty():
-                    self._masks[tensor.name] = needed | 1 << self._number(tensor.name)
-                    self._producer[tensor.name] = index
-                    self._pre[tensor.name] = pre_activation(tensor, graph_outputs).name
+        self._constant_nbytes = constant_nbytes
+        self._skeleton = Skeleton(program)
         self._values = program.values()
-        self._reached: dict[tuple[str, int], tuple[int, tuple[str, ...]]] = {}
-        self._made_by = np.array([self._producer.get(name, -1) for name in self._names], np.int64)
-        self._macs = np.array([bone.macs for bone in self._bones], np.int64)
-        # Every read of a weight: by which node, of which weight (by content).
-        contents: dict[str, int] = {}
-        reads = [
-            (node, contents.setdefault(key, len(contents)), nbytes)
-            for node, bone in enumerate(self._bones)
-            for _, key, nbytes in bone.weights
-        ]
-        self._readers = np.array([node for node, _, _ in reads], np.int64)
-        self._read = np.array([weight for _, weight, _ in reads], np.int64)
-        self._nbytes = np.zeros(len(contents), np.int64)
-        self._nbytes[self._read] = [nbytes for _, _, nbytes in reads]
         self._adapters: dict[tuple[tuple[str, ...], str, int], Bill] = {}
-        self._effects: dict[FoldAction, Effect | str] = {}
-        self._constants: dict[str, int] = {}
+        self._effects: dict[Action, Effect | str] = {}
 
-    def replaced(self, receiver_value: str, kernel: int) -> str:
-        """The value whose readers an adapter takes over."""
-        return receiver_value if kernel == 0 else self._pre.get(receiver_value, receiver_value)
+    def replaced(self, value: str, kernel: int) -> str:
+        """The value whose readers an adapter with that window takes over."""
+        return value if kernel == 0 else self._skeleton.before_activation(value)
 
-    def effect(self, action: FoldAction) -> Effect | str:
-        """What a fold changes, or why it cannot be carried out; worked out once."""
+    def effect(self, action: Action) -> Effect | str:
+        """What an action changes, or why it cannot be carried out; worked out once."""
         if action not in self._effects:
-            self._effects[action] = effect_of(self.program, action)
+            self._effects[action] = action.effect(self.program)
         return self._effects[action]
-
-    def note_constant(self, value: str, nbytes: int) -> None:
-        """Count so many bytes for the constant that a frozen value becomes; unknown ones: 0."""
-        self._constants[value] = nbytes
 
     def bill(self, actions: Sequence[Action]) -> Bill | None:
         """Cost under all `actions` together.
 
-        None for a cycle, a value that two claim, or folds that exclude each other. A fold saves
+        None for a cycle, a value that two claim, or actions that exclude each other. A fold saves
         nothing where what it rewrites is not needed any more.
         """
-        swapped: dict[str, tuple[str, ...]] = {}
-        adapters: dict[str, Bill] = {}
-        as_it_is: set[str] = set()  # of what is swapped: values that no adapter makes anew
-        for action in actions:
-            for link in action.links:
-                name = self.replaced(link.receiver_value, action.kernel)
-                if name in swapped:
-                    return None
-                swapped[name] = link.donor_values
-                as_it_is |= set() if action.kernel else {name}
-                adapters[name] = self._adapter(link.donor_values, name, action.kernel)
+        swaps = _Swaps(self)
         effects: list[Effect] = []
-        for action in widest(action for action in actions if isinstance(action, FoldAction)):
+        for action in actions:
+            if action.stage <= Stage.SHARING and not swaps.claim(self.effect(action)):
+                return None
+        for action in widest(action for action in actions if action.stage > Stage.SHARING):
             effect = self.effect(action)
             if isinstance(effect, str) or any(conflict_of(effect, other) for other in effects):
                 return None
             effects.append(effect)
-            for value, sources in effect.swaps.items():
-                # What shares or goes as a whole no longer asks whether it was constant.
-                if value not in swapped:
-                    swapped[value] = sources
-                    as_it_is.add(value)
-                    adapters[value] = Bill(self._constants.get(value, 0), 0)
-        alive = self._alive(swapped)
+            swaps.give_way(effect)
+        skeleton, swapped = self._skeleton, swaps.swapped
+        alive = skeleton.alive(swapped)
         if alive is None:
             return None
-        weights, macs = self._cost(alive & ~self._mask(swapped), effects, swapped, as_it_is)
-        living = [adapters[name] for name in swapped if alive & self._mask([name])]
-        return Bill(
-            weights + sum(bill.weights_nbytes for bill in living),
-            macs + sum(bill.macs for bill in living),
-        )
-
-    def _cost(
-        self,
-        made: int,
-        effects: Sequence[Effect],
-        swapped: Mapping[str, tuple[str, ...]],
-        as_it_is: set[str],
-    ) -> tuple[int, int]:
-        """Unique weight bytes and MACs of the nodes that make the values of the mask `made`."""
-        nodes = np.zeros(len(self._bones), bool)
-        makers = self._made_by[self._places(made)]
-        nodes[makers[makers >= 0]] = True
-        if not effects:
-            weights = np.zeros(len(self._nbytes), bool)
-            weights[self._read[nodes[self._readers]]] = True
-            return int(self._nbytes[weights].sum()), int(self._macs[nodes].sum())
-        costs = _Costs([self._bones[i] for i in np.flatnonzero(nodes)], swapped, as_it_is)
-        for effect in effects:
-            if not any(covers(other, effect) for other in effects if other is not effect):
-                costs.take(effect)
-        return costs.total()
+        nodes = skeleton.makers(alive & ~skeleton.mask(swapped))
+        total = Bill(*skeleton.cost(nodes))
+        if effects:
+            costs = _Costs(skeleton.bones(nodes), swapped, swaps.as_it_is)
+            for effect in effects:
+                if not any(makes_idle(other, effect) for other in effects if other is not effect):
+                    costs.take(effect)
+            total = Bill(*costs.total())
+        for value, bill in swaps.bills.items():
+            total += bill if alive & skeleton.mask([value]) else NOTHING
+        return total
 
     def without_idle(self, actions: Sequence[Action]) -> tuple[Action, ...]:
         """The actions without the folds that change nothing beside the others."""
         kept = list(actions)
         whole = self.bill(kept)
-        for action in [one for one in actions if isinstance(one, FoldAction)]:
+        for action in [one for one in actions if one.stage > Stage.SHARING]:
             others = [one for one in kept if one is not action]
             if whole is not None and self.bill(others) == whole:
                 kept = others
         return tuple(kept)
 
-    def _alive(self, swapped: Mapping[str, tuple[str, ...]]) -> int | None:
-        """The values that the outputs need, as a mask; None where they wait for themselves."""
-        swaps = self._mask(swapped)
-        alive = 0
-        known: dict[str, bool] = {}  # swapped values, and whether all that they need is known
-
-        def need(value: str) -> bool:
-            nonlocal alive
-            mask, stops = self._reach(value, swaps)
-            alive |= mask
-            for stop in stops:
-                if stop not in known:
-                    known[stop] = False
-                    known[stop] = all(need(source) for source in swapped[stop])
-                if not known[stop]:
-                    return False
-            return True
-
-        return alive if all(need(name) for name in self._outputs) else None
-
-    def _reach(self, value: str, swaps: int) -> tuple[int, tuple[str, ...]]:
-        """What a value needs up to the swapped values `swaps`, and those it comes to; kept."""
-        masks = self._masks
-        key = value, masks.get(value, 0) & swaps
-        if key not in self._reached:
-            reached = 0
-            stops: list[str] = []
-            stack, seen = [value], {value}
-            while stack:
-                name = stack.pop()
-                mask = masks.get(name, 0)
-                if not mask & swaps:
-                    reached |= mask
-                    continue
-                reached |= 1 << self._numbers[name]
-                if swaps >> self._numbers[name] & 1:
-                    stops.append(name)
-                    continue
-                new = set(self._bones[self._producer[name]].reads) - seen
-                seen |= new
-                stack += sorted(new)
-            self._reached[key] = reached, tuple(sorted(stops))
-        return self._reached[key]
-
-    def _mask(self, values: Iterable[str]) -> int:
-        mask = 0
-        for value in values:
-            if value in self._numbers:
-                mask |= 1 << self._numbers[value]
-        return mask
-
-    def _places(self, mask: int) -> NDArray[np.int64]:
-        """The numbers of the bits that are set."""
-        packed = mask.to_bytes((len(self._names) + 7) // 8, "little")
-        return np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little"))
-
-    def _number(self, value: str) -> int:
-        """The bit of a value, which stands for itself until something makes it."""
-        if value not in self._numbers:
-            self._numbers[value] = len(self._names)
-            self._masks[value] = 1 << len(self._names)
-            self._names.append(value)
-        return self._numbers[value]
+    def ends(self, actions: Sequence[Action]) -> set[str]:
+        """The values that claimed swaps read or replace."""
+        ends: set[str] = set()
+        for action in actions:
+            effect = self.effect(action)
+            for swap in () if isinstance(effect, str) or not effect.claims else effect.swaps:
+                ends |= {swap.value, *swap.sources, self.replaced(swap.value, swap.kernel)}
+        return ends
 
     def affected(self, action: Action) -> tuple[str, ...]:
         """The models whose outputs depend on a value the action makes anew, in program order."""
-        reached = {self.replaced(link.receiver_value, action.kernel) for link in action.links}
-        if isinstance(action, FoldAction):
-            effect = self.effect(action)
-            reached |= set() if isinstance(effect, str) else effect.values
+        effect = self.effect(action)
+        reached: set[str] = set()
+        if not isinstance(effect, str):
+            reached |= effect.values
+            reached |= {self.replaced(swap.value, swap.kernel) for swap in effect.swaps}
         for node in self.program.graph.nodes:
             if any(tensor.name in reached for tensor in node_inputs(node)):
                 reached.update(tensor.name for tensor in node.outputs)
@@ -249,18 +127,17 @@ class Skeleton:
 
     def adapters_bill(self, action: Action) -> Bill:
         """Bytes and MACs of the adapters that an action inserts."""
-        bills = [
-            self._adapter(
-                link.donor_values, self.replaced(link.receiver_value, action.kernel), action.kernel
-            )
-            for link in action.links
-        ]
-        return Bill(sum(b.weights_nbytes for b in bills), sum(b.macs for b in bills))
+        effect = self.effect(action)
+        swaps = () if isinstance(effect, str) else effect.swaps
+        return sum((self.swap_bill(swap) for swap in swaps if effect.claims), NOTHING)
 
-    def _adapter(self, donors: tuple[str, ...], replaced: str, kernel: int) -> Bill:
-        if kernel == 0:
-            return Bill(0, 0)
-        key = (donors, replaced, kernel)
+    def swap_bill(self, swap: Swap) -> Bill:
+        """Bytes and MACs of what stands in a value's place: an adapter, a constant, or nothing."""
+        if not swap.sources:
+            return Bill(self._constant_nbytes(swap.value), 0)
+        if swap.kernel == 0:
+            return NOTHING
+        key = (swap.sources, self.replaced(swap.value, swap.kernel), swap.kernel)
         if key not in self._adapters:
             self._adapters[key] = self._adapter_cost(*key)
         return self._adapters[key]
@@ -278,12 +155,49 @@ class Skeleton:
         return Bill((fan_in * window + 1) * fan_out * itemsize, fan_in * window * fan_out * places)
 
 
+class _Swaps:
+    """The swaps of several actions: what stands in each value's place, and what that costs.
+
+    `as_it_is` are the swapped values that no adapter makes anew.
+    """
+
+    def __init__(self, bills: Bills) -> None:
+        self._bills = bills
+        self.swapped: dict[str, tuple[str, ...]] = {}
+        self.bills: dict[str, Bill] = {}
+        self.as_it_is: set[str] = set()
+
+    def claim(self, effect: Effect | str) -> bool:
+        """Take the swaps; False where a value was taken already, or none can be made."""
+        if isinstance(effect, str):
+            return False
+        for swap in effect.swaps:
+            name = self._bills.replaced(swap.value, swap.kernel)
+            if name in self.swapped:
+                return False
+            self._take(name, swap)
+        return True
+
+    def give_way(self, effect: Effect) -> None:
+        """Take the swaps of values that no other took."""
+        for swap in effect.swaps:
+            # What shares or goes as a whole no longer asks whether it was constant.
+            if swap.value not in self.swapped:
+                self._take(swap.value, swap)
+
+    def _take(self, name: str, swap: Swap) -> None:
+        self.swapped[name] = swap.sources
+        self.bills[name] = self._bills.swap_bill(swap)
+        if not swap.kernel:
+            self.as_it_is.add(name)
+
+
 class _Costs:
     """What the living nodes cost, node by node, with folds taken off one after another."""
 
     def __init__(
         self,
-        bones: Sequence[_Bone],
+        bones: Sequence[Bone],
         swapped: Mapping[str, tuple[str, ...]],
         as_it_is: set[str],
     ) -> None:

@@ -42,3 +42,11 @@ def number(entry: Mapping[str, Any], key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if math.isfinite(value) else None
+
+
+def kernel(entry: Mapping[str, Any], where: str) -> int:
+    """An adapter's window under `kernel`: 0, 1 or 3. Raises ModelError for anything else."""
+    window = entry.get("kernel")
+    if isinstance(window, bool) or window not in (0, 1, 3):
+        raise ModelError(f"{where}: kernel is {window!r}, not 0, 1 or 3")
+    return int(window)

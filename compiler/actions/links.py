@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..errors import ModelError
 from ..graph.layout import Layout, layout_of
 from ..graph.program import Program
 
@@ -60,6 +61,20 @@ def fault_of(
             f"that of {receiver_value}, {list(wanted)}"
         )
     return None
+
+
+def check_link(
+    program: Program, receiver_value: str, donor_values: Sequence[str], kernel: int
+) -> None:
+    """Refuse values that are not there, or that no adapter can stand between. Raises ModelError."""
+    hint = "`repsimc inspect MODEL` lists the values where a model can be cut"
+    values = program.values()
+    for value in (receiver_value, *donor_values):
+        if value not in values:
+            raise ModelError(f"the plan names value {value!r}, which is not in the program", hint)
+    fault = fault_of(program, receiver_value, donor_values, kernel)
+    if fault is not None:
+        raise ModelError(f"the plan links what cannot be linked: {fault}", hint)
 
 
 def _size(value: gs.Variable, layout: Layout) -> tuple[int, ...]:

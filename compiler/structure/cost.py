@@ -208,3 +208,27 @@ def _nbytes(tensor: gs.Tensor, batch: int) -> int | None:
     except TypeError:  # an ONNX type that NumPy has no word for: at most a byte per element
         itemsize = 1
     return math.prod(shape) * itemsize
+
+
+def cost_of_only(program: Program, value: str, keep: Iterable[str] = ()) -> tuple[int, int]:
+    """Weight bytes and multiply-accumulates per frame of what only `value` needs.
+
+    What `keep` needs stays, too.
+    """
+    outputs = list(program.graph.outputs)
+    before = program.needed_nodes(outputs)
+    # What is still needed when nobody reads the value: the walk stops there.
+    after = program.needed_nodes(outputs, stop=[value])
+    kept = list(keep)
+    if kept:
+        known = program.values()
+        more = program.needed_nodes([known[name] for name in kept])
+        inside = {id(node) for node in (*after, *more)}
+        after = [node for node in before if id(node) in inside]
+    macs = sum(map(node_macs, before)) - sum(map(node_macs, after))
+    return unique_nbytes(_weights(before)) - unique_nbytes(_weights(after)), macs
+
+
+def _weights(nodes: Sequence[gs.Node]) -> list[gs.Constant]:
+    found = {id(t): t for n in nodes for t in node_inputs(n) if isinstance(t, gs.Constant)}
+    return list(found.values())

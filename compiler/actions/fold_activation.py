@@ -1,0 +1,173 @@
+"""Fold a (nearly) linear activation: its neighbours become one operator (Layer Folding)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from ...passes.base import Pass
+from ...passes.fold_activation import FoldActivation
+from ..fitting.operators import linear_operator
+from ..fitting.reference import Reference
+from ..graph.program import Program, own_name
+from ..graph.weights import nbytes_of
+from ..structure.activation_functions import Activation, activations_of
+from ..structure.cost import node_macs
+from ..structure.linear_maps import Linear, fixed_values, linear_at, reader_of
+from ..structure.merging import merged
+from .action import Disturbed, Effect, Merging, OneModel, Stage
+from .bill import Bill
+from .entries import text
+from .evidence import Evidence
+from .site import Site, Sites, owners_of
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FoldActivationAction(OneModel):
+    """An activation function becomes the affine map per channel that fits it best on the frames.
+
+    `given` and `value` are what the function reads and makes. arXiv 2106.09309.
+    """
+
+    kind: ClassVar[str] = "fold-activation"
+    stage: ClassVar[Stage] = Stage.FOLDS
+    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
+
+    given: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.model} folds the activation that makes {own_name(self.value)}"
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any], where: str) -> FoldActivationAction:
+        """The action that `to_json` wrote. Raises ModelError."""
+        given, value = text(entry, "given", where), text(entry, "value", where)
+        return cls(text(entry, "model", where), given, value)
+
+    def check(self, program: Program) -> None:
+        """Refuse names that are not there. Raises ModelError."""
+        self.check_names(program, (self.given, self.value))
+
+    def effect(self, program: Program) -> Effect | str:
+        """The activation goes, and with it one of the operators around where they merge."""
+        for activation in activations_of(program, program.nodes_of(self.model)):
+            if (activation.given, activation.value) != (self.given, self.value):
+                continue
+            size = int(program.values()[self.value].shape[activation.axis])
+            merging = merging_of(program, activation, np.ones(size), np.zeros(size))
+            nodes = activation.nodes if isinstance(merging, str) else merging.nodes
+            return Effect(
+                frozenset({self.value}),
+                merging=None if isinstance(merging, str) else merging,
+                owns=frozenset(node.name for node in nodes),
+            )
+        return f"no activation function makes '{own_name(self.value)}'"
+
+    def rewrites(self, reference: Reference) -> list[Pass]:
+        """The fold; merging is what the stage ends in."""
+        return [FoldActivation(self.model, self.given, self.value, reference)]
+
+    def disturbed(self, program: Program) -> Disturbed:
+        """What the linear operators that read the value make: names that a merge keeps."""
+        known = program.values().get(self.value)
+        readers = [] if known is None else known.outputs
+        operators = [linear_operator(node) for node in readers]
+        made = dict.fromkeys(op.result.name for op in operators if op is not None)
+        return Disturbed(made=tuple(made))
+
+
+def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
+    """Activations whose folding lets their neighbours merge, with the variance that it loses."""
+    program, sites = evidence.program, Sites()
+    owners = owners_of(program, list(program.models))
+    for value, measured in evidence.statistics(group).activations.items():
+        if value not in owners:
+            continue
+        activation = measured.activation
+        merging = merging_of(program, activation, measured.slope, measured.offset)
+        if isinstance(merging, str):
+            sites.refused[value] = merging
+            continue
+        action = FoldActivationAction(owners[value], activation.given, activation.value)
+        saved = Bill(merging.nbytes_saved, merging.macs_saved)
+        sites.found.append(Site(action, saved, measured.damage))
+    return sites
+
+
+def merging_of(
+    program: Program, activation: Activation, slope: Float64, offset: Float64
+) -> Merging | str:
+    """How the neighbours of the activation merge once it is `slope` x + `offset` per channel.
+
+    Or why they would not merge: then folding the activation saves next to nothing.
+    """
+    values = program.values()
+    outputs = fixed_values(program)
+    given, value = values[activation.given], values[activation.value]
+    name = own_name(activation.value)
+    inside = {id(node) for node in activation.nodes}
+    if given.name in outputs or any(id(node) not in inside for node in given.outputs):
+        return f"something else reads what goes into the activation that makes '{name}'"
+    reader = reader_of(value, outputs)
+    first = _made_by(given, outputs)
+    if first is None:
+        return f"no linear operator feeds the activation that makes '{name}'"
+    second = None if reader is None else linear_at(reader, outputs, first.channels_first)
+    if second is None or second.is_scale:
+        return f"no linear operator alone reads '{name}'"
+    if first.channels != len(slope):
+        return f"the channels of '{name}' are on another axis"
+    shape = (-1, *[1] * (first.weight.ndim - 1)) if first.window is not None else (1, -1)
+    folded = replace(
+        first,
+        weight=first.weight * slope.reshape(shape),
+        bias=first.bias * slope + offset,
+        result=value,
+    )
+    one = merged(folded, second)
+    if isinstance(one, str):
+        return one
+    constants = {
+        id(tensor): tensor
+        for node in activation.nodes
+        for tensor in node.inputs
+        if isinstance(tensor, gs.Constant) and all(id(r) in inside for r in tensor.outputs)
+    }
+    nbytes = one.nbytes_saved + sum(nbytes_of(tensor) for tensor in constants.values())
+    # Counted as the bill counts: a bias costs no MACs.
+    macs = node_macs(first.operator) + node_macs(second.operator)
+    nodes = (*first.nodes, *activation.nodes, *second.nodes)
+    made = {tensor.name for node in nodes for tensor in node.outputs}
+    return Merging(
+        nodes,
+        frozenset(made - {second.result.name}),
+        first.source.name,
+        second.result.name,
+        nbytes,
+        macs - int(one.linear.weight.size) * _places(second),
+    )
+
+
+def _made_by(value: gs.Tensor, outputs: set[str]) -> Linear | None:
+    if len(value.inputs) != 1:
+        return None
+    node = value.inputs[0]
+    if node.op == "Add":
+        node = next((m for t in node.inputs for m in t.inputs if m.op == "MatMul"), node)
+    found = linear_at(node, outputs, True)
+    return found if found is not None and not found.is_scale and found.result is value else None
+
+
+def _places(linear: Linear) -> int:
+    """Places of one frame's result: pixels, tokens, or 1; unknown sizes count as one."""
+    shape = linear.result.shape
+    sizes = () if shape is None else (shape[2:] if linear.window is not None else shape[1:-1])
+    return int(np.prod([size for size in sizes if isinstance(size, int)], dtype=np.int64))

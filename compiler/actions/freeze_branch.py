@@ -1,0 +1,96 @@
+"""Freeze a branch that is the same on every frame into a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import onnx_graphsurgeon as gs
+
+from ...passes.base import Pass
+from ...passes.freeze_branch import FreezeBranch
+from ..execution.statistics import smallest_constant
+from ..fitting.reference import Reference
+from ..graph.program import Program, own_name
+from ..structure.cost import cost_of_only
+from ..structure.linear_maps import fixed_values
+from .action import Disturbed, Effect, OneModel, Stage, Swap
+from .bill import Bill
+from .entries import text
+from .evidence import Evidence
+from .site import Site, Sites, owners_of
+
+# A value that is the same on fewer frames than this is not called constant.
+_FEWEST_FRAMES = 16
+_BROADCASTS = frozenset({"Add", "Mul", "Sub", "Div"})
+
+
+@dataclass(frozen=True)
+class FreezeBranchAction(OneModel):
+    """A value that is the same on every frame becomes a constant; what made it goes."""
+
+    kind: ClassVar[str] = "freeze-branch"
+    stage: ClassVar[Stage] = Stage.FOLDS
+    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
+
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.model} takes {own_name(self.value)} for a constant"
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any], where: str) -> FreezeBranchAction:
+        """The action that `to_json` wrote. Raises ModelError."""
+        return cls(text(entry, "model", where), text(entry, "value", where))
+
+    def check(self, program: Program) -> None:
+        """Refuse names that are not there. Raises ModelError."""
+        self.check_names(program, (self.value,))
+
+    def effect(self, program: Program) -> Effect | str:
+        """Its readers read a constant."""
+        value, name = program.values()[self.value], own_name(self.value)
+        if not value.inputs or value.name in fixed_values(program):
+            return (
+                f"'{name}' is an input or output of the model, or a body of If, Loop or Scan reads "
+                "it"
+            )
+        for node in value.outputs:
+            # Readers that broadcast: the other operand has the shape of the result.
+            shape = node.outputs[0].shape
+            others = [t for t in node.inputs if t is not value and isinstance(t, gs.Variable)]
+            if node.op not in _BROADCASTS or shape is None or all(t.shape != shape for t in others):
+                return (
+                    f"{node.op} '{own_name(node.name)}' cannot read a constant in the place of "
+                    f"'{name}'"
+                )
+        made = frozenset({value.name})
+        return Effect(made, swaps=(Swap(value.name, ()),), owns=made)
+
+    def rewrites(self, reference: Reference) -> list[Pass]:
+        """The constant in its place."""
+        return [FreezeBranch(self.value, reference)]
+
+    def disturbed(self, program: Program) -> Disturbed:
+        """What the readers of the value make."""
+        return Disturbed(values_read_into(program, self.value))
+
+
+def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
+    """Values that never change on enough frames."""
+    program, statistics, sites = evidence.program, evidence.statistics(group), Sites()
+    owners = owners_of(program, list(program.models))
+    for value, array in statistics.constants.items():
+        if value in owners and statistics.frames >= _FEWEST_FRAMES:
+            nbytes, macs = cost_of_only(program, value)
+            saved = Bill(nbytes - smallest_constant(array).nbytes, macs)
+            sites.found.append(Site(FreezeBranchAction(owners[value], value), saved, 0.0))
+    return sites
+
+
+def values_read_into(program: Program, value: str) -> tuple[str, ...]:
+    """What the readers of a value make."""
+    known = program.values().get(value)
+    readers = [] if known is None else known.outputs
+    return tuple(dict.fromkeys(t.name for node in readers for t in node.outputs if t.name))

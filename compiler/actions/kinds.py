@@ -1,0 +1,111 @@
+"""The kinds of actions there are, in the order in which their sites are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import ModelError, UsageError
+from . import (
+    fold_activation,
+    freeze_branch,
+    narrow_layer,
+    prune_channels,
+    reuse_attention,
+    share_prefix,
+    take_out_region,
+    tie_weights,
+)
+from .action import Action, Readable, Stage
+from .evidence import Evidence
+from .site import Site, Sites, by_damage
+
+# A site that is expected to lose more than this share of a value's variance is not worth measuring.
+MOST_DAMAGE = 0.4
+
+
+class Kind(NamedTuple):
+    """A kind of action: how its sites are found, and which of the means of `--only` it is.
+
+    `free` says that sites may cost nothing and are looked for without a budget.
+    """
+
+    action: type[Readable]
+    find: Callable[[Evidence, tuple[str, ...]], Sites]
+    free: bool
+    only: str
+
+    @property
+    def name(self) -> str:
+        """What plans, `--without` and `repsimc passes` call it."""
+        return self.action.kind
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(share_prefix.SharePrefixAction, share_prefix.find, False, "share"),
+    Kind(take_out_region.CollapseAction, take_out_region.find, False, "depth"),
+    Kind(fold_activation.FoldActivationAction, fold_activation.find, True, "depth"),
+    Kind(prune_channels.PruneChannelsAction, prune_channels.find, True, "depth"),
+    Kind(freeze_branch.FreezeBranchAction, freeze_branch.find, True, "depth"),
+    Kind(reuse_attention.ReuseAttentionAction, reuse_attention.find, True, "depth"),
+    Kind(tie_weights.TieWeightsAction, tie_weights.find, False, "depth"),
+    Kind(narrow_layer.NarrowLayerAction, narrow_layer.find, False, "depth"),
+)
+
+
+def chosen(only: str | None = None, without: Sequence[str] = ()) -> tuple[Kind, ...]:
+    """The kinds that are left by `--only` and `--without`. Raises UsageError for unknown names."""
+    means = list(dict.fromkeys(kind.only for kind in KINDS))
+    if only is not None and only not in means:
+        raise UsageError(f"--only {only} is no means", f"there are {', '.join(means)}")
+    names = [kind.name for kind in KINDS]
+    for name in without:
+        if name not in names:
+            raise UsageError(
+                f"--without {name} is no kind of rewrite", f"there are {', '.join(names)}"
+            )
+    return tuple(
+        kind for kind in KINDS if only in (None, kind.only) and kind.name not in without
+    )
+
+
+def action_from_json(entry: Mapping[str, Any], where: str) -> Action:
+    """The action of a plan's entry. Raises ModelError that says where it is wrong."""
+    for kind in KINDS:
+        if kind.name == entry.get("kind"):
+            return kind.action.from_json(entry, where)
+    raise ModelError(f"{where} is of unknown kind {entry.get('kind')!r}")
+
+
+def sharing(kinds: Sequence[Kind]) -> list[Kind]:
+    """Of the kinds those by which one model takes from another."""
+    return [kind for kind in kinds if kind.action.stage is Stage.SHARING]
+
+
+def regions(kinds: Sequence[Kind]) -> list[Kind]:
+    """Of the kinds those that take whole regions out of a model."""
+    return [kind for kind in kinds if kind.action.stage is Stage.REGIONS]
+
+
+def free_sites(evidence: Evidence, kinds: Sequence[Kind]) -> list[Site]:
+    """Sites of the kinds that may be free, group by group, by expected damage."""
+    found: list[Site] = []
+    for group in evidence.groups:
+        mine = [site for kind in kinds if kind.free for site in kind.find(evidence, group).found]
+        found += sorted(filter(_promising, mine), key=by_damage)
+    return found
+
+
+def costly_sites(evidence: Evidence, kinds: Sequence[Kind]) -> list[Site]:
+    """Sites of the other kinds that fold: none is free, so they are looked for under a budget."""
+    return [
+        site
+        for kind in kinds
+        if not kind.free and kind.action.stage > Stage.SHARING
+        for group in evidence.groups
+        for site in kind.find(evidence, group).found
+    ]
+
+
+def _promising(site: Site) -> bool:
+    return site.damage <= MOST_DAMAGE and max(site.saved.weights_nbytes, site.saved.macs) > 0

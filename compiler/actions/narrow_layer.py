@@ -1,0 +1,181 @@
+"""Narrow a hidden layer: units that the others can replace go when it is fitted again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...passes.base import Pass
+from ...passes.refit import refit_operators
+from ..errors import ModelError
+from ..fitting.hidden_layers import layer_behind
+from ..fitting.operators import LinearOperator
+from ..fitting.pooling import MAX_COLUMNS
+from ..fitting.reconstruction import gathered, row_count
+from ..fitting.reference import Reference, Target
+from ..fitting.regression import products_in_threads
+from ..fitting.unit_choice import eliminate_units
+from ..fitting.walk import Walk
+from ..graph.program import Program, own_name
+from ..structure.channel_groups import in_multiples
+from .action import Action, Disturbed, Effect, OneModel, Stage
+from .entries import text
+from .evidence import Evidence
+from .site import MULTIPLE, Site, Sites, owners_of
+
+# Shares of a layer's units that are tried, one after another: finer steps cost more measurements.
+_LEFT = (Fraction(3, 4), Fraction(1, 2), Fraction(1, 4))
+# A layer that loses more than this share of the variance of what it helps to make is not tried.
+_MOST_LOST = 0.1
+
+
+@dataclass(frozen=True)
+class NarrowLayerAction(OneModel):
+    """A hidden layer keeps only so many units, chosen by what they contribute to what reads them.
+
+    `value` is what the operator behind the layer reads. Which units stay is decided when the layer
+    is fitted again, beside all else that the plan does.
+    """
+
+    kind: ClassVar[str] = "narrow-layer"
+    stage: ClassVar[Stage] = Stage.WIDTHS
+    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
+    takes_channels: ClassVar[bool] = True
+
+    value: str
+    units: int
+
+    def __str__(self) -> str:
+        count = f"{self.units} unit{'s' if self.units > 1 else ''}"
+        return f"{self.model} keeps {count} of {own_name(self.value)}"
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any], where: str) -> NarrowLayerAction:
+        """The action that `to_json` wrote. Raises ModelError."""
+        units = entry.get("units")
+        if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+            raise ModelError(f"{where}: units must be a whole number from 1")
+        return cls(text(entry, "model", where), text(entry, "value", where), units)
+
+    def check(self, program: Program) -> None:
+        """Refuse names that are not there. Raises ModelError."""
+        self.check_names(program, (self.value,))
+
+    def effect(self, program: Program) -> Effect | str:
+        """The layer and what reads it shrink."""
+        if self.value not in program.values():
+            return f"'{own_name(self.value)}' is gone"
+        layer = layer_behind(program, self.value)
+        if isinstance(layer, str):
+            return layer
+        if self.units >= layer.width:
+            return f"'{own_name(self.value)}' has {layer.width} units"
+        left = self.units / layer.width
+        shrunk: dict[str, dict[int, float]] = {layer.maker.node.name: {1: left}}
+        if layer.maker.bias is not None:
+            adds = layer.maker.bias_node or layer.maker.node
+            index = next(i for i, t in enumerate(adds.inputs) if t is layer.maker.bias)
+            shrunk.setdefault(adds.name, {})[index] = left
+        shrunk[layer.reader.node.name] = {1: left}
+        values = {layer.maker.node.outputs[0].name, layer.maker.result.name, self.value}
+        values |= {node.outputs[0].name for node in layer.between}
+        # Its operators keep their other channels: it could not tell which of those are left.
+        return Effect(
+            frozenset(values), shrunk=shrunk, chooses=True, owns=frozenset({*values, *shrunk})
+        )
+
+    def covers(self, other: Action) -> bool:
+        """Whether it leaves the same layer as few units as the other."""
+        if not isinstance(other, NarrowLayerAction):
+            return False
+        same = (self.model, self.value) == (other.model, other.value)
+        return same and self.units <= other.units
+
+    def rewrites(self, reference: Reference) -> list[Pass]:
+        """None: the refit chooses the units."""
+        return []
+
+    def disturbed(self, program: Program) -> Disturbed:
+        """The layer, and how many units it is to have."""
+        return Disturbed(widths=((self.value, self.units),))
+
+
+def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
+    """Narrower hidden layers of a group's models, by expected damage per layer."""
+    bills, sites = evidence.bills, Sites()
+    whole = bills.bill(())
+    assert whole is not None
+    reference = evidence.reference(group[0])
+    for model, value, units, lost in losses(evidence.program, group, reference):
+        action = NarrowLayerAction(model, value, units)
+        bill = bills.bill((action,))
+        if bill is None or lost > _MOST_LOST:
+            continue
+        saved = whole - bill
+        if max(saved.weights_nbytes, saved.macs) > 0:
+            sites.found.append(Site(action, saved, lost, look=(model, value)))
+    return sites
+
+
+def losses(
+    program: Program, models: Sequence[str], reference: Reference
+) -> Iterator[tuple[str, str, int, float]]:
+    """(model, what the reader reads, units left, share of variance lost) of every hidden layer.
+
+    The share is that of the variance of what the layer helps to make (the sum that its block ends
+    in) that a fit on the units left does not explain, on the reference's rows.
+    """
+    owners = owners_of(program, models)
+    inputs = [value.name for value in program.graph.inputs]
+    readers: list[tuple[LinearOperator, Target, int]] = []
+    for operator, target in refit_operators(program, reference.program, inputs):
+        value = operator.source.name
+        layer = layer_behind(program, value) if value in owners else ""
+        if isinstance(layer, str) or layer.reader.fan_in > MAX_COLUMNS:
+            continue
+        readers.append((operator, target, layer.width))
+    reference.collect(
+        {
+            target.value: (
+                row_count(op, reference.rows_per_unknown, min_rows=reference.min_rows),
+                op.channels_last,
+            )
+            for op, target, _ in readers
+        }
+    )
+    walk = Walk(program, reference.frames, [op.result.name for op, _, _ in readers])
+    for operator, target, width in readers:
+        keeps = _keeps(width)
+        if not keeps or not reference.has(target.value):
+            continue
+        rows = gathered(walk, reference, operator, target)
+        wanted = rows.wanted[:, 0].astype(np.float64)
+        power = float(np.square(wanted - wanted.mean(axis=0)).sum())
+        with products_in_threads():
+            steps = list(
+                eliminate_units(
+                    rows.x[:, 0],
+                    rows.wanted[:, 0],
+                    width,
+                    keeps,
+                    other=None if rows.other is None else rows.other[:, 0],
+                    rectified=rows.rectified,
+                    start=operator.affine().weight[0],
+                )
+            )
+        value = operator.source.name
+        for kept, risen in steps:
+            yield owners[value], value, len(kept), risen / power if power > 0 else 0.0
+
+
+def _keeps(width: int) -> list[int]:
+    """Units that may be left of so many, most first, in multiples that run fast."""
+    sizes = {
+        width - len(in_multiples(np.arange(width - max(1, int(width * left))), width, MULTIPLE))
+        for left in _LEFT
+    }
+    return sorted(sizes - {width}, reverse=True)

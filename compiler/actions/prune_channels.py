@@ -1,0 +1,177 @@
+"""Prune channels that hardly change on the frames, with all that makes and reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...passes.base import Pass
+from ...passes.prune_channels import PruneChannels
+from ..errors import ModelError
+from ..execution.statistics import Statistics
+from ..fitting.reference import Reference
+from ..graph.program import Program, own_name
+from ..structure.channel_groups import ChannelGroup, group_of, in_multiples, saved_nbytes
+from ..structure.cost import node_macs
+from .action import Action, Disturbed, Effect, OneModel, Stage, entries_of
+from .bill import Bill
+from .entries import text
+from .evidence import Evidence
+from .site import MULTIPLE, Site, Sites, owners_of
+
+# Channels whose variance is at most this share of the mean channel's go together: from those that
+# never vary to those that a budget has to ask for.
+_QUIET = (0.0, 1e-4, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True)
+class PruneChannelsAction(OneModel):
+    """Channels of a value go, with what makes and reads them; their means go into biases."""
+
+    kind: ClassVar[str] = "prune-channels"
+    stage: ClassVar[Stage] = Stage.FOLDS
+    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
+    takes_channels: ClassVar[bool] = True
+
+    value: str
+    channels: tuple[int, ...]
+
+    def __str__(self) -> str:
+        count = f"{len(self.channels)} channel{'s' if len(self.channels) > 1 else ''}"
+        return f"{self.model} loses {count} of {own_name(self.value)}"
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any], where: str) -> PruneChannelsAction:
+        """The action that `to_json` wrote. Raises ModelError."""
+        channels = entries_of(entry, "channels", where)
+        if any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in channels):
+            raise ModelError(f"{where}: channels must be whole numbers from 0")
+        unique = tuple(sorted({int(channel) for channel in channels}))
+        return cls(text(entry, "model", where), text(entry, "value", where), unique)
+
+    def check(self, program: Program) -> None:
+        """Refuse channels that the value does not have. Raises ModelError."""
+        self.check_names(program, (self.value,))
+        shape = program.values()[self.value].shape
+        most = max((size for size in shape or () if isinstance(size, int)), default=0)
+        if any(channel >= most for channel in self.channels):
+            raise ModelError(
+                f"the plan prunes channel {max(self.channels)} of {own_name(self.value)!r}, "
+                f"which has shape {list(shape or ())}",
+                "channels count from 0; let repsimc plan by leaving out --plan",
+            )
+
+    def effect(self, program: Program) -> Effect | str:
+        """Every operator of the channels' group shrinks."""
+        if self.value not in program.values():
+            return f"'{own_name(self.value)}' is gone"
+        group = group_of(program, self.value)
+        if isinstance(group, str):
+            return group
+        if max(self.channels) >= group.channels:
+            return f"'{own_name(self.value)}' has {group.channels} channels"
+        gone = min(len(set(self.channels)), group.channels - 1)
+        left = 1 - gone / group.channels
+        shrunk: dict[str, dict[int, float]] = {}
+        for slot in [*group.slots, *(sink.slot for sink in group.sinks)]:
+            shrunk.setdefault(slot.node.name, {})[slot.index] = left
+        values = frozenset(group.values)
+        return Effect(values, shrunk=shrunk, owns=values, touches=frozenset(shrunk))
+
+    def covers(self, other: Action) -> bool:
+        """Whether it takes all channels of the same value that the other takes."""
+        if not isinstance(other, PruneChannelsAction):
+            return False
+        same = (self.model, self.value) == (other.model, other.value)
+        return same and set(self.channels) >= set(other.channels)
+
+    def rewrites(self, reference: Reference) -> list[Pass]:
+        """The pruning."""
+        return [PruneChannels(self.value, self.channels, reference)]
+
+    def disturbed(self, program: Program) -> Disturbed:
+        """All values of the channels' group."""
+        known = self.value in program.values()
+        group = group_of(program, self.value) if known else ""
+        return Disturbed((self.value,) if isinstance(group, str) else tuple(group.values))
+
+
+def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
+    """Sites for every group of channels, from the most certain on."""
+    program, statistics, sites = evidence.program, evidence.statistics(group), Sites()
+    owners = owners_of(program, list(program.models))
+    seen: set[str] = set()
+    for value in statistics.ranges:
+        if value not in owners or value in seen:
+            continue
+        channels = group_of(program, value)
+        if isinstance(channels, str):
+            sites.refused[value] = channels
+            seen.add(value)
+            continue
+        seen |= set(channels.values)
+        sites.found += _sites_of(owners[value], value, channels, statistics)
+    return sites
+
+
+def _sites_of(model: str, value: str, group: ChannelGroup, statistics: Statistics) -> list[Site]:
+    found: list[Site] = []
+    earlier = 0
+    for quiet in _QUIET:
+        channels, damage = _quiet_channels(group, statistics, quiet)
+        if len(channels) <= earlier or len(channels) == 0:
+            continue
+        earlier = len(channels)
+        action = PruneChannelsAction(model, value, tuple(int(c) for c in channels))
+        saved = Bill(saved_nbytes(group, len(channels)), _pruned_macs(group, len(channels)))
+        found.append(Site(action, saved, damage))
+    return found
+
+
+def _quiet_channels(
+    group: ChannelGroup, statistics: Statistics, quiet: float
+) -> tuple[NDArray[np.int64], float]:
+    """Channels that hardly vary before any sink, and the most variance that a sink loses."""
+    gone = np.ones(group.channels, dtype=bool)
+    for sink in group.sinks:
+        known = statistics.ranges.get(sink.value)
+        if known is None or len(known.mean) != group.channels * sink.slot.repeat:
+            return np.zeros(0, np.int64), 0.0
+        still = known.constant()
+        if quiet:
+            still |= known.variance <= quiet * known.variance.mean()
+        gone &= still.reshape(group.channels, -1).all(axis=1)
+    channels = np.flatnonzero(gone).astype(np.int64)
+    if len(channels) == group.channels:
+        channels = channels[1:]
+    channels = _quietest(group, statistics, channels)
+    damage = 0.0
+    for sink in group.sinks:
+        variance = statistics.ranges[sink.value].variance.reshape(group.channels, -1)
+        total = float(variance.sum())
+        lost = float(variance[channels].sum()) / total if total > 0 else 0.0
+        damage = max(damage, lost if quiet else 0.0)
+    return channels, damage
+
+
+def _quietest(
+    group: ChannelGroup, statistics: Statistics, channels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """As many of the channels as may go, those of least variance, in order."""
+    loudness = np.zeros(group.channels)
+    for sink in group.sinks:
+        variance = statistics.ranges[sink.value].variance.reshape(group.channels, -1).sum(axis=1)
+        loudness = np.maximum(loudness, variance / max(float(variance.mean()), 1e-300))
+    ordered = channels[np.argsort(loudness[channels], kind="stable")]
+    return np.sort(in_multiples(ordered, group.channels, MULTIPLE))
+
+
+def _pruned_macs(group: ChannelGroup, removed: int) -> int:
+    """MACs per frame of the rows and columns that go."""
+    nodes = {id(slot.node): slot.node for slot in group.slots}
+    nodes |= {id(sink.slot.node): sink.slot.node for sink in group.sinks}
+    return sum(node_macs(node) * removed // group.channels for node in nodes.values())

@@ -1,0 +1,79 @@
+"""Reuse an attention map: a later layer attends as an earlier one does (Reuse Transformers)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...passes.base import Pass
+from ...passes.reuse_attention import ReuseAttention
+from ..fitting.reference import Reference
+from ..graph.program import Program, own_name
+from ..structure.activation_functions import may_be_alike
+from ..structure.cost import cost_of_only
+from .action import Disturbed, Effect, OneModel, Stage, Swap
+from .bill import Bill
+from .entries import text
+from .evidence import Evidence
+from .freeze_branch import values_read_into
+from .site import Site, Sites, owners_of
+
+
+@dataclass(frozen=True)
+class ReuseAttentionAction(OneModel):
+    """The attention map `earlier` serves a later layer too, in the place of its own `value`."""
+
+    kind: ClassVar[str] = "reuse-attention"
+    stage: ClassVar[Stage] = Stage.FOLDS
+    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
+
+    earlier: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.model} uses {own_name(self.earlier)} for {own_name(self.value)}"
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any], where: str) -> ReuseAttentionAction:
+        """The action that `to_json` wrote. Raises ModelError."""
+        earlier, value = text(entry, "earlier", where), text(entry, "value", where)
+        return cls(text(entry, "model", where), earlier, value)
+
+    def check(self, program: Program) -> None:
+        """Refuse names that are not there. Raises ModelError."""
+        self.check_names(program, (self.earlier, self.value))
+
+    def effect(self, program: Program) -> Effect | str:
+        """What read the later map reads the earlier one."""
+        values = program.values()
+        earlier, value = values[self.earlier], values[self.value]
+        order = {tensor.name: i for i, n in enumerate(program.graph.nodes) for tensor in n.outputs}
+        if earlier is value or earlier.dtype != value.dtype:
+            return "the one cannot stand in the other's place"
+        if not may_be_alike(earlier.shape, value.shape):
+            return "the two differ in shape"
+        if order.get(earlier.name, -1) > order.get(value.name, -1):
+            return f"'{own_name(earlier.name)}' is made after '{own_name(value.name)}'"
+        mine = frozenset({value.name})
+        return Effect(mine, swaps=(Swap(value.name, (earlier.name,)),), owns=mine)
+
+    def rewrites(self, reference: Reference) -> list[Pass]:
+        """The swap."""
+        return [ReuseAttention(self.earlier, self.value)]
+
+    def disturbed(self, program: Program) -> Disturbed:
+        """What the readers of the later map make."""
+        return Disturbed(values_read_into(program, self.value))
+
+
+def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
+    """Pairs of attention maps that are alike, by the variance that is not."""
+    program, sites = evidence.program, Sites()
+    owners = owners_of(program, list(program.models))
+    for (earlier, later), r2 in evidence.statistics(group).attention.items():
+        if later in owners:
+            saved = Bill(*cost_of_only(program, later, keep={earlier}))
+            action = ReuseAttentionAction(owners[later], earlier, later)
+            sites.found.append(Site(action, saved, max(0.0, 1 - r2)))
+    return sites

@@ -1,0 +1,134 @@
+"""Take a region out of a model: it becomes nothing, or one affine map (LaCoOT, ReplaceMe)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...passes.base import Pass
+from ...passes.collapse import Collapse
+from ..errors import ModelError
+from ..fitting.reference import Reference
+from ..graph.adapters import adapter_name
+from ..graph.layout import Layout, layout_of
+from ..graph.program import Program, own_name
+from ..graph.regions import Region, find_regions
+from ..structure.cost import node_macs
+from .action import Disturbed, Effect, OneModel, Stage, Swap
+from .entries import kernel, text
+from .evidence import Evidence
+from .links import check_link, fault_of
+from .site import Site, Sites
+
+# A map put in place of a region may cost this share of what the region did.
+_MAP_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class CollapseAction(OneModel):
+    """Take a region out of a model: `exit` is made from `entry` instead (program value names).
+
+    `kernel` is 0 for the entry as it is, or the window of an affine map in the region's place. What
+    is before and after is refitted. LaCoOT, arXiv 2406.08933; ReplaceMe, arXiv 2505.02819.
+    """
+
+    kind: ClassVar[str] = "collapse"
+    stage: ClassVar[Stage] = Stage.REGIONS
+    counted: ClassVar[tuple[str, str]] = ("region out", "regions out")
+
+    entry: str
+    exit: str
+    kernel: int = 0
+
+    def __str__(self) -> str:
+        instead = f", a {self.kernel}x{self.kernel} map instead" if self.kernel else ""
+        return f"{self.model} goes without {own_name(self.entry)} .. {own_name(self.exit)}{instead}"
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any], where: str) -> CollapseAction:
+        """The action that `to_json` wrote. Raises ModelError."""
+        model, start, end = (text(entry, key, where) for key in ("model", "entry", "exit"))
+        return cls(model, start, end, kernel(entry, where))
+
+    def check(self, program: Program) -> None:
+        """Refuse what is no region. Raises ModelError."""
+        self._region(program)
+        if self.model not in program.models:
+            raise ModelError(f"the plan names model {self.model!r}, which was not given")
+        check_link(program, self.exit, (self.entry,), self.kernel)
+
+    def effect(self, program: Program) -> Effect | str:
+        """What read the exit reads the entry instead."""
+        return Effect(swaps=(Swap(self.exit, (self.entry,), self.kernel),), claims=True)
+
+    def takes_out(self, program: Program) -> frozenset[str]:
+        """What the region's nodes make, but for its exit."""
+        return values_made(program, self._region(program).nodes) - {self.exit}
+
+    def rewrites(self, reference: Reference) -> list[Pass]:
+        """The collapse."""
+        return [Collapse(self.entry, self.exit, self.kernel)]
+
+    def disturbed(self, program: Program) -> Disturbed:
+        """What follows the gap; a refit fits what is before it, too."""
+        return Disturbed((adapter_name(self.exit),))
+
+    def _region(self, program: Program) -> Region:
+        for region in find_regions(program).found:
+            if (region.entry, region.exit) == (self.entry, self.exit):
+                return region
+        raise ModelError(
+            f"the plan takes out {self.entry} .. {self.exit}, which is no region",
+            "`repsimc depth MODEL` lists the regions of a model",
+        )
+
+
+def values_made(program: Program, nodes: Sequence[str]) -> frozenset[str]:
+    """What some nodes of the program make."""
+    return frozenset(tensor.name for name in nodes for tensor in program.node(name).outputs)
+
+
+def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
+    """The outermost regions of a group's models that can go, in order of their exits.
+
+    A region of equal shape at both ends becomes nothing (kernel 0); one that changes the shape
+    becomes one affine map, 3x3 for maps and 1x1 for tokens. Damage is measured, not guessed.
+    """
+    program, bills = evidence.program, evidence.bills
+    base = bills.bill(())
+    assert base is not None
+    regions = find_regions(program)
+    sites = Sites(refused={f"{one.entry} .. {one.exit}": one.reason for one in regions.refused})
+    for region in _outermost(regions.found):
+        if region.model not in group:
+            continue
+        action = CollapseAction(
+            region.model, region.entry, region.exit, _kernel(program, region)
+        )
+        if fault_of(program, region.exit, (region.entry,), action.kernel):
+            continue
+        if action.kernel:
+            did = sum(node_macs(program.node(name)) for name in region.nodes)
+            if bills.adapters_bill(action).macs > _MAP_SHARE * did:
+                continue
+        bill = bills.bill((action,))
+        if bill is not None:
+            sites.found.append(Site(action, base - bill, 0.0, nodes=region.nodes))
+    return sites
+
+
+def _kernel(program: Program, region: Region) -> int:
+    if region.same_shape:
+        return 0
+    value = program.values()[region.exit]
+    maps = layout_of(value) is Layout.CHANNELS_FIRST
+    return 3 if maps and len(value.shape) == 4 else 1
+
+
+def _outermost(regions: Sequence[Region]) -> list[Region]:
+    """Regions that go as one: residual blocks rather than their branches."""
+    whole = [region for region in regions if region.whole]
+    sets = [(frozenset(region.nodes), region) for region in whole]
+    blocks = [nodes for nodes, region in sets if region.skipped]
+    return [region for nodes, region in sets if not any(nodes < block for block in blocks)]
