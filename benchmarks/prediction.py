@@ -16,12 +16,9 @@ from repsimc.compiler.actions.sites import Site, donor_values, receiver_cuts
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import StreamFeeds, fit_feeds, judging_feeds
 from repsimc.compiler.execution.outputs import OriginalOutputs, measurement
-from repsimc.compiler.fitting.affine_ranking import (
-    AffineRanking,
-    Samples,
-    debiased_cka,
-    sample_values,
-)
+from repsimc.compiler.execution.samples import Samples, sample_values
+from repsimc.compiler.fitting.affine_ranking import AffineRanking
+from repsimc.compiler.fitting.cka import debiased_cka
 from repsimc.compiler.frames.calibration import Frames, InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.onnx import read_model

@@ -13,8 +13,9 @@ from repsimc.compiler.actions.bill import Skeleton
 from repsimc.compiler.actions.sites import MAX_DONORS, donor_values
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import fit_feeds
-from repsimc.compiler.fitting.affine_ranking import AffineRanking, Samples, sample_values
-from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.execution.samples import Samples, sample_values
+from repsimc.compiler.fitting.affine_ranking import AffineRanking
+from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.frames.calibration import InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.onnx import read_model

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ..compiler.actions.fold_actions import FoldActivationAction
 from ..compiler.execution.statistics import measure_activation
-from ..compiler.fitting.reconstruction import Reference
+from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, own_name
 from ..compiler.structure.activation_functions import activations_of
 from .base import Change

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from ..compiler.actions.fold_actions import FreezeBranchAction
 from ..compiler.execution.statistics import mean_of, smallest_constant
-from ..compiler.fitting.reconstruction import Reference
+from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, own_name
 from ..compiler.graph.weights import nbytes_of
 from .base import Change

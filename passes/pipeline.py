@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ..compiler.actions.fold_actions import FoldAction, NarrowLayerAction
 from ..compiler.actions.fold_passes import fold_passes, widths_of
-from ..compiler.fitting.reconstruction import Reference
+from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program
 from ..compiler.graph.text import text
 from ..compiler.graph.verifier import VerificationError, verify

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..compiler.actions.fold_actions import PruneChannelsAction
 from ..compiler.execution.statistics import measure_ranges
-from ..compiler.fitting.reconstruction import Reference
+from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, own_name
 from ..compiler.structure.channel_groups import bias_slot, group_of, saved_nbytes
 from .base import Change

@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 
 from ..compiler.fitting.gaps import COLLAPSE, pools_of, stand_ins
 from ..compiler.fitting.operators import LinearOperator, linear_operator
-from ..compiler.fitting.reconstruction import Reference, Target, downstream, reconstruct
+from ..compiler.fitting.reconstruction import Target, downstream, reconstruct
+from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import PASS_KEY, Program, node_inputs
 from .base import Change
 
@@ -33,7 +34,9 @@ class Refit:
     def run(self, program: Program) -> list[Change]:
         """Refit all operators that depend on `values` (program value names)."""
         reference = self.reference
-        operators = refit_operators(program, reference.program, self.values, reference.pools_behind)
+        operators = refit_operators(
+            program, reference.program, self.values, reference.size.pools_behind
+        )
         outputs = _affected_outputs(program, self.values)
         fitted = reconstruct(program, operators, self.reference, outputs)
         for operator in fitted:

@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 from ..compiler.fitting.hidden_layers import HiddenLayer, layer_behind
 from ..compiler.fitting.operators import LinearOperator
 from ..compiler.fitting.pooling import Pool
-from ..compiler.fitting.reconstruction import Reference, Target, downstream, reconstruct
+from ..compiler.fitting.reconstruction import Target, downstream, reconstruct
+from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import PASS_KEY, Program, node_inputs
 from .base import Change
 from .refit import refit_operators
@@ -55,7 +56,7 @@ class RefitAround:
         operators: list[tuple[LinearOperator, Target]] = []
         reference = self.reference
         for operator, target in refit_operators(
-            program, reference.program, starts, reference.pools_behind
+            program, reference.program, starts, reference.size.pools_behind
         ):
             wanted, present = original[target.value].shape, operator.result.shape
             if wanted is not None and present is not None and list(wanted) == list(present):

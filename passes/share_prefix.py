@@ -10,7 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.fitting.operators import LinearOperator, linear_operator
-from ..compiler.fitting.reconstruction import Reference, Target, reconstruct
+from ..compiler.fitting.reconstruction import Target, reconstruct
+from ..compiler.fitting.reference import Reference
 from ..compiler.graph.layout import Layout, layout_of, pre_activation
 from ..compiler.graph.program import PASS_KEY, REPLACES_KEY, Program
 from ..compiler.planning.plan import Link, SharePrefixAction

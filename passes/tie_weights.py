@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..compiler.actions.fold_actions import TieWeightsAction
 from ..compiler.execution.executable import Executable
 from ..compiler.fitting.operators import LinearOperator, linear_operator
-from ..compiler.fitting.reconstruction import Reference, row_count
+from ..compiler.fitting.reference import FitSize, Reference, row_count
 from ..compiler.fitting.regression import Affine
 from ..compiler.fitting.shared_weight import joint_fit, may_tie
 from ..compiler.graph.program import PASS_KEY, Program
@@ -68,7 +68,8 @@ class TieWeights:
     def _fitted(self, program: Program, operators: Sequence[LinearOperator]) -> list[Affine] | None:
         if not self._make_what_they_made(program, operators):
             return None
-        rows = max(1, row_count(operators[0], self.reference.rows_per_unknown) // len(operators))
+        size = FitSize(self.reference.size.rows_per_unknown)
+        rows = max(1, row_count(operators[0], size) // len(operators))
         wanted = {op.result.name: (rows, op.channels_last) for op in operators}
         self.reference.collect(wanted)
         if not all(self.reference.has(name) for name in wanted):

@@ -14,7 +14,7 @@ from ...passes.refit_around import RefitAround
 from ...passes.reuse_attention import ReuseAttention
 from ...passes.tie_weights import TieWeights
 from ..fitting.operators import linear_operator
-from ..fitting.reconstruction import Reference
+from ..fitting.reference import Reference
 from ..graph.program import Program
 from ..structure.channel_groups import group_of
 from .fold_actions import (

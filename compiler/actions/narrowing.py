@@ -11,9 +11,11 @@ from ...passes.refit import refit_operators
 from ..fitting.hidden_layers import layer_behind
 from ..fitting.operators import LinearOperator
 from ..fitting.pooling import MAX_COLUMNS
-from ..fitting.reconstruction import Reference, Target, Walk, gathered, row_count
+from ..fitting.reconstruction import Target, gathered
+from ..fitting.reference import Reference, row_count
 from ..fitting.regression import products_in_threads
 from ..fitting.unit_choice import eliminate_units
+from ..fitting.walk import Walk
 from ..graph.program import Program
 from ..structure.channel_groups import in_multiples
 from .bill import Skeleton
@@ -63,10 +65,7 @@ def _losses(
         readers.append((operator, target, layer.width))
     reference.collect(
         {
-            target.value: (
-                row_count(op, reference.rows_per_unknown, min_rows=reference.min_rows),
-                op.channels_last,
-            )
+            target.value: (row_count(op, reference.size), op.channels_last)
             for op, target, _ in readers
         }
     )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..fitting.affine_ranking import AffineRanking, Samples, debiased_cka
+from ..execution.samples import Samples
+from ..fitting.affine_ranking import AffineRanking
+from ..fitting.cka import debiased_cka
 from ..graph.cuts import Cut, cuts
 from ..graph.layout import ACTIVATIONS, pre_activation
 from ..graph.program import Program, own_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,19 @@ from ..graph.program import Program
 from .executable import BATCH, BATCH_NBYTES, batches_of
 
 Array = NDArray[Any]
+
+
+class FrameSet(Protocol):
+    """Frames that something is measured or fitted on: feeds for the program, batch by batch."""
+
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        ...
+
+    def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Arrays for the graph inputs named in `values`, in a fixed order of frames."""
+        ...
 
 
 @dataclass(frozen=True)

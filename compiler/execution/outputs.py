@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..fitting.reconstruction import FrameSet
 from ..graph.program import Program
 from ..planning.prefix_search import Measurement
 from .executable import Activations, Executable
+from .feeds import FrameSet
 from .fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_for
 
 # The expected loss of class scores rests on the few frames that change sides; a part of the

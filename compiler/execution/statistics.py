@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fitting.reconstruction import FrameSet
 from ..graph.program import Program
 from ..structure.activation_functions import (
     Activation,
@@ -24,6 +23,7 @@ from ..structure.activation_functions import (
 )
 from ..structure.straight_pieces import straight
 from .executable import Executable
+from .feeds import FrameSet
 from .signs import SignCounts
 
 Array = NDArray[Any]

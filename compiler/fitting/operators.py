@@ -10,11 +10,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from ..execution.rows import Rows, value_rows
 from ..graph.program import Program
 from .regression import Affine
 
 Array = NDArray[Any]
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -191,45 +191,6 @@ def conv_rows(
     patches = padded[tuple(index)]  # [rows, *kernel, channels]
     patches = np.moveaxis(patches, -1, 1)
     return np.ascontiguousarray(patches, dtype=np.float32).reshape(len(patches), groups, -1)
-
-
-def value_rows(value: Array, positions: Rows, channels_last: bool) -> NDArray[np.float32]:
-    """Rows [frames * p, channels] of an activation at flat positions [frames, p].
-
-    The first axis may hold several items per frame (windows, tokens folded into the batch): they
-    count as positions too.
-    """
-    frames = len(positions)
-    if channels_last:
-        flat = value.reshape(frames, -1, value.shape[-1])
-    else:
-        items = np.moveaxis(value.reshape(value.shape[0], value.shape[1], -1), 1, -1)
-        flat = items.reshape(frames, -1, value.shape[1])
-    picked = np.take_along_axis(flat, positions[:, :, None], axis=1)
-    return np.ascontiguousarray(picked.reshape(-1, flat.shape[-1]), dtype=np.float32)
-
-
-def positions_per_frame(value: Array, frames: int, channels_last: bool) -> int | None:
-    """How many rows each frame has in an activation; None when they are not evenly divided."""
-    if value.ndim < 2 or not frames or not value.size:
-        return None
-    channels = value.shape[-1] if channels_last else value.shape[1]
-    per_frame, rest = divmod(value.size, frames * channels)
-    uneven = not channels_last and value.shape[0] % frames
-    return None if rest or uneven else per_frame
-
-
-def sample_positions(frames: int, size: int, rows: int, seed: int) -> Rows:
-    """Flat positions [frames, p], p = ceil(rows / frames) at most `size`, none twice in a frame.
-
-    Every frame draws its own, so all positions are covered over the frames.
-    """
-    per_frame = min(size, max(1, -(-rows // frames)))
-    if per_frame == size:
-        return np.broadcast_to(np.arange(size), (frames, size))
-    generator = np.random.default_rng((seed, size))
-    keys = generator.random((frames, size), dtype=np.float32)
-    return np.sort(np.argpartition(keys, per_frame, axis=1)[:, :per_frame], axis=1)
 
 
 def linear_operator(node: gs.Node) -> LinearOperator | None:

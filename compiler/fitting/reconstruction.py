@@ -8,54 +8,24 @@ Related: PLeaS (arXiv 2407.02447), ReplaceMe (2505.02819), He et al. 2017 (chann
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..execution.executable import Activations, Executable
+from ..execution.rows import value_rows
 from ..graph.program import Program, node_inputs
-from .operators import (
-    LinearOperator,
-    Rows,
-    linear_operator,
-    positions_per_frame,
-    sample_positions,
-    value_rows,
-)
+from .operators import LinearOperator, linear_operator
 from .pooling import Pool
+from .reference import Reference, row_count
 from .regression import RIDGE, Affine, fit, products_in_threads
 from .unit_choice import columns_of, select_units
+from .walk import Walk
 
 Array = NDArray[Any]
-
-# Rows per unknown in a least-squares problem. Twenty rank swaps as well as more do; the fit that
-# is kept takes more: 60 for 20 won 0.3 points for resnet20 -> resnet44 at a third of the depth, 120
-# for 60 leave 3 % less error in networks with blocks out.
-ROWS_PER_UNKNOWN = 120
-SEARCH_ROWS_PER_UNKNOWN = 16
-MIN_ROWS = 4096
-# Bytes one problem's rows may take; bites above about 2 000 inputs per unknown.
-ROWS_NBYTES = 384 << 20
-
-
-Visit = Callable[[int, int, dict[str, Array]], None]
-
-
-class FrameSet(Protocol):
-    """The frames a reconstruction may look at: feeds for the program, batch by batch."""
-
-    @property
-    def count(self) -> int:
-        """Number of frames."""
-        ...
-
-    def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """Arrays for the graph inputs named in `values`, in a fixed order of frames."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -72,163 +42,6 @@ class Target:
     other: str | None = None
     rectified: bool = False
     pool: Pool | None = None
-
-
-class Reference:
-    """Rows of the original program's values on the fit frames, computed once and kept.
-
-    Rows are drawn per frame at seeded positions, and the same positions are used for an
-    operator's inputs. `ridge` holds refitted operators to their old weights; with few frames it has
-    to be strong. With `pools_behind`, layers behind a gap may choose removed units too: a sixth
-    longer, 2 to 6 % less error. Memory: rows x channels x 4 bytes a value; beyond the activation
-    cache they live in temporary files.
-    """
-
-    def __init__(
-        self,
-        program: Program,
-        frames: FrameSet,
-        seed: int = 0,
-        rows_per_unknown: int = ROWS_PER_UNKNOWN,
-        min_rows: int = MIN_ROWS,
-        ridge: float = RIDGE,
-        pools_behind: bool = True,
-    ) -> None:
-        self.program = program
-        self.frames = frames
-        self.seed = seed
-        self.rows_per_unknown = rows_per_unknown
-        self.min_rows = min_rows
-        self.ridge = ridge
-        self.pools_behind = pools_behind
-        self._rows = Activations()
-        self._wanted: dict[str, int] = {}
-        self._positions: dict[tuple[int, int], Rows] = {}
-        self._sizes: dict[str, int | None] = {}
-
-    def collect(self, wanted: Mapping[str, tuple[int, bool]]) -> None:
-        """Make sure the rows of `wanted` ({value: (number of rows, channels last)}) are there.
-
-        One forward pass for all that are missing. Exactly as many rows as asked for: a fit then
-        depends on nothing that was fitted before, and a replayed plan gives the same bytes.
-        Values whose rows do not divide evenly among the frames are left out: see `has`.
-        """
-        missing = {
-            name: request
-            for name, request in wanted.items()
-            if self._wanted.get(name) != request[0]
-        }
-        if not missing:
-            return
-        names = sorted(missing)
-        self._rows.keep_only(set(self._rows.names()) - set(names))
-        segment = Executable(self.program, None, names)
-        start = 0
-        for feeds in self.frames.batches(segment.inputs):
-            arrays = segment(feeds)
-            count = len(next(iter(feeds.values())))
-            for name, array in zip(names, arrays):
-                rows, channels_last = missing[name]
-                size = positions_per_frame(array, count, channels_last)
-                self._wanted[name] = rows
-                if start and self._sizes[name] != size:
-                    size = None
-                self._sizes[name] = size
-                if size is not None:
-                    positions = self.positions(name)[start : start + count]
-                    self._rows.append(name, value_rows(array, positions, channels_last))
-            start += count
-
-    def has(self, value: str) -> bool:
-        """Whether the collected value has rows that belong to frames."""
-        return self._sizes.get(value) is not None
-
-    def positions(self, value: str) -> Rows:
-        """Sampled flat positions [frames, p] of a collected value."""
-        size = self._sizes[value]
-        assert size is not None
-        key = (size, self._wanted[value])
-        if key not in self._positions:
-            self._positions[key] = sample_positions(self.frames.count, *key, self.seed)
-        return self._positions[key]
-
-    def rows(self, value: str) -> NDArray[np.float32]:
-        """Rows [frames * p, channels] of a collected value."""
-        return np.concatenate(self._rows.batches(value))
-
-
-class Walk:
-    """A forward pass over all fit frames that can stop at a value, change weights, and go on.
-
-    Every node runs once. What later nodes still need is held between stops: the live values at
-    the stop, for all frames.
-    """
-
-    def __init__(self, program: Program, frames: FrameSet, outputs: Sequence[str]) -> None:
-        self.program = program
-        self.frames = frames
-        values = program.values()
-        self._needed = program.needed_nodes([values[name] for name in outputs])
-        self._done: set[int] = set()
-        self._held = Activations()
-        self._counts: list[int] = []  # frames in each batch, known once frames were read
-
-    def advance(self, stops: Sequence[str], visit: Visit) -> None:
-        """Run up to the values `stops`; `visit(first frame, frames, {value: array})` per batch."""
-        values = self.program.values()
-        wanted = [name for name in dict.fromkeys(stops) if name not in self._held]
-        graph_inputs = {value.name for value in self.program.graph.inputs}
-        compute = [name for name in wanted if name not in graph_inputs]
-        held = self._held.names()
-        nodes = self.program.needed_nodes([values[name] for name in compute], stop=held)
-        self._done |= {id(node) for node in nodes}
-        produced = {tensor.name for node in nodes for tensor in node.outputs}
-        live = self._live()
-        kept = sorted((produced & live) - set(compute))
-        segment = Executable(self.program, held, compute + kept) if compute + kept else None
-        from_frames = [
-            name
-            for name in dict.fromkeys([*(segment.inputs if segment else ()), *wanted])
-            if name in graph_inputs
-        ]
-        start = 0
-        batches: Iterable[dict[str, Array]] = (
-            self.frames.batches(from_frames)
-            if from_frames or not held
-            else [{} for _ in range(self._held.batch_count(held[0]))]
-        )
-        for index, feeds in enumerate(batches):
-            arrays = dict(feeds)
-            if segment is not None:
-                for name in segment.inputs:
-                    if name not in arrays:
-                        arrays[name] = self._held.batch(name, index)
-                arrays |= dict(zip(segment.outputs, segment(arrays)))
-            shown = {
-                name: arrays[name] if name in arrays else self._held.batch(name, index)
-                for name in stops
-            }
-            if index == len(self._counts):
-                self._counts.append(len(next(iter(feeds.values()))))
-            visit(start, self._counts[index], shown)
-            start += self._counts[index]
-            for name in (*kept, *compute):
-                if name in live:
-                    self._held.append(name, arrays[name])
-        self._held.keep_only(live)
-
-    def keep_channels(self, value: str, kept: NDArray[np.int64], axis: int) -> None:
-        """Leave only some channels of a value that was stopped at, if later nodes need it."""
-        if value in self._held:
-            self._held.keep_channels(value, kept, axis)
-
-    def _live(self) -> set[str]:
-        return {
-            tensor.name
-            for node in self._needed
-            if id(node) not in self._done
-            for tensor in node_inputs(node)
-        }
 
 
 def reconstruct(
@@ -323,7 +136,7 @@ def _solution(
         rectified=rows.rectified,
         fit_bias=operator.node.op != "MatMul" or operator.bias is not None,
         # A new adapter has no old weights to be held to.
-        ridge=reference.ridge if bool(start.weight.any()) else RIDGE,
+        ridge=reference.size.ridge if bool(start.weight.any()) else RIDGE,
     )
 
 
@@ -332,7 +145,7 @@ def _unit_solutions(rows: ProblemRows, pool: Pool, reference: Reference) -> Iter
     for unit, start in zip(pool.units, pool.starts()):
         wanted = reference.rows(unit.result.name)[:, None]
         rectified = all(node.op == "Relu" for node in unit.result.outputs)
-        ridge = RIDGE if start is None else reference.ridge
+        ridge = RIDGE if start is None else reference.size.ridge
         yield fit(rows.x.copy(), wanted, start=start, rectified=rectified, ridge=ridge)
 
 
@@ -377,7 +190,7 @@ def _wanted(
 
     for operator, target in operators:
         columns = target.pool.columns if target.pool is not None else None
-        rows = row_count(operator, reference.rows_per_unknown, columns, reference.min_rows)
+        rows = row_count(operator, reference.size, columns)
         want(target.value, rows, operator.channels_last)
     # Units at the positions of the layer's own rows, which the same inputs explain; so layers that
     # may choose the same units need the same rows, and so do those that they share others with.
@@ -388,20 +201,6 @@ def _wanted(
                 want(unit.result.name, *wanted[target.value])
                 want(target.value, *wanted[unit.result.name])
     return wanted
-
-
-def row_count(
-    operator: LinearOperator,
-    per_unknown: int = ROWS_PER_UNKNOWN,
-    columns: int | None = None,
-    min_rows: int = MIN_ROWS,
-) -> int:
-    """How many rows the operator's least-squares problem gets; `columns` widens its input."""
-    groups = int(operator.node.attrs.get("group", 1)) if operator.node.op == "Conv" else 1
-    fan_in = columns or operator.fan_in
-    row_nbytes = 4 * (fan_in * groups + operator.fan_out)
-    wanted = max(min_rows, per_unknown * (fan_in + 1))
-    return max(1, min(wanted, ROWS_NBYTES // row_nbytes))
 
 
 def downstream(program: Program, values: Sequence[str]) -> list[gs.Node]:

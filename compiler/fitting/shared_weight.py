@@ -15,15 +15,10 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from ..execution.executable import Executable
+from ..execution.feeds import FrameSet
+from ..execution.rows import positions_per_frame, sample_positions, value_rows
 from ..graph.program import Program
-from .operators import (
-    LinearOperator,
-    linear_operator,
-    positions_per_frame,
-    sample_positions,
-    value_rows,
-)
-from .reconstruction import FrameSet
+from .operators import LinearOperator, linear_operator
 from .regression import RIDGE, Affine, Normal
 
 Array = NDArray[Any]

@@ -22,7 +22,7 @@ from ..execution.feeds import StreamFeeds, fit_feeds, held_out_feeds, run_groups
 from ..execution.outputs import OriginalOutputs, OutputComparison
 from ..fitting.gaps import stand_ins
 from ..fitting.operators import linear_operator
-from ..fitting.reconstruction import Reference
+from ..fitting.reference import FitSize, Reference
 from ..frames.calibration import Frames
 from ..graph.program import Program
 from ..graph.regions import Region
@@ -138,15 +138,8 @@ class Trials:
         key = (group[0], effort)
         if key not in self._references:
             feeds = fit_feeds(self.program, self._frames, group[0], effort.frames)
-            self._references[key] = Reference(
-                self.program,
-                feeds,
-                self._seed,
-                effort.rows_per_unknown,
-                effort.min_rows,
-                effort.ridge,
-                pools_behind=False,
-            )
+            size = FitSize(effort.rows_per_unknown, effort.min_rows, effort.ridge, False)
+            self._references[key] = Reference(self.program, feeds, self._seed, size)
         return self._references[key]
 
     def _rewritten(self, actions: tuple[Action, ...], effort: Effort) -> Program:

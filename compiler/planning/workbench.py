@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from threadpoolctl import threadpool_limits
 
@@ -14,8 +13,8 @@ from ..actions.sites import Site, Sites, donor_values, find_sites, receiver_cuts
 from ..errors import ModelError, UsageError
 from ..execution.feeds import StreamFeeds, fit_feeds, held_out_feeds, judging_feeds, run_groups
 from ..execution.outputs import OriginalOutputs, OutputComparison, measurement
-from ..fitting.affine_ranking import sample_values
-from ..fitting.reconstruction import ROWS_PER_UNKNOWN, SEARCH_ROWS_PER_UNKNOWN, Reference
+from ..execution.samples import sample_values
+from ..fitting.reference import SEARCH_ROWS_PER_UNKNOWN, FitSize, Reference
 from ..frames.calibration import Frames
 from ..graph.program import Program
 from ..options import CompileOptions
@@ -325,22 +324,22 @@ class Workbench:
 
     def _reference(self, model: str) -> Reference:
         """All fit frames: what is kept is fitted on these."""
-        return self._fitting(model, None, ROWS_PER_UNKNOWN)
+        return self._fitting(model, None, FitSize())
 
     def _search_reference(self, model: str) -> Reference:
-        return self._fitting(model, SEARCH_FRAMES, SEARCH_ROWS_PER_UNKNOWN)
+        return self._fitting(model, SEARCH_FRAMES, FitSize(SEARCH_ROWS_PER_UNKNOWN))
 
     def _probe_reference(self, model: str) -> Reference:
-        settings = (_PROBE_ROWS_PER_UNKNOWN, _PROBE_MIN_ROWS, _PROBE_RIDGE)
-        return self._fitting(model, PROBE_FRAMES, *settings)
+        size = FitSize(_PROBE_ROWS_PER_UNKNOWN, _PROBE_MIN_ROWS, _PROBE_RIDGE)
+        return self._fitting(model, PROBE_FRAMES, size)
 
-    def _fitting(self, model: str, limit: int | None, *settings: Any) -> Reference:
+    def _fitting(self, model: str, limit: int | None, size: FitSize) -> Reference:
         assert self._frames is not None
         group = next(group for group in run_groups(self._frames) if model in group)
         key = (group[0], limit)
         if key not in self._references:
             feeds = fit_feeds(self.program, self._frames, group[0], limit)
-            self._references[key] = Reference(self.program, feeds, self._options.seed, *settings)
+            self._references[key] = Reference(self.program, feeds, self._options.seed, size)
         return self._references[key]
 
     def _culprit(self, choice: Choice, missed: set[str], search: Search) -> Site:

@@ -16,7 +16,7 @@ import scipy.stats
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
-from ..fitting.affine_ranking import debiased_cka
+from ..fitting.cka import debiased_cka
 from .accumulators import MinibatchCka, Moments, u_centred
 from .affine import RIDGE, FoldedRows, affine_errors, r2_of_folds
 

@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from ..errors import ModelError
 from ..execution.executable import Executable
-from ..fitting.operators import value_rows
+from ..execution.rows import value_rows
 from ..graph.program import Program, qualified
 from .layers import Layer
 

@@ -12,7 +12,7 @@ from ...passes.pipeline import run_exact
 from ..actions.bill import Skeleton
 from ..actions.sites import donor_values, find_sites, receiver_cuts
 from ..execution.feeds import StreamFeeds
-from ..fitting.affine_ranking import sample_values
+from ..execution.samples import sample_values
 from ..frames.calibration import Frames
 from ..frontends.join import join
 from ..graph.program import Program, own_name

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from repsimc.compiler.actions.bill import Skeleton
-from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.planning.plan import Link, SharePrefixAction

@@ -21,7 +21,7 @@ from repsimc.compiler.actions.fold_actions import (
 )
 from repsimc.compiler.actions.fold_sites import FoldSite
 from repsimc.compiler.execution.statistics import smallest_constant
-from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.regions import find_regions
 from repsimc.compiler.planning.descent import Descent, find_candidates

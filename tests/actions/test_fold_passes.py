@@ -14,7 +14,7 @@ from repsimc.compiler.actions.fold_actions import (
     TieWeightsAction,
 )
 from repsimc.compiler.actions.fold_sites import FoldSite, find_fold_sites
-from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.fitting.shared_weight import measure_ties
 from repsimc.compiler.graph.program import PASS_KEY, Program
 from repsimc.compiler.graph.text import text

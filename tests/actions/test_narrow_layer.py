@@ -19,7 +19,7 @@ from repsimc.compiler.actions.fold_effects import without_outdone
 from repsimc.compiler.actions.narrowing import find_narrow_sites
 from repsimc.compiler.driver import compile_models
 from repsimc.compiler.errors import ModelError
-from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.fitting.unit_choice import eliminate_units, select_units
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify

@@ -23,7 +23,7 @@ from repsimc.compiler.actions.sites import (
     ladder,
     receiver_cuts,
 )
-from repsimc.compiler.fitting.affine_ranking import Samples, sample_values
+from repsimc.compiler.execution.samples import Samples, sample_values
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.planning.plan import Link, SharePrefixAction
 from repsimc.passes.pipeline import run_exact

@@ -11,14 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repsimc.compiler.fitting.affine_ranking import (
-    MAX_CHANNELS,
-    POSITIONS,
-    AffineRanking,
-    Samples,
-    debiased_cka,
-    sample_values,
-)
+from repsimc.compiler.execution.samples import MAX_CHANNELS, POSITIONS, Samples, sample_values
+from repsimc.compiler.fitting.affine_ranking import AffineRanking
+from repsimc.compiler.fitting.cka import debiased_cka
 from tests.nets.networks import ArrayFrames, Net, smooth_images
 from tests.programs import joined, program_of
 

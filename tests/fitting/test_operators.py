@@ -9,13 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repsimc.compiler.fitting.operators import (
-    LinearOperator,
-    linear_operator,
-    positions_per_frame,
-    sample_positions,
-    value_rows,
-)
+from repsimc.compiler.execution.rows import positions_per_frame, sample_positions, value_rows
+from repsimc.compiler.fitting.operators import LinearOperator, linear_operator
 from repsimc.compiler.fitting.regression import Affine
 from repsimc.compiler.graph.program import Program
 from tests.nets.networks import Array, Net

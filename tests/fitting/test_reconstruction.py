@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 
 from repsimc.compiler.execution.executable import Activations, Executable
-from repsimc.compiler.fitting import reconstruction
+from repsimc.compiler.fitting import reference, walk
 from repsimc.compiler.fitting.operators import linear_operator
-from repsimc.compiler.fitting.reconstruction import (
-    MIN_ROWS,
-    ROWS_NBYTES,
-    Reference,
-    Target,
-    Walk,
-    downstream,
-    reconstruct,
-    row_count,
-)
+from repsimc.compiler.fitting.reconstruction import Target, downstream, reconstruct
+from repsimc.compiler.fitting.reference import MIN_ROWS, ROWS_NBYTES, FitSize, Reference, row_count
+from repsimc.compiler.fitting.walk import Walk
 from repsimc.compiler.graph.program import Program
 from tests.nets.networks import Array, ArrayFrames, Net, smooth_images
 from tests.programs import assert_close, program_of, run
@@ -48,7 +41,7 @@ class Spy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[str] = []
         self.inputs: list[list[str]] = []
-        monkeypatch.setattr(reconstruction, "Executable", self)
+        monkeypatch.setattr(walk, "Executable", self)
 
     def __call__(
         self, program: Program, inputs: list[str] | None, outputs: list[str]
@@ -160,7 +153,8 @@ def reconstructed(program: Program, reference: Reference) -> list[Array]:
 
 def test_spilling_to_disk_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     in_memory = reconstructed(residual(), Reference(residual(), frames()))
-    monkeypatch.setattr(reconstruction, "Activations", partial(Activations, 1000))
+    for module in (reference, walk):
+        monkeypatch.setattr(module, "Activations", partial(Activations, 1000))
     on_disk = reconstructed(residual(), Reference(residual(), frames()))
     for first, second in zip(in_memory, on_disk, strict=True):
         np.testing.assert_array_equal(first, second)
@@ -236,10 +230,10 @@ def test_row_counts_follow_the_unknowns_within_bounds() -> None:
         for name in ("small", "grouped", "y")
         if (operator := linear_operator(program.node(f"a/n_{name}")))
     )
-    assert row_count(small, 10) == MIN_ROWS
-    assert row_count(grouped, 1000) == 1000 * (3 * 9 + 1)
-    assert row_count(last, 1000) == 1000 * (32 * 9 + 1)
-    assert row_count(last, 10**6) == ROWS_NBYTES // (4 * (32 * 9 + 4))
+    assert row_count(small, FitSize(10)) == MIN_ROWS
+    assert row_count(grouped, FitSize(1000)) == 1000 * (3 * 9 + 1)
+    assert row_count(last, FitSize(1000)) == 1000 * (32 * 9 + 1)
+    assert row_count(last, FitSize(10**6)) == ROWS_NBYTES // (4 * (32 * 9 + 4))
 
 
 def test_downstream_follows_the_order_of_the_graph() -> None:

@@ -8,7 +8,7 @@ import onnx
 from repsimc.compiler.actions.fold_actions import FoldAction
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.statistics import Statistics, measure_statistics
-from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.base import Change

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from repsimc.compiler.execution.executable import Executable
-from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.fitting.reference import FitSize, Reference
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.planning.plan import CollapseAction
 from repsimc.passes.pipeline import CLEANING, passes_of, run_passes
@@ -65,7 +65,7 @@ def collapsed(
     pools_behind: bool = True,
 ) -> Program:
     """A copy after the actions and their refit on x."""
-    reference = Reference(program, frames(x), pools_behind=pools_behind)
+    reference = Reference(program, frames(x), size=FitSize(pools_behind=pools_behind))
     rewritten = program.copy()
     run_passes(rewritten, passes_of(actions, lambda action: reference))
     if clean:

@@ -7,7 +7,8 @@ import pytest
 
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.fitting.operators import linear_operator
-from repsimc.compiler.fitting.reconstruction import Reference, Target
+from repsimc.compiler.fitting.reconstruction import Target
+from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.fitting.regression import Affine
 from repsimc.compiler.graph.program import PASS_KEY, Program
 from repsimc.compiler.graph.verifier import verify

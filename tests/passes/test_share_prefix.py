@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from repsimc.compiler.execution.executable import Executable
-from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.graph.program import PASS_KEY, Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.planning.plan import Link, SharePrefixAction

@@ -167,8 +167,8 @@ def test_fits_see_as_many_frames_as_their_effort_says(effort: Effort) -> None:
     few = Effort(effort.frames // 8, *astuple(effort)[1:])
     reference = trials(few).reference("a")
     assert reference.frames.count == few.frames
-    assert reference.rows_per_unknown == effort.rows_per_unknown
-    assert reference.ridge == effort.ridge
+    assert reference.size.rows_per_unknown == effort.rows_per_unknown
+    assert reference.size.ridge == effort.ridge
 
 
 def test_a_glance_overestimates_and_leaves_trials_as_they_are() -> None:

@@ -56,7 +56,6 @@ LEVELS = {entry: level for level, line in enumerate(COLUMN) for entry in line}
 # Still to be turned round.
 UPWARDS = {
     ("compiler.actions", "compiler.planning"),
-    ("compiler.execution", "compiler.fitting"),
     ("compiler.execution", "compiler.planning"),
     ("compiler.progress", "compiler.reports"),
     ("passes", "compiler.planning"),

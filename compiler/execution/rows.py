@@ -1,0 +1,50 @@
+"""Rows of activations: one row is one place of a frame (a pixel, a token or the frame itself)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Rows = NDArray[np.int64]
+
+
+def value_rows(value: Array, positions: Rows, channels_last: bool) -> NDArray[np.float32]:
+    """Rows [frames * p, channels] of an activation at flat positions [frames, p].
+
+    The first axis may hold several items per frame (windows, tokens folded into the batch): they
+    count as positions too.
+    """
+    frames = len(positions)
+    if channels_last:
+        flat = value.reshape(frames, -1, value.shape[-1])
+    else:
+        items = np.moveaxis(value.reshape(value.shape[0], value.shape[1], -1), 1, -1)
+        flat = items.reshape(frames, -1, value.shape[1])
+    picked = np.take_along_axis(flat, positions[:, :, None], axis=1)
+    return np.ascontiguousarray(picked.reshape(-1, flat.shape[-1]), dtype=np.float32)
+
+
+def positions_per_frame(value: Array, frames: int, channels_last: bool) -> int | None:
+    """How many rows each frame has in an activation; None when they are not evenly divided."""
+    if value.ndim < 2 or not frames or not value.size:
+        return None
+    channels = value.shape[-1] if channels_last else value.shape[1]
+    per_frame, rest = divmod(value.size, frames * channels)
+    uneven = not channels_last and value.shape[0] % frames
+    return None if rest or uneven else per_frame
+
+
+def sample_positions(frames: int, size: int, rows: int, seed: int) -> Rows:
+    """Flat positions [frames, p], p = ceil(rows / frames) at most `size`, none twice in a frame.
+
+    Every frame draws its own, so all positions are covered over the frames.
+    """
+    per_frame = min(size, max(1, -(-rows // frames)))
+    if per_frame == size:
+        return np.broadcast_to(np.arange(size), (frames, size))
+    generator = np.random.default_rng((seed, size))
+    keys = generator.random((frames, size), dtype=np.float32)
+    return np.sort(np.argpartition(keys, per_frame, axis=1)[:, :per_frame], axis=1)

@@ -1,0 +1,90 @@
+"""A forward pass over all fit frames that stops where weights are to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..execution.executable import Activations, Executable
+from ..execution.feeds import FrameSet
+from ..graph.program import Program, node_inputs
+
+Array = NDArray[Any]
+Visit = Callable[[int, int, dict[str, Array]], None]
+
+
+class Walk:
+    """A forward pass over all fit frames that can stop at a value, change weights, and go on.
+
+    Every node runs once. What later nodes still need is held between stops: the live values at
+    the stop, for all frames.
+    """
+
+    def __init__(self, program: Program, frames: FrameSet, outputs: Sequence[str]) -> None:
+        self.program = program
+        self.frames = frames
+        values = program.values()
+        self._needed = program.needed_nodes([values[name] for name in outputs])
+        self._done: set[int] = set()
+        self._held = Activations()
+        self._counts: list[int] = []  # frames in each batch, known once frames were read
+
+    def advance(self, stops: Sequence[str], visit: Visit) -> None:
+        """Run up to the values `stops`; `visit(first frame, frames, {value: array})` per batch."""
+        values = self.program.values()
+        wanted = [name for name in dict.fromkeys(stops) if name not in self._held]
+        graph_inputs = {value.name for value in self.program.graph.inputs}
+        compute = [name for name in wanted if name not in graph_inputs]
+        held = self._held.names()
+        nodes = self.program.needed_nodes([values[name] for name in compute], stop=held)
+        self._done |= {id(node) for node in nodes}
+        produced = {tensor.name for node in nodes for tensor in node.outputs}
+        live = self._live()
+        kept = sorted((produced & live) - set(compute))
+        segment = Executable(self.program, held, compute + kept) if compute + kept else None
+        from_frames = [
+            name
+            for name in dict.fromkeys([*(segment.inputs if segment else ()), *wanted])
+            if name in graph_inputs
+        ]
+        start = 0
+        batches: Iterable[dict[str, Array]] = (
+            self.frames.batches(from_frames)
+            if from_frames or not held
+            else [{} for _ in range(self._held.batch_count(held[0]))]
+        )
+        for index, feeds in enumerate(batches):
+            arrays = dict(feeds)
+            if segment is not None:
+                for name in segment.inputs:
+                    if name not in arrays:
+                        arrays[name] = self._held.batch(name, index)
+                arrays |= dict(zip(segment.outputs, segment(arrays)))
+            shown = {
+                name: arrays[name] if name in arrays else self._held.batch(name, index)
+                for name in stops
+            }
+            if index == len(self._counts):
+                self._counts.append(len(next(iter(feeds.values()))))
+            visit(start, self._counts[index], shown)
+            start += self._counts[index]
+            for name in (*kept, *compute):
+                if name in live:
+                    self._held.append(name, arrays[name])
+        self._held.keep_only(live)
+
+    def keep_channels(self, value: str, kept: NDArray[np.int64], axis: int) -> None:
+        """Leave only some channels of a value that was stopped at, if later nodes need it."""
+        if value in self._held:
+            self._held.keep_channels(value, kept, axis)
+
+    def _live(self) -> set[str]:
+        return {
+            tensor.name
+            for node in self._needed
+            if id(node) not in self._done
+            for tensor in node_inputs(node)
+        }
