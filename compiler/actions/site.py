@@ -66,3 +66,8 @@ def by_damage(site: Site) -> tuple[float, int, int, str]:
     """The order in which sites are tried: least damage first, then most saved."""
     saved = site.saved
     return site.damage, -saved.weights_nbytes, -saved.macs, str(site.action)
+
+
+def values_made(program: Program, nodes: Sequence[str]) -> frozenset[str]:
+    """What some nodes of the program make."""
+    return frozenset(tensor.name for name in nodes for tensor in program.node(name).outputs)

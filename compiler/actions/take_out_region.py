@@ -19,7 +19,7 @@ from .action import Disturbed, Effect, OneModel, Stage, Swap
 from .entries import kernel, text
 from .evidence import Evidence
 from .links import check_link, fault_of
-from .site import Site, Sites
+from .site import Site, Sites, values_made
 
 # A map put in place of a region may cost this share of what the region did.
 _MAP_SHARE = 0.5
@@ -82,11 +82,6 @@ class CollapseAction(OneModel):
             f"the plan takes out {self.entry} .. {self.exit}, which is no region",
             "`repsimc depth MODEL` lists the regions of a model",
         )
-
-
-def values_made(program: Program, nodes: Sequence[str]) -> frozenset[str]:
-    """What some nodes of the program make."""
-    return frozenset(tensor.name for name in nodes for tensor in program.node(name).outputs)
 
 
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:

@@ -1,17 +1,12 @@
-"""Combinations of sharing and depth as values: what they do, what they cost, which is better."""
+"""Damage to outputs as numbers: of one, of several, and as removals apart predict it together."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from ..actions.bill import Bill
-from ..actions.fold_actions import FoldAction
+from ..actions.action import Action
 from ..execution.outputs import OutputComparison
-from ..graph.program import Program
-from ..structure.cost import program_cost
-from .plan import Action, CollapseAction, PlannedAction, SharePrefixAction
 
 # What an output's unexplained variance adds to its expected loss of accuracy. Points lost by 23
 # outputs, swapped and with blocks out, go with loss + 0.25 unexplained at r = 0.96 (rank 0.96);
@@ -19,45 +14,8 @@ from .plan import Action, CollapseAction, PlannedAction, SharePrefixAction
 # that the nets were trained on hide what a swap costs: resnet20 for resnet44 is expected to lose
 # 0.4 points and loses 2.1, and only the variance tells.
 _UNEXPLAINED = 0.25
-# Biases that folds move about are not on the bill; what is over it by more than this share was in
-# vain.
-_TOLERANCE = 0.01
 
 Output = tuple[str, str]  # model, and its own name of the output
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the program may need: weight bytes and multiply-accumulates per frame; None is any."""
-
-    weights_nbytes: int | None = None
-    macs: int | None = None
-
-    def excess(self, bill: Bill) -> float:
-        """By how much a bill is over, as shares of the limits added up; 0 within."""
-        over = 0.0
-        for limit, used in ((self.weights_nbytes, bill.weights_nbytes), (self.macs, bill.macs)):
-            if limit is not None:
-                over += max(0.0, used / max(limit, 1) - 1.0)
-        return over
-
-    @property
-    def any(self) -> bool:
-        """Whether there is a limit at all."""
-        return self.weights_nbytes is not None or self.macs is not None
-
-
-def fits(program: Program, limits: Limits, excess: Callable[[Program], int]) -> bool:
-    """Whether a program is within the limits; `excess` is the last word on memory."""
-    macs = limits.macs is None or program_cost(program).macs <= limits.macs
-    return macs and excess(program) <= 0
-
-
-def as_promised(program: Program, bill: Bill) -> bool:
-    """Whether a program costs what its actions were billed: a fold may have been in vain."""
-    cost = program_cost(program)
-    more = cost.weights_nbytes - bill.weights_nbytes, cost.macs - bill.macs
-    return more[0] <= _TOLERANCE * bill.weights_nbytes and more[1] <= _TOLERANCE * bill.macs
 
 
 def unexplained(output: OutputComparison) -> float:
@@ -81,47 +39,12 @@ def spread(errors: Mapping[Output, float], outputs: int) -> float:
     return math.sqrt(sum(error * error for error in errors.values()) / max(outputs, 1))
 
 
-@dataclass(frozen=True)
-class Way:
-    """A combination as tried: what is shared, what is out, what that did, and what it costs.
-
-    `damage` is that of `worst`, `error` that of `spread`.
-    """
-
-    shared: tuple[PlannedAction, ...]
-    gone: tuple[PlannedAction, ...]
-    damage: float
-    error: float
-    bill: Bill
-
-    @property
-    def planned(self) -> tuple[PlannedAction, ...]:
-        """Everything that it does."""
-        return (*self.gone, *self.shared)
-
-    @property
-    def actions(self) -> tuple[Action, ...]:
-        """Everything that it does, without what was expected of it."""
-        return tuple(planned.action for planned in self.planned)
-
-    @property
-    def folded(self) -> bool:
-        """Whether folds are among what is out."""
-        return any(isinstance(planned.action, FoldAction) for planned in self.gone)
-
-
 def described(actions: Sequence[Action]) -> str:
     """What a plan consists of, in words: '2 prefixes shared, 1 region out'."""
-    counts = {"prefix shared": 0, "region out": 0, "fold": 0}
-    plurals = {"prefix shared": "prefixes shared", "region out": "regions out", "fold": "folds"}
-    for action in actions:
-        kind = "fold"
-        if isinstance(action, SharePrefixAction):
-            kind = "prefix shared"
-        elif isinstance(action, CollapseAction):
-            kind = "region out"
-        counts[kind] += 1
-    parts = [f"{n} {what if n == 1 else plurals[what]}" for what, n in counts.items() if n]
+    counts: dict[tuple[str, str], int] = {}
+    for action in sorted(actions, key=lambda action: (-len(action.models), action.stage)):
+        counts[action.counted] = counts.get(action.counted, 0) + 1
+    parts = [f"{n} {one if n == 1 else several}" for (one, several), n in counts.items()]
     return ", ".join(parts) or "nothing inexact"
 
 
@@ -129,8 +52,10 @@ def fed_by(actions: Sequence[Action]) -> dict[str, set[str]]:
     """The models that take from each model, through others too: what its trunk moves."""
     fed: dict[str, set[str]] = {}
     for action in actions:
-        if action.donor != action.receiver:
-            fed.setdefault(action.donor, set()).add(action.receiver)
+        *donors, receiver = action.models
+        for donor in donors:
+            if donor != receiver:
+                fed.setdefault(donor, set()).add(receiver)
     for donor in sorted(fed):
         left = sorted(fed[donor])
         while left:

@@ -11,16 +11,14 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from ..actions.bill import Bill, Skeleton
-from ..actions.fold_sites import FoldSite
-from ..actions.links import fault_of
-from ..graph.layout import Layout, layout_of
-from ..graph.program import Program
-from ..graph.regions import Region, Regions
-from ..structure.cost import node_macs
-from .plan import Action, CollapseAction
+from ..actions.action import Action
+from ..actions.bill import Bill, Bills
+from ..actions.site import Site, values_made
+from ..fitting.effort import Effort
+from .trial import Trial
+from .workbench import Workbench
 
 # Regions of a model measured one by one at the start, those with the least influence first.
 FIRST_LOOK = 24
@@ -32,86 +30,40 @@ USELESS = 0.15
 # A region that saves less than this share of all multiply-accumulates and of all weight bytes is
 # not worth a line in the plan.
 _LEAST_SHARE = 0.002
-# A map put in place of a region may cost this share of what the region did.
-_MAP_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A region that could go: the action, the nodes that die with it, what it alone saves."""
-
-    action: CollapseAction
-    region: Region
-    saved_nbytes: int
-    saved_macs: int
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The nodes that go: two regions that share some do not go one after another."""
-        return self.region.nodes
-
-
-# What a descent chooses among.
-Removal = Candidate | FoldSite
 
 
 @dataclass(frozen=True)
 class Step:
-    """One more region out: everything that is out now, the error then, and what it all costs."""
+    """One more removal: everything that is out now, the error then, and what it all costs."""
 
-    chosen: Removal
+    chosen: Site
     actions: tuple[Action, ...]
     error: float
     bill: Bill
 
 
-def find_candidates(
-    program: Program,
-    regions: Regions,
-    skeleton: Skeleton,
-    kernels: Sequence[int] = (0, 1, 3),
-    held: Sequence[Action] = (),
-) -> list[Candidate]:
-    """The outermost regions of the program that can go, in order of their exits.
+def regions_beside(sites: Sequence[Site], bills: Bills, held: Sequence[Action]) -> list[Site]:
+    """The sites of regions that may go beside `held`, with what each saves there.
 
-    A region of equal shape at both ends becomes nothing (kernel 0); one that changes the shape
-    becomes one affine map, 3x3 for maps and 1x1 for tokens. `held` are actions that stay.
+    None that has an end of a swap of `held` inside, or that saves too little to be worth it.
     """
-    base = skeleton.bill(held)
+    base = bills.bill(held)
     assert base is not None
-    values = program.values()
-    found: list[Candidate] = []
-    for region in _outermost(regions.found):
-        if region.same_shape:
-            kernel = 0
-        else:
-            maps = layout_of(values[region.exit]) is Layout.CHANNELS_FIRST
-            kernel = 3 if maps and len(values[region.exit].shape) == 4 else 1
-        if kernel not in kernels or fault_of(program, region.exit, (region.entry,), kernel):
+    ends = bills.ends(held)
+    found: list[Site] = []
+    for site in sites:
+        bill = bills.bill([*held, site.action])
+        if bill is None or ends & values_made(bills.program, site.nodes):
             continue
-        action = CollapseAction(region.model, region.entry, region.exit, kernel)
-        bill = skeleton.bill([*held, action])
-        if bill is None:
+        saved = base - bill
+        if saved.weights_nbytes < 0 or saved.macs < 0:
             continue
-        saved, macs = base.weights_nbytes - bill.weights_nbytes, base.macs - bill.macs
-        if saved < 0 or macs < 0:
-            continue
-        if saved < _LEAST_SHARE * base.weights_nbytes and macs < _LEAST_SHARE * base.macs:
-            continue
-        if kernel:
-            did = sum(node_macs(program.node(name)) for name in region.nodes)
-            if skeleton.adapters_bill(action).macs > _MAP_SHARE * did:
-                continue
-        found.append(Candidate(action, region, saved, macs))
+        if (
+            saved.weights_nbytes >= _LEAST_SHARE * base.weights_nbytes
+            or saved.macs >= _LEAST_SHARE * base.macs
+        ):
+            found.append(replace(site, saved=saved))
     return found
-
-
-def _outermost(regions: Sequence[Region]) -> list[Region]:
-    """Regions that go as one: residual blocks rather than their branches."""
-    whole = [region for region in regions if region.whole]
-    sets = [(frozenset(region.nodes), region) for region in whole]
-    blocks = [nodes for nodes, region in sets if region.skipped]
-    return [region for nodes, region in sets if not any(nodes < block for block in blocks)]
 
 
 @dataclass
@@ -120,21 +72,20 @@ class Descent:
 
     `measure(actions)` rewrites, refits and returns the error at the outputs (0: none; infinite
     where an action could not be carried out beside the others).
-    `worth(bill)` turns a cost into the amount that is to fall. `influence` is the order of the
-    first look, least first, by the value that a region ends in. `folds` are looked at beside the
-    regions where they save what is to fall. `held` are other actions of the plan, priced along;
+    `worth(bill)` turns a cost into the amount that is to fall. `regions` are first looked at in the
+    order of their `influence`, where it is among their evidence; `folds` beside them where they
+    save what is to fall. `held` are other actions of the plan, priced along;
     `start` is the error that they make by themselves.
     `glance` measures on fewer frames: it orders the first look, where all are tried. At most
     `looks` removals are measured before each step.
     """
 
-    candidates: Sequence[Candidate]
+    regions: Sequence[Site]
     bill: Callable[[Sequence[Action]], Bill | None]
     measure: Callable[[tuple[Action, ...]], float]
     worth: Callable[[Bill], float]
-    influence: Mapping[str, float] = field(default_factory=dict[str, float])
     held: tuple[Action, ...] = ()
-    folds: Sequence[FoldSite] = ()
+    folds: Sequence[Site] = ()
     glance: Callable[[tuple[Action, ...]], float] | None = None
     start: float = 0.0
     looks: int = LOOKS
@@ -143,23 +94,21 @@ class Descent:
         """Every step until nothing is left; measuring happens as the steps are asked for."""
         gone: tuple[Action, ...] = ()
         error = self.start
-        left = sorted(
-            self.candidates, key=lambda c: (self.influence.get(c.action.exit, 0.0), str(c.action))
-        )
+        regions = _first(self.regions)
         folds = [one for one in self.folds if self._saved(gone, one) > 0]
         margins = _Margins()
         look = self.glance or self.measure
-        looked_at: dict[object, FoldSite] = {}
-        for candidate in (*_first(left), *folds):
-            if isinstance(candidate, FoldSite) and self.glance is not None:
-                known = looked_at.setdefault(candidate.look, candidate)
-                if known is not candidate and known.damage > 0:
-                    scale = candidate.damage / known.damage
-                    margins.glanced[candidate] = scale * margins.glanced[known]
+        looked_at: dict[object, Site] = {}
+        for site in (*regions, *folds):
+            if site.look is not None and self.glance is not None:
+                known = looked_at.setdefault(site.look, site)
+                if known is not site and known.damage > 0:
+                    scale = site.damage / known.damage
+                    margins.glanced[site] = scale * margins.glanced[known]
                     continue
-            margins.glanced[candidate] = look((candidate.action,)) - error
+            margins.glanced[site] = look((site.action,)) - error
             if self.glance is None:
-                margins.measured[candidate] = margins.glanced[candidate]
+                margins.measured[site] = margins.glanced[site]
         open_ = list(margins.glanced)
         while True:
             saved = {one: amount for one in open_ if (amount := self._saved(gone, one)) > 0}
@@ -180,13 +129,13 @@ class Descent:
         self,
         gone: tuple[Action, ...],
         error: float,
-        saved: Mapping[Removal, float],
+        saved: Mapping[Site, float],
         margins: _Margins,
-    ) -> dict[Removal, float]:
+    ) -> dict[Site, float]:
         """The errors after those that promise most, as measured now."""
         if not gone and self.glance is None:
             return {one: error + margins.measured[one] for one in saved}
-        looked: dict[Removal, float] = {}
+        looked: dict[Site, float] = {}
         most = self.looks if error < USELESS else 1
         while len(looked) < most or not any(map(math.isfinite, looked.values())):
             left = [one for one in saved if one not in looked]
@@ -202,7 +151,7 @@ class Descent:
                 margins.alone[best] = margins.measured[best]
         return looked
 
-    def _saved(self, gone: tuple[Action, ...], one: Removal) -> float:
+    def _saved(self, gone: tuple[Action, ...], one: Site) -> float:
         """What falls when it goes too; 0 where it cannot."""
         before = self.bill([*self.held, *gone])
         after = self.bill([*self.held, *_with(gone, one)])
@@ -213,16 +162,16 @@ class _Margins:
     """By how much each removal raises the error: as last measured, else as glanced at."""
 
     def __init__(self) -> None:
-        self.glanced: dict[Removal, float] = {}
-        self.alone: dict[Removal, float] = {}  # as measured with nothing else gone
-        self.measured: dict[Removal, float] = {}
+        self.glanced: dict[Site, float] = {}
+        self.alone: dict[Site, float] = {}  # as measured with nothing else gone
+        self.measured: dict[Site, float] = {}
 
-    def cheapest(self, among: Iterable[Removal], saved: Mapping[Removal, float]) -> Removal:
+    def cheapest(self, among: Iterable[Site], saved: Mapping[Site, float]) -> Site:
         """The one that is expected to cost least error for what it saves."""
         margins = self._expected()
         return min(among, key=lambda o: (max(margins[o], 1e-9) / saved[o], str(o.action)))
 
-    def _expected(self) -> dict[Removal, float]:
+    def _expected(self) -> dict[Site, float]:
         """Margins that compare: a fit on few frames repairs less, of all removals alike.
 
         Margins grow with what is gone: one that was never measured is taken for what it was alone,
@@ -237,16 +186,39 @@ class _Margins:
         return {one: scale * margin for one, margin in self.glanced.items()} | self.measured
 
 
-def _first(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The first ones of each model."""
+def _first(regions: Sequence[Site]) -> list[Site]:
+    """The first ones of each model, those with the least influence first."""
     taken: Counter[str] = Counter()
-    found: list[Candidate] = []
-    for one in candidates:
-        taken[one.action.model] += 1
-        if taken[one.action.model] <= FIRST_LOOK:
-            found.append(one)
+    found: list[Site] = []
+    for site in sorted(
+        regions, key=lambda s: (s.evidence.get("influence", 0.0), str(s.action))
+    ):
+        taken[site.receiver] += 1
+        if taken[site.receiver] <= FIRST_LOOK:
+            found.append(site)
     return found
 
 
-def _with(gone: tuple[Action, ...], one: Removal) -> tuple[Action, ...]:
+def _with(gone: tuple[Action, ...], one: Site) -> tuple[Action, ...]:
     return (*gone, one.action)
+
+
+class Trying:
+    """Trials of what goes one by one beside `held`, each fitted onward from the one before it.
+
+    `trials` are those of the last and the last but one number of removals.
+    """
+
+    def __init__(self, bench: Workbench, effort: Effort, held: Sequence[Action] = ()) -> None:
+        self._bench = bench
+        self._effort = effort
+        self._held = tuple(held)
+        self.trials: dict[tuple[Action, ...], Trial] = {}
+
+    def __call__(self, gone: tuple[Action, ...]) -> Trial:
+        """The trial after `gone`."""
+        onto = self.trials.get(gone[:-1])
+        trial = self._bench.measure((*self._held, *gone), self._effort, onto=onto)
+        kept = {key: known for key, known in self.trials.items() if len(key) >= len(gone) - 1}
+        self.trials = {**kept, gone: trial}
+        return trial

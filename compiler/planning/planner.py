@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 
 from ..actions.bill import Bill
+from ..actions.kinds import chosen, sharing
 from ..errors import BudgetError
-from ..execution.latency import latencies
-from ..frames.calibration import Frames
-from ..graph.program import Program
-from ..options import CompileOptions
 from ..progress import Progress
-from ..structure.cost import model_cost, program_cost
 from ..units import format_bytes, format_count
-from .damage import Limits, described, fits
-from .free import FoldPlanner
-from .joint import JointPlanner
-from .trials import Trials
-from .workbench import Planned, Workbench
+from .damage import described
+from .free import Folds
+from .joint import Found, JointPlanner
+from .limits import Budgets, Limits, bill_of, fits, too_slow
+from .plan import plan_of
+from .sharing import Planned, Sharing
+from .ways import Continuing
+from .workbench import Workbench
 
 # How often a latency that was missed tightens the limit of multiply-accumulates.
 _LATENCY_ROUNDS = 4
@@ -26,100 +25,28 @@ _LATENCY_ROUNDS = 4
 Least = tuple[Bill, str]
 
 
-class Budgets:
-    """What a compilation may need: memory, multiply-accumulates, latency; any of them, or none."""
-
-    def __init__(
-        self,
-        options: CompileOptions,
-        original: Program,
-        memory: Mapping[str, int],
-        frames: Frames | None,
-    ) -> None:
-        self.options = options
-        self.memory = memory
-        self._frames = frames
-        apart = sum(model_cost(original, name).macs for name in original.models)
-        self.macs = None if options.max_macs is None else options.max_macs.limit(apart)
-
-    @property
-    def limits(self) -> Limits:
-        """The weight bytes and multiply-accumulates that the budgets leave.
-
-        A share is one of the models' weights apart. Bytes are of all that is predicted to be
-        needed, so live activations and the backend come off first.
-        """
-        budget = self.options.budget
-        weights = None
-        if budget is not None and budget.nbytes is None:
-            weights = budget.limit(self.memory["apart_weights_nbytes"])
-        elif budget is not None and budget.nbytes is not None:
-            weights = budget.nbytes - self.beside
-        return Limits(weights, self.macs)
-
-    @property
-    def beside(self) -> int:
-        """Predicted bytes of the merged program that are not weights."""
-        return self.memory["merged_nbytes"] - self.memory["merged_weights_nbytes"]
-
-    def excess_nbytes(self, program: Program) -> int:
-        """Bytes by which a program exceeds the memory budget: of weights or predicted memory."""
-        budget = self.options.budget
-        if budget is None:
-            return 0
-        cost = program_cost(program)
-        used = cost.weights_nbytes if budget.nbytes is None else cost.predicted_nbytes
-        return used - budget.limit(self.memory["apart_weights_nbytes"])
-
-    def latency(self, program: Program) -> float | None:
-        """Measured seconds where a latency is asked for, else None."""
-        if self.options.max_latency is None or self._frames is None:
-            return None
-        return latencies([program], self._frames)[0]
-
-    def enforce(self, program: Program) -> None:
-        """Raise BudgetError for a replayed plan that is over a budget."""
-        hint = "raise the budget, edit the plan, or let repsimc plan by leaving out --plan"
-        excess = self.excess_nbytes(program)
-        if excess > 0:
-            raise BudgetError(f"the plan needs {format_bytes(excess)} more than the budget", hint)
-        macs = program_cost(program).macs
-        if self.macs is not None and macs > self.macs:
-            raise BudgetError(
-                f"the plan needs {format_count(macs)} MACs, and {format_count(self.macs)} are "
-                "allowed",
-                hint,
-            )
-        seconds = self.latency(program)
-        if seconds is not None and seconds > (self.options.max_latency or 0):
-            raise BudgetError(_too_slow(seconds, self.options.max_latency or 0), hint)
-
-
 class Planner:
     """Finds the program within the budgets with the least damage, exact means first."""
 
-    def __init__(
-        self,
-        options: CompileOptions,
-        original: Program,
-        bench: Workbench,
-        budgets: Budgets,
-        frames: Frames | None,
-        progress: Progress,
-    ) -> None:
-        self._options = options
-        self._original = original
+    def __init__(self, bench: Workbench, budgets: Budgets, progress: Progress) -> None:
         self._bench = bench
         self._budgets = budgets
-        self._frames = frames
         self._progress = progress
-        self._joint: JointPlanner | None = None
-        self._folding: FoldPlanner | None = None
+        options = bench.case.options
+        self._kinds = chosen(options.only, options.without)
+        self._several = len(bench.program.models) > 1
+        self._may_share = bool(sharing(self._kinds)) and self._several
+        self._may_remove = len(sharing(self._kinds)) < len(self._kinds)
+        self._folds = Folds(bench, self._kinds, progress)
+        self._ways = Continuing(bench, self._folds, self._kinds, progress)
+        self._shares: Sharing | None = None
+        self._found = Found()
 
     def planned(self) -> Planned:
-        """The program, its plan and its comparison. Raises BudgetError where none fits."""
-        allowed = self._options.max_latency
-        if allowed is None or self._frames is None:
+        """The plan, and the program that came of it. Raises BudgetError where none fits."""
+        options = self._bench.case.options
+        allowed = options.max_latency
+        if allowed is None or self._bench.case.frames is None:
             if allowed is not None:
                 raise BudgetError(
                     "a latency is measured on frames, and none were given", "give --calib PATH"
@@ -128,99 +55,85 @@ class Planner:
         limits = self._budgets.limits
         found = self._exact()
         for _ in range(_LATENCY_ROUNDS + 1):
-            cost = program_cost(found[0])
-            seconds = self._budgets.latency(found[0])
+            program = found[1].program
+            seconds = self._budgets.latency(program)
             assert seconds is not None
-            within = fits(found[0], self._budgets.limits, self._budgets.excess_nbytes)
+            within = fits(program, self._budgets.limits, self._budgets.excess_nbytes)
             if within and seconds <= allowed:
                 return found
             if seconds > allowed:
-                macs = int(0.97 * cost.macs * allowed / seconds)
+                macs = int(0.97 * bill_of(program).macs * allowed / seconds)
                 limits = Limits(limits.weights_nbytes, min(macs, limits.macs or macs))
             found = self._within(limits)
         raise BudgetError(
-            _too_slow(self._budgets.latency(found[0]) or 0.0, allowed),
+            too_slow(self._budgets.latency(found[1].program) or 0.0, allowed),
             "allow more time, or lower --min-fidelity",
         )
 
     def _exact(self) -> Planned:
-        bench = self._bench
-        return bench.program, bench.plan_with(), bench.compare(bench.program)
+        return plan_of(self._bench.case), self._bench.unchanged()
 
     def _within(self, limits: Limits) -> Planned:
-        options, bench = self._options, self._bench
-        over = limits.excess(_bill(bench.program))
+        case = self._bench.case
+        over = limits.excess(bill_of(case.program))
         enough = limits.any and over <= 0
-        if enough or options.exact_only or self._frames is None:
+        if enough or case.options.exact_only or case.frames is None:
             if over > 0:
-                raise self._error(limits, (_bill(bench.program), described(())))
+                raise self._error(limits, (bill_of(case.program), described(())))
             return self._exact()
-        several = len(bench.program.models) > 1
-        if options.only != "share":
-            bench.free = free = self._folds().free
-            if free and limits.any and fits(free[0], limits, self._budgets.excess_nbytes):
-                return free
+        excess = self._budgets.excess_nbytes
+        free = self._folds.free if self._may_remove else None
+        if free and limits.any and fits(free[1].program, limits, excess):
+            return free
+        shares = self._sharing(free)
+        if not limits.any and self._may_share:
+            return shares.smallest()
+        joint = JointPlanner(self._bench, shares, self._ways, self._kinds, free)
         if not limits.any:
-            if options.only == "depth":
-                return self._planner().most()
-            return bench.smallest() if several else bench.least()
+            if not sharing(self._kinds):
+                return self._taken(joint.most())
+            return free or self._exact()
         shared: Planned | None = None
-        if several and options.only != "depth":
+        if self._may_share:
             weights = limits.weights_nbytes
-            shared = (
-                bench.smallest()
-                if weights is None
-                else bench.plan(weights, self._budgets.excess_nbytes)
-            )
-        found = self._planner().within(limits, self._budgets.excess_nbytes, shared)
-        if found is None:
-            raise self._error(limits, self._least())
-        return found
+            shared = shares.smallest() if weights is None else shares.plan(weights, excess)
+        found = joint.within(limits, excess, shared)
+        self._found = _with(self._found, found)
+        if found.best is None:
+            raise self._error(limits, self._least(free))
+        return found.best
 
-    def _planner(self) -> JointPlanner:
-        if self._joint is None:
-            folds, progress = self._folds(), self._progress
-            self._joint = JointPlanner(self._bench, folds.trials, folds, self._options, progress)
-        return self._joint
+    def _taken(self, found: Found) -> Planned:
+        assert found.best is not None
+        return found.best
 
-    def _folds(self) -> FoldPlanner:
-        if self._folding is None:
-            assert self._frames is not None
-            options, progress = self._options, self._progress
-            trials = Trials(
-                self._original,
-                self._bench.program,
-                self._frames,
-                options.floor,
-                options.metric,
-                options.seed,
-                progress,
-            )
-            self._folding = FoldPlanner(self._bench, trials, self._frames, options.seed, progress)
-        return self._folding
+    def _sharing(self, free: Planned | None) -> Sharing:
+        if self._shares is None:
+            actions = () if free is None else free[0].actions
+            self._shares = Sharing(self._bench, self._kinds, actions, self._progress)
+        return self._shares
 
-    def _least(self) -> Least:
+    def _least(self, free: Planned | None) -> Least:
         """The least that anything tried needs within the floors, and what it consists of."""
         known: list[Least] = []
-        if len(self._bench.program.models) > 1 and self._options.only != "depth":
-            program, plan, _ = self._bench.smallest()
-            known.append((_bill(program), described([one.action for one in plan.actions])))
-        if self._joint is not None and self._joint.smallest is not None:
-            way = self._joint.smallest
+        if self._may_share:
+            plan, trial = self._sharing(free).smallest()
+            known.append((bill_of(trial.program), described(trial.actions)))
+        if self._found.smallest is not None:
+            way = self._found.smallest
             known.append((way.bill, described(way.actions)))
-        free = self._bench.free
         if free is not None:
-            known.append((_bill(free[0]), described([one.action for one in free[1].actions])))
+            known.append((bill_of(free[1].program), described(free[1].actions)))
         elif not known:
-            known.append((_bill(self._bench.program), described(())))
+            known.append((bill_of(self._bench.program), described(())))
         return min(known, key=lambda least: (least[0].weights_nbytes, least[0].macs))
 
     def _error(self, limits: Limits, known: Least) -> BudgetError:
-        options, memory = self._options, self._budgets.memory
+        options, memory = self._bench.case.options, self._budgets.memory
         least, what = known
         weights_met = limits.weights_nbytes is None or least.weights_nbytes <= limits.weights_nbytes
         if weights_met and (limits.macs is None or least.macs <= limits.macs):
-            missed = [] if self._joint is None else self._joint.missed
+            missed = self._found.missed
             low = min(missed, key=lambda one: one.value - one.floor, default=None)
             best = (
                 f": the best keeps {low.value:.4f} of {low.model}/{low.output}, and "
@@ -254,7 +167,7 @@ class Planner:
                 f"the smallest plan found needs {format_bytes(smallest)} of weights, "
                 f"{format_bytes(total)} in all ({what})"
             )
-        detail = self._bench.explanation()
+        detail = "" if self._shares is None else self._shares.explanation()
         limit = limits.weights_nbytes or 0
         left = format_bytes(limit) if limit > 0 else "nothing"
         return BudgetError(
@@ -264,27 +177,24 @@ class Planner:
         )
 
     def _hint(self, needed: str) -> str:
-        if self._frames is None:
+        options = self._bench.case.options
+        if self._bench.case.frames is None:
             return (
                 "approximate sharing needs frames to measure on: give --calib PATH (an .npz keyed "
                 "by input name, a folder of them, or a folder of images), or raise the budget "
                 f"to {needed}"
             )
-        if self._options.exact_only:
+        if options.exact_only:
             return f"leave out --exact-only to share approximately, or raise the budget to {needed}"
         return (
             f"raise the budget to {needed}, lower --min-fidelity below "
-            f"{self._options.min_fidelity:g}, or give more calibration frames"
+            f"{options.min_fidelity:g}, or give more calibration frames"
         )
 
 
-def _bill(program: Program) -> Bill:
-    cost = program_cost(program)
-    return Bill(cost.weights_nbytes, cost.macs)
-
-
-def _too_slow(seconds: float, allowed: float) -> str:
-    return (
-        f"one frame takes {1e3 * seconds:.2f} ms on this machine, and {1e3 * allowed:.2f} ms are "
-        "allowed"
-    )
+def _with(known: Found, found: Found) -> Found:
+    """What was tried in both: the smaller of the smallest, the last that missed."""
+    one, other = known.smallest, found.smallest
+    if one is None or (other is not None and other.bill.weights_nbytes < one.bill.weights_nbytes):
+        one = other
+    return replace(found, smallest=one, missed=found.missed or known.missed)

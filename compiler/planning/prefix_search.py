@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import NamedTuple
 
+from ..actions.action import Action
 from ..actions.bill import Bill
-from ..actions.sites import Site
-from .plan import SharePrefixAction
+from ..actions.site import Site
+from .trial import Trial
 
 # Swaps measured per receiver before the rest of its ladder counts as out of reach.
-EFFORT = 5
+TRIES = 5
 # The most saving is looked for among sites whose expected damage is at most this many times what
 # the floors allow: the prediction may be off by that much, not by more.
 PATIENCE = 3.0
@@ -31,37 +33,84 @@ _BY_PROBE = 0.5
 _MAX_COMBINATIONS = 6_000
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What a swap of one site did to the affected outputs on held-out frames.
-
-    `fidelity` is the lowest of them, `met` whether all floors are kept, `damage` the loss of
-    fidelity (finer than top-1 agreement alone; 0 is none).
-    """
-
-    fidelity: float
-    met: bool
-    damage: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A combination of sites, at most one per receiver, and what the program then costs."""
+class Combination(NamedTuple):
+    """Some sites, at most one per receiver, and what the program then costs."""
 
     sites: tuple[Site, ...]
     bill: Bill
 
     @property
-    def actions(self) -> tuple[SharePrefixAction, ...]:
+    def actions(self) -> tuple[Action, ...]:
         """The sites' actions."""
         return tuple(site.action for site in self.sites)
+
+
+class _Combinations:
+    """All combinations of sites that can be carried out, with their prices."""
+
+    def __init__(self, bill: Callable[[Sequence[Action]], Bill | None]) -> None:
+        self._bill = bill
+        self._prices: dict[tuple[Site, ...], Bill | None] = {}
+
+    def of(
+        self, choices: list[list[Site | None]], expected: Callable[[Site], float]
+    ) -> list[Combination]:
+        """One of each of the lists; where they are too many, those on a path of descent.
+
+        `expected` is the damage expected of a site.
+        """
+        size = 1
+        for rungs in choices:
+            size *= len(rungs)
+        few = size <= _MAX_COMBINATIONS
+        picks = product(*choices) if few else self._descended(choices, expected)
+        found: list[Combination] = []
+        for pick in picks:
+            sites = tuple(site for site in pick if site is not None)
+            price = self._price(sites)
+            if price is not None:
+                found.append(Combination(sites, price))
+        return found
+
+    def _descended(
+        self, choices: list[list[Site | None]], expected: Callable[[Site], float]
+    ) -> list[tuple[Site | None, ...]]:
+        """A path of combinations: from nothing, always the rung that saves most per damage."""
+        current: list[Site | None] = [None] * len(choices)
+        path: list[tuple[Site | None, ...]] = [tuple(current)]
+        while True:
+            here = self._price(tuple(s for s in current if s is not None))
+            assert here is not None
+            best: tuple[float, int, Site] | None = None
+            for index, rungs in enumerate(choices):
+                held = current[index]
+                for site in rungs:
+                    if site is None or site is held:
+                        continue
+                    trial = [*current[:index], site, *current[index + 1 :]]
+                    price = self._price(tuple(s for s in trial if s is not None))
+                    if price is None or price.weights_nbytes >= here.weights_nbytes:
+                        continue
+                    extra = expected(site) - (expected(held) if held else 0.0)
+                    rate = (here.weights_nbytes - price.weights_nbytes) / max(extra, 1e-6)
+                    if best is None or rate > best[0]:
+                        best = (rate, index, site)
+            if best is None:
+                return path
+            current[best[1]] = best[2]
+            path.append(tuple(current))
+
+    def _price(self, sites: tuple[Site, ...]) -> Bill | None:
+        if sites not in self._prices:
+            self._prices[sites] = self._bill([site.action for site in sites])
+        return self._prices[sites]
 
 
 @dataclass
 class Search:
     """Lazy best-first choice among the sites of several receivers.
 
-    `bill(actions)` prices a combination (None: impossible), `measure(site)` swaps and compares.
+    `ladders` are its own: what is found about a site takes the site's place. `bill(actions)` prices a combination (None: impossible), `measure(site)` swaps and compares.
     `probe(site)` predicts the damage at a fraction of that cost (None: 1 - R2 has to do); a probed
     site takes the place of the one on the ladder, or its best alternative does.
     `allowance` is the loss of fidelity that the floors allow.
@@ -69,25 +118,25 @@ class Search:
     """
 
     ladders: Mapping[str, list[Site]]
-    bill: Callable[[Sequence[SharePrefixAction]], Bill | None]
-    measure: Callable[[Site], Measurement]
-    effort: int = EFFORT
+    bill: Callable[[Sequence[Action]], Bill | None]
+    measure: Callable[[Site], Trial]
+    tries: int = TRIES
     allowance: float = 0.01
     probe: Callable[[Site], float] | None = None
-    measured: dict[Site, Measurement] = field(default_factory=dict[Site, Measurement])
+    measured: dict[Site, Trial] = field(default_factory=dict[Site, Trial])
     _rejected: set[Site] = field(default_factory=set[Site])
-    _prices: dict[tuple[Site, ...], Bill | None] = field(
-        default_factory=dict[tuple[Site, ...], "Bill | None"]
-    )
 
-    def within(self, weights_nbytes: int) -> Choice | None:
+    def __post_init__(self) -> None:
+        self._combinations = _Combinations(self.bill)
+
+    def within(self, weights_nbytes: int) -> Combination | None:
         """The least damaging combination whose weights fit; None when none does.
 
         The minimum of the summed damage (measured, or predicted at the receiver's measured
         scale) over all combinations that fit and keep the floors; ties go to fewer bytes.
         """
         while True:
-            fitting = [c for c in self._combinations() if c.bill.weights_nbytes <= weights_nbytes]
+            fitting = [c for c in self._open_combinations() if c.bill.weights_nbytes <= weights_nbytes]
             if not fitting:
                 return None
             best = min(
@@ -101,11 +150,11 @@ class Search:
             for site in unmeasured:
                 self._take(site)
 
-    def smallest(self) -> Choice:
+    def smallest(self) -> Combination:
         """The combination with the fewest weight bytes that keeps the floors (ties: fewer MACs)."""
         while True:
             best = min(
-                self._combinations(self._plausible),
+                self._open_combinations(self._plausible),
                 key=lambda c: (c.bill.weights_nbytes, c.bill.macs, self._damage(c.sites)),
             )
             doubtful = [site for site in best.sites if site not in self.measured]
@@ -153,7 +202,7 @@ class Search:
         best, known = site, self.measure(site)
         for other in site.alternatives if site.probed else ():
             found = self.measure(other)
-            if (not found.met, found.damage) < (not known.met, known.damage):
+            if (not found.met, found.loss) < (not known.met, known.loss):
                 best, known = other, found
         if best is not site:
             self._exchange(site, best)
@@ -170,7 +219,7 @@ class Search:
         failed = [other for other, m in mine if not m.met]
         if any(_milder(other, site) for other in failed):
             return False
-        return len(mine) < self.effort
+        return len(mine) < self.tries
 
     def _plausible(self, site: Site) -> bool:
         """Whether an open site is worth a measurement when looking for the most saving.
@@ -198,7 +247,7 @@ class Search:
         ]
         return between[len(between) // 2] if between else site
 
-    def _measured_of(self, site: Site) -> list[tuple[Site, Measurement]]:
+    def _measured_of(self, site: Site) -> list[tuple[Site, Trial]]:
         return [
             (other, self.measured[other])
             for other in self.ladders[site.receiver]
@@ -212,75 +261,34 @@ class Search:
         """Damage as measured, or as predicted at the scale that the receiver has shown so far."""
         known = self.measured.get(site)
         if known is not None:
-            return known.damage
+            return known.loss
         mine = self._measured_of(site)
         if site.probed:
-            return site.damage * _scale(((m.damage, s.damage) for s, m in mine), _BY_PROBE)
+            return site.damage * _scale(((m.loss, s.damage) for s, m in mine), _BY_PROBE)
         # Predicted damage is 1 - R2; how much of it the outputs feel, other sites tell.
-        told = [(m.damage, 1 - other.r2) for other, m in mine]
+        told = [(m.loss, 1 - other.evidence["r2"]) for other, m in mine]
         told += [
-            (self._expected(other), 1 - other.r2)
+            (self._expected(other), 1 - other.evidence["r2"])
             for other in self.ladders[site.receiver]
             if other.probed and other not in self.measured
         ]
         return site.damage * _scale(told, _BY_UNEXPLAINED)
 
-    # -- combinations -----------------------------------------------------------------------
-
-    def _combinations(self, wanted: Callable[[Site], bool] | None = None) -> list[Choice]:
+    def _open_combinations(
+        self, wanted: Callable[[Site], bool] | None = None
+    ) -> list[Combination]:
         choices: list[list[Site | None]] = [
             [None, *(s for s in rungs if self._open(s) and (wanted is None or wanted(s)))]
             for rungs in self.ladders.values()
         ]
-        size = 1
-        for rungs in choices:
-            size *= len(rungs)
-        picks = product(*choices) if size <= _MAX_COMBINATIONS else self._descended(choices)
-        found: list[Choice] = []
-        for pick in picks:
-            sites = tuple(site for site in pick if site is not None)
-            price = self._price(sites)
-            if price is not None:
-                found.append(Choice(sites, price))
-        return found
-
-    def _descended(self, choices: list[list[Site | None]]) -> list[tuple[Site | None, ...]]:
-        """A path of combinations: from nothing, always the rung that saves most per damage."""
-        current: list[Site | None] = [None] * len(choices)
-        path: list[tuple[Site | None, ...]] = [tuple(current)]
-        while True:
-            here = self._price(tuple(s for s in current if s is not None))
-            assert here is not None
-            best: tuple[float, int, Site] | None = None
-            for index, rungs in enumerate(choices):
-                held = current[index]
-                for site in rungs:
-                    if site is None or site is held:
-                        continue
-                    trial = [*current[:index], site, *current[index + 1 :]]
-                    price = self._price(tuple(s for s in trial if s is not None))
-                    if price is None or price.weights_nbytes >= here.weights_nbytes:
-                        continue
-                    extra = self._expected(site) - (self._expected(held) if held else 0.0)
-                    rate = (here.weights_nbytes - price.weights_nbytes) / max(extra, 1e-6)
-                    if best is None or rate > best[0]:
-                        best = (rate, index, site)
-            if best is None:
-                return path
-            current[best[1]] = best[2]
-            path.append(tuple(current))
-
-    def _price(self, sites: tuple[Site, ...]) -> Bill | None:
-        if sites not in self._prices:
-            self._prices[sites] = self.bill([site.action for site in sites])
-        return self._prices[sites]
+        return self._combinations.of(choices, self._expected)
 
 
 def _milder(one: Site, other: Site) -> bool:
     """Whether `one` was to do less damage than `other`, by the best that is known of both."""
     if one.probed and other.probed:
         return one.damage <= other.damage
-    return one.r2 >= other.r2
+    return one.evidence["r2"] >= other.evidence["r2"]
 
 
 def _scale(pairs: Iterable[tuple[float, float]], default: float) -> float:

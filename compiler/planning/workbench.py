@@ -1,407 +1,266 @@
-"""The workbench: tries rewrites on copies of the program, measures them, and carries plans out."""
+"""The workbench: carries actions out on copies of the program and says what they did.
+
+A measurement is a question by value, (actions, effort), and the only way to a fit: whoever searches
+asks here, and a list of questions can be answered side by side.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
-from threadpoolctl import threadpool_limits
+import numpy as np
+import onnx_graphsurgeon as gs
 
-from ...passes.pipeline import CLEANING, passes_of, run_passes
-from ..actions.bill import Skeleton
-from ..actions.sites import Site, Sites, donor_values, find_sites, receiver_cuts
+from ...passes.base import Pass
+from ...passes.drop_dead import DropDead
+from ...passes.pipeline import CLEANING, run_passes
+from ...passes.refit import Refit, refit_operators
+from ...passes.refit_around import RefitAround
+from ..actions.action import Action, Effect, Stage, Swap
+from ..actions.carry_out import in_order, passes_of
+from ..actions.evidence import Evidence
+from ..actions.site import Site
+from ..case import Case
 from ..errors import ModelError, UsageError
-from ..execution.feeds import StreamFeeds, fit_feeds, held_out_feeds, judging_feeds, run_groups
-from ..execution.outputs import OriginalOutputs, OutputComparison, measurement
-from ..execution.samples import sample_values
-from ..fitting.reference import SEARCH_ROWS_PER_UNKNOWN, FitSize, Reference
-from ..frames.calibration import Frames
+from ..execution.executable import Executable
+from ..execution.feeds import StreamFeeds, held_out_feeds, judging_feeds
+from ..execution.outputs import OriginalOutputs, OutputComparison
+from ..fitting.effort import FULL, TRIAL, Effort
+from ..fitting.gaps import stand_ins
+from ..fitting.operators import linear_operator
+from ..fitting.reference import Reference
 from ..graph.program import Program
-from ..options import CompileOptions
 from ..progress import Progress
-from .plan import Action, Plan, PlannedAction
-from .prefix_search import EFFORT, Choice, Measurement, Search
-
-# What predicts a measurement: a swap fitted on few frames, its refit held strongly to the old
-# weights, and judged on others. benchmarks/similarity.py says how well, docs/similarity.md shows.
-PROBE_FRAMES, JUDGING_FRAMES = 128, 512
-_PROBE_ROWS_PER_UNKNOWN, _PROBE_MIN_ROWS, _PROBE_RIDGE = 4, 512, 0.3
-# A swap is judged in the search after a fit on this many frames; the chosen plan is then fitted
-# on all of them, so what the search measured is a lower bound in practice.
-SEARCH_FRAMES = 512
-# What a fit on all frames wins back, at most: resnet20 for resnet44 agrees on 98.8 % after a fit on
-# 512 frames, on 99.6 % after one on 1 500.
-SLACK = 0.02
-# Swaps measured per receiver when all are to hang on one trunk.
-TRUNK_EFFORT = 2
-# Frames for ranking sites: 512 x 8 positions are 4 096 rows.
-RANKING_FRAMES = 512
+from .plan import Plan
+from .trial import Trial
 
 
-# A rewritten program, the plan that led to it, and its outputs beside the originals'.
-Planned = tuple[Program, Plan, list[OutputComparison]]
+class Question(NamedTuple):
+    """What to measure: actions, the size of the fit, and whose outputs (None: all models')."""
+
+    actions: Sequence[Action]
+    effort: Effort = FULL
+    models: Sequence[str] | None = None
 
 
 class Workbench:
-    """Everything that needs both the program and frames: ranking, measuring, applying, comparing.
+    """Measures what actions do to the outputs of a case's models.
 
-    `original` is the program as read, `program` the same after the exact passes. Without frames
-    only exact rewrites can be carried out and nothing is compared.
+    Without frames only exact rewrites can be carried out and nothing is compared.
     """
 
-    def __init__(
-        self,
-        original: Program,
-        program: Program,
-        frames: Frames | None,
-        options: CompileOptions,
-        progress: Progress,
-    ) -> None:
-        self.program = program
-        self.skeleton = Skeleton(program)
-        self.free: Planned | None = None  # with the folds that cost nothing: in every plan
-        self._frames = frames
-        self._options = options
+    def __init__(self, case: Case, progress: Progress) -> None:
+        self.case = case
+        self.program = case.program
+        self.evidence = Evidence(case)
+        self.bills = self.evidence.bills
         self._progress = progress
-        self._references: dict[tuple[str, int | None], Reference] = {}
-        self._sites: Sites | None = None
-        self._known: dict[Site, Measurement] = {}
-        self._smallest: Planned | None = None
-        self._outputs: OriginalOutputs | None = None
-        self._judges: OriginalOutputs | None = None
-        if frames is not None:
-            held_out: dict[str, StreamFeeds] = {}
-            judging: dict[str, StreamFeeds] = {}
-            for group in run_groups(frames):
-                feeds = held_out_feeds(original, frames, group[0])
-                held_out |= dict.fromkeys(group, feeds)
-                feeds = judging_feeds(original, frames, group[0], PROBE_FRAMES, JUDGING_FRAMES)
-                judging |= dict.fromkeys(group, feeds)
-            self._outputs = OriginalOutputs(original, held_out, options.floor, options.metric)
-            self._judges = OriginalOutputs(original, judging, options.floor, options.metric)
+        self._outputs: dict[tuple[int | None, int | None, bool], OriginalOutputs] = {}
 
-    # -- carrying out ------------------------------------------------------------------------
+    def measure(
+        self,
+        actions: Sequence[Action],
+        effort: Effort = FULL,
+        models: Sequence[str] | None = None,
+        onto: Trial | None = None,
+    ) -> Trial:
+        """The program after `actions`, fitted at that effort, and the outputs of `models` (all).
 
-    def compare(self, program: Program) -> list[OutputComparison]:
-        """Every output beside the original's on held-out frames; empty without frames."""
-        if self._outputs is None:
-            return []
+        FULL is what is kept: every pass is verified and leftovers go. `onto` is a trial of all but
+        the last action at the same effort: only what the last one changes is then fitted again,
+        where it is of a stage that allows it.
+        """
+        planned = tuple(actions)
+        if effort == FULL:
+            program = self._finished(planned)
+            self._progress.stage("comparing outputs on held-out frames", None)
+        else:
+            program = self._tried(planned, effort, onto)
+            self._progress.advance()
+        compared = self.compare(program, effort, models)
+        return Trial(planned, program, self.bills.bill(planned), tuple(compared))
+
+    def measure_all(self, questions: Iterable[Question]) -> list[Trial]:
+        """The answers to several questions, in order; none depends on another."""
+        return [self.measure(*question) for question in questions]
+
+    def unchanged(self) -> Trial:
+        """The exact program, with no action at all."""
         self._progress.stage("comparing outputs on held-out frames", None)
-        return self._outputs.compare(program, list(program.models))
+        compared = self.compare(self.program)
+        return Trial((), self.program, self.bills.bill(()), tuple(compared))
 
-    def apply(self, actions: Sequence[Action]) -> tuple[Program, list[OutputComparison]]:
-        """The program after all `actions`, fitted on all fit frames, and its outputs compared."""
-        program = self.program.copy()
-        if actions:
-            self._progress.stage("fitting adapters and refitting", 2 * len(actions))
-            passes = passes_of(in_order(actions), lambda act: self._reference(act.receiver))
-            run_passes(program, passes, lambda _step, _changes, _time: self._progress.advance())
-            run_passes(program, CLEANING)
-        return program, self.compare(program)
-
-    def replay(self, plan: Plan) -> tuple[Program, list[OutputComparison]]:
+    def replay(self, plan: Plan) -> Trial:
         """Carry out a given plan. Raises UsageError when it needs frames and there are none."""
         actions = [planned.action for planned in plan.actions]
-        if actions and self._frames is None:
+        if actions and self.case.frames is None:
             raise UsageError("the plan has actions that are fitted on frames", "give --calib PATH")
-        groups = () if self._frames is None else run_groups(self._frames)
         for action in actions:
-            if not any({action.donor, action.receiver} <= set(group) for group in groups):
+            if not any(set(action.models) <= set(group) for group in self.evidence.groups):
                 raise UsageError(
-                    f"the plan lets {action.receiver} take from {action.donor}, which is not fed "
-                    "the same frames",
+                    f"the plan lets {action.models[-1]} take from {action.models[0]}, which is not "
+                    "fed the same frames",
                     "give one set of frames for both, or --same-frames if row k is the same frame",
                 )
-        if self.skeleton.bill(actions) is None:
+        if self.bills.bill(actions) is None:
             raise ModelError(
                 "the plan's actions feed each other in a circle, or replace a value twice",
                 "take one of them out",
             )
-        return self.apply(actions)
+        return self.measure(actions)
 
-    def plan_with(self, actions: Sequence[PlannedAction] = ()) -> Plan:
-        """The plan of these actions for the workbench's models."""
-        models = {name: model.source.sha256 for name, model in self.program.models.items()}
-        return Plan(models, tuple(actions), self._options.seed)
+    def compare(
+        self, program: Program, effort: Effort = FULL, models: Sequence[str] | None = None
+    ) -> list[OutputComparison]:
+        """Outputs beside the originals' on the frames of that effort; empty without frames."""
+        if self.case.frames is None:
+            return []
+        names = list(program.models if models is None else models)
+        return self._originals(effort).compare(program, names)
 
-    @property
-    def folds(self) -> tuple[PlannedAction, ...]:
-        """The folds that cost nothing: every plan has those that still save something."""
-        return () if self.free is None else self.free[1].actions
+    def influence(self, sites: Sequence[Site], effort: Effort = TRIAL) -> dict[Action, float]:
+        """How much each region changes what goes through it: |exit - entry| / |entry|.
 
-    def least(self) -> Planned:
-        """The program with no rewrite but those that cost nothing."""
-        return self.free or (self.program, self.plan_with(), self.compare(self.program))
-
-    # -- planning ----------------------------------------------------------------------------
-
-    def plan(self, limit: int | None, excess: Callable[[Program], int]) -> Planned | None:
-        """The least damage within `limit` weight bytes, or the fewest bytes when None.
-
-        `excess` says by how many bytes a program is over the budget after all. None when nothing
-        fits; never when `smallest` does.
+        Block influence; infinite where the ends differ in shape.
         """
-        if limit is None:
-            return self.smallest()
-        found = self._searched(limit, excess)
-        if found is None and excess(self.smallest()[0]) <= 0:
-            found = self.smallest()
-        return found
-
-    def smallest(self) -> Planned:
-        """The fewest weight bytes within the floors; the same whatever was tried before."""
-        if self._smallest is None:
-            self._smallest = self._searched(None, lambda program: 0)
-            assert self._smallest is not None
-        return self._smallest
-
-    def _searched(self, limit: int | None, excess: Callable[[Program], int]) -> Planned | None:
-        """Backs off where a combination misses a floor that its actions kept one by one."""
-        folds = [planned.action for planned in self.folds]
-        search = self._search(self._ranked().ladders, self.measured, probe=self.predicted)
-        allowed = limit
-        while True:
-            choice = search.smallest() if allowed is None else search.within(allowed)
-            if choice is None:
-                return None
-            actions = self.skeleton.without_idle([*choice.actions, *folds])
-            program, compared = self.apply(actions)
-            missed = {output.model for output in compared if not output.met}
-            if missed and choice.sites:
-                search.reject(self._culprit(choice, missed, search))
+        found: dict[Action, float] = {}
+        for group in self.evidence.groups:
+            ends: dict[Action, tuple[str, str]] = {}
+            for site in sites:
+                swap = self._swap(site.action)
+                if site.receiver in group and not swap.kernel:
+                    ends[site.action] = swap.sources[0], swap.value
+            if not ends:
                 continue
-            over = excess(program)
-            if over > 0:
-                assert allowed is not None
-                allowed -= over
-                continue
-            return program, self._plan_of(choice, search, actions), compared
+            feeds = self.evidence.reference(group[0], effort).frames
+            names = sorted({name for pair in ends.values() for name in pair})
+            inputs = {value.name for value in self.program.graph.inputs}
+            part = Executable(self.program, None, [name for name in names if name not in inputs])
+            sums = {action: np.zeros(2) for action in ends}
+            for batch in feeds.batches(part.inputs):
+                values = dict(batch) | dict(zip(part.outputs, part(batch)))
+                for action, (entry, end) in ends.items():
+                    before, after = values[entry], values[end]
+                    change = np.square(after - before, dtype=np.float64).sum()
+                    size = np.square(before, dtype=np.float64).sum()
+                    sums[action] += (change, size)
+            found |= {one: float(c / s) if s > 0 else 0.0 for one, (c, s) in sums.items()}
+        return {site.action: found.get(site.action, float("inf")) for site in sites}
 
-    def sketched(self, limit: int) -> tuple[PlannedAction, ...] | None:
-        """The sharing within `limit` weight bytes by what its swaps do one by one.
-
-        None where nothing fits. Not carried out: a plan to be continued, whose swaps may miss
-        their floors by a little as long as they are fitted on few frames.
-        """
-        search = self._search(self._ranked().ladders, self._nearly, probe=self.predicted)
-        choice = search.within(limit)
-        return None if choice is None else self._sketch_of(choice, search)
-
-    def on_trunk(self, donor: str) -> tuple[PlannedAction, ...]:
-        """The sharing by which all others take as much from `donor` as their floors allow.
-
-        By what the swaps do one by one, as `sketched`.
-        """
-        ladders = {
-            receiver: [site for site in ladder if site.action.donor == donor]
-            for receiver, ladder in self._ranked().ladders.items()
-            if receiver != donor
-        }
-        search = self._search(ladders, self._nearly, effort=TRUNK_EFFORT)
-        return self._sketch_of(search.smallest(), search)
-
-    def instead_of(self, action: Action) -> list[PlannedAction]:
-        """Other ways for the action's receiver to take from its donor, in order of their cuts."""
-        sites = self._ranked()
-        receiver = action.receiver
-        known = [*sites.ladders.get(receiver, ()), *sites.others.get(receiver, ())]
-        others = [s for s in known if s.action.donor == action.donor and s.action != action]
-        others.sort(key=lambda site: (-site.depth, -site.r2, str(site.action)))
-        return [PlannedAction(s.action, s.saved_nbytes, s.saved_macs, s.r2) for s in others]
-
-    def explanation(self) -> str:
-        """What stands against saving more, a line per model; empty before any search."""
-        if self._sites is None:
-            return ""
-        return "\n".join(f"  {name}: {why}" for name, why in self._left_alone(()).items())
-
-    def _search(
-        self,
-        ladders: dict[str, list[Site]],
-        measure: Callable[[Site], Measurement],
-        effort: int = EFFORT,
-        probe: Callable[[Site], float] | None = None,
-    ) -> Search:
-        folds = [planned.action for planned in self.folds]
-        return Search(
-            ladders,
-            lambda actions: self.skeleton.bill([*actions, *folds]),
-            measure,
-            effort,
-            self._allowance(),
-            probe,
-        )
-
-    def _nearly(self, site: Site) -> Measurement:
-        """What a swap does; met where a fit on all frames may keep the floor."""
-        known = self.measured(site)
-        return replace(known, met=known.met or known.fidelity >= 1 - self._allowance() - SLACK)
-
-    def _sketch_of(self, choice: Choice, search: Search) -> tuple[PlannedAction, ...]:
-        folds = [planned.action for planned in self.folds]
-        actions = self.skeleton.without_idle([*choice.actions, *folds])
-        return self._plan_of(choice, search, actions).actions
-
-    def _allowance(self) -> float:
-        """The most loss that the floor of any output allows."""
-        floors = [
-            self._options.floor(name, output)
-            for name, model in self.program.models.items()
-            for output in model.outputs
-        ]
-        return max(1 - min(floors), 1e-3)
-
-    def _ranked(self) -> Sites:
-        """The sites of this program, found once."""
-        if self._sites is None:
-            self._sites = self._find_sites()
-            rungs = sum(len(ladder) for ladder in self._sites.ladders.values())
-            self._progress.stage(f"measuring swaps ({rungs} sites)", None)
-        return self._sites
-
-    def _find_sites(self) -> Sites:
-        assert self._frames is not None
-        frames = self._frames
-        self._progress.stage("ranking sites by similarity", len(run_groups(frames)))
-        found = Sites()
-        for group in run_groups(frames):
-            if len(group) < 2:
-                found.reasons |= dict.fromkeys(group, "no other model sees the same frames")
-                continue
-            names: list[str] = []
-            for model in group:
-                names += donor_values(self.program, model)
-                for cut in receiver_cuts(self.program, model):
-                    names += cut.values
-                    names += [self.skeleton.replaced(value, 1) for value in cut.values]
-            feeds = fit_feeds(self.program, frames, group[0], RANKING_FRAMES)
-            unique = list(dict.fromkeys(names))
-            samples = sample_values(self.program, unique, feeds, self._options.seed)
-            aligned = dict.fromkeys(group, group)
-            # Thousands of solves of 16 to 256 unknowns: threads cost more than they bring.
-            with threadpool_limits(1, user_api="blas"):
-                sites = find_sites(self.program, samples, aligned, self.skeleton)
-            found.ladders |= sites.ladders
-            found.others |= sites.others
-            found.reasons |= sites.reasons
-            self._progress.advance()
-        return found
-
-    def measured(self, site: Site) -> Measurement:
-        """What a swap does; measured once, whichever search asks."""
-        if site not in self._known:
-            self._known[site] = self.compared(self.swapped(site), site)
-            self._progress.advance()
-        return self._known[site]
-
-    def swapped(self, site: Site) -> Program:
-        """The program with this one site taken, fitted on the frames that the search looks at."""
-        return self._rewritten(site, self._search_reference)
-
-    def compared(self, program: Program, site: Site) -> Measurement:
-        """What the site's swap did to the outputs it reaches, on held-out frames."""
-        assert self._outputs is not None
-        return measurement(self._outputs.compare(program, self.skeleton.affected(site.action)))
-
-    def predicted(self, site: Site) -> float:
-        """The damage that a swap of the site will be measured to do, at a fraction of the cost.
-
-        An overestimate: few frames repair less. It ranks sites of any models, see the benchmark.
-        """
-        assert self._judges is not None
-        affected = self.skeleton.affected(site.action)
-        return measurement(self._judges.compare(self.probed(site), affected)).damage
-
-    def probed(self, site: Site) -> Program:
-        """The program with this one site taken, fitted on few frames."""
-        return self._rewritten(site, self._probe_reference)
-
-    def _rewritten(self, site: Site, reference: Callable[[str], Reference]) -> Program:
+    def _finished(self, actions: tuple[Action, ...]) -> Program:
+        """The program that is kept."""
         program = self.program.copy()
-        for step in passes_of([site.action], lambda act: reference(act.receiver)):
+        if actions:
+            self._progress.stage("fitting adapters and refitting", 2 * len(actions))
+            passes = passes_of(in_order(actions), self._reference_at(FULL))
+            run_passes(program, passes, lambda _step, _changes, _time: self._progress.advance())
+            run_passes(program, CLEANING)
+        return program
+
+    def _tried(self, actions: tuple[Action, ...], effort: Effort, onto: Trial | None) -> Program:
+        stages = {action.stage for action in actions}
+        if onto is None or not actions or not stages <= {Stage.REGIONS, Stage.WIDTHS}:
+            program = self.program.copy()
+            steps = passes_of(actions, self._reference_at(effort))
+        elif Stage.WIDTHS in stages:
+            # Constants of another width cannot be adopted: on from what was fitted, W0 included.
+            program = onto.program.copy()
+            steps = self._last_step(program, actions[-1], effort)
+        else:
+            program = self.program.copy()
+            self._take_out(program, actions, effort)
+            refit = self._refit_behind(program, actions[-1], effort)
+            fitted = refit_operators(program, self.program, refit.values)
+            adopt_constants(program, onto.program, {operator.node.name for operator, _ in fitted})
+            steps = [refit]
+        for step in steps:
             step.run(program)
         return program
 
-    def _reference(self, model: str) -> Reference:
-        """All fit frames: what is kept is fitted on these."""
-        return self._fitting(model, None, FitSize())
+    def _last_step(self, program: Program, last: Action, effort: Effort) -> list[Pass]:
+        """Carry out a removal after others, and the refit of what it changes."""
+        reference = self._reference_at(effort)(last)
+        if last.stage is Stage.WIDTHS:
+            return [RefitAround((), reference, widths=last.disturbed(self.program).widths)]
+        self._take_out(program, (last,), effort)
+        return [RefitAround(self._refit_behind(program, last, effort).values, reference)]
 
-    def _search_reference(self, model: str) -> Reference:
-        return self._fitting(model, SEARCH_FRAMES, FitSize(SEARCH_ROWS_PER_UNKNOWN))
+    def _take_out(self, program: Program, actions: Sequence[Action], effort: Effort) -> None:
+        reference = self._reference_at(effort)
+        for step in [step for action in actions for step in action.rewrites(reference(action))]:
+            step.run(program)
+        DropDead().run(program)
 
-    def _probe_reference(self, model: str) -> Reference:
-        size = FitSize(_PROBE_ROWS_PER_UNKNOWN, _PROBE_MIN_ROWS, _PROBE_RIDGE)
-        return self._fitting(model, PROBE_FRAMES, size)
+    def _refit_behind(self, program: Program, last: Action, effort: Effort) -> Refit:
+        """The refit of what a region's going changes; of a longer gap that it lies in, too."""
+        end = self._swap(last).value
+        makers = stand_ins(program, self.program).makers.values()
+        values = {maker.adapter for maker in makers if end in maker.ends}
+        values |= set(last.disturbed(self.program).values)
+        return Refit(tuple(sorted(values)), self._reference_at(effort)(last))
 
-    def _fitting(self, model: str, limit: int | None, size: FitSize) -> Reference:
-        assert self._frames is not None
-        group = next(group for group in run_groups(self._frames) if model in group)
-        key = (group[0], limit)
-        if key not in self._references:
-            feeds = fit_feeds(self.program, self._frames, group[0], limit)
-            self._references[key] = Reference(self.program, feeds, self._options.seed, size)
-        return self._references[key]
+    def _swap(self, region: Action) -> Swap:
+        effect = self.bills.effect(region)
+        assert isinstance(effect, Effect)
+        (swap,) = effect.swaps
+        return swap
 
-    def _culprit(self, choice: Choice, missed: set[str], search: Search) -> Site:
-        """The site to give up: of those that touch a missed output, the most damaging one."""
-        touching = [
-            site for site in choice.sites if missed & set(self.skeleton.affected(site.action))
-        ]
-        return max(
-            touching or choice.sites,
-            key=lambda site: (search.measured[site].damage, str(site.action)),
-        )
+    def _reference_at(self, effort: Effort) -> Callable[[Action], Reference]:
+        return lambda action: self.evidence.reference(action.models[-1], effort)
 
-    def _plan_of(self, choice: Choice, search: Search, actions: Sequence[Action]) -> Plan:
-        known = {planned.action: planned for planned in self.folds}
-        for site in choice.sites:
-            fidelity = search.measured[site].fidelity
-            known[site.action] = PlannedAction(
-                site.action, site.saved_nbytes, site.saved_macs, site.r2, fidelity
+    def _originals(self, effort: Effort) -> OriginalOutputs:
+        """The originals' outputs on the frames that a fit of that effort is judged by."""
+        key = (effort.judged, None if effort.held_out else effort.frames, effort.held_out)
+        if key not in self._outputs:
+            options = self.case.options
+            feeds: dict[str, StreamFeeds] = {}
+            for group in self.evidence.groups:
+                feeds |= dict.fromkeys(group, self._judges(group, effort))
+            self._outputs[key] = OriginalOutputs(
+                self.case.original, feeds, options.floor, options.metric
             )
-        planned = [known[action] for action in in_order(actions)]
-        return replace(self.plan_with(planned), left_alone=self._left_alone(actions))
+        return self._outputs[key]
 
-    def _left_alone(self, actions: Sequence[Action]) -> dict[str, str]:
-        """Why each model that no action touches was left as it is."""
-        sites = self._ranked()
-        busy = {name for action in actions for name in (action.donor, action.receiver)}
-        reasons: dict[str, str] = {}
-        for name in self.program.models:
-            if name in busy:
+    def _judges(self, group: tuple[str, ...], effort: Effort) -> StreamFeeds:
+        original, frames = self.case.original, self.case.frames
+        assert frames is not None
+        if not effort.held_out:
+            assert effort.frames is not None and effort.judged is not None
+            return judging_feeds(original, frames, group[0], effort.frames, effort.judged)
+        feeds = held_out_feeds(original, frames, group[0])
+        if effort.judged is None:
+            return feeds
+        unit = feeds.batch if feeds.fixed else 1
+        rows = feeds.rows[: max(effort.judged // unit, 1) * unit]
+        return StreamFeeds(original, frames, feeds.models, rows)
+
+
+def adopt_constants(program: Program, other: Program, but: Collection[str]) -> None:
+    """Give every node the constants that the node of its name has in another program.
+
+    `but` names linear operators that keep their own, biases included.
+    """
+    theirs = {node.name: node for node in other.graph.nodes}
+    kept = set(but)
+    for node in program.graph.nodes:
+        linear = linear_operator(node) if node.name in but else None
+        if linear is not None and linear.bias_node is not None:
+            kept.add(linear.bias_node.name)
+    # A tensor belongs to one graph, which it has only once: it lists its readers.
+    copies: dict[str, gs.Constant] = dict(program.weights())
+    for node in program.graph.nodes:
+        if node.name in kept or node.name not in theirs:
+            continue
+        for index, tensor in enumerate(theirs[node.name].inputs):
+            mine = node.inputs[index] if index < len(node.inputs) else None
+            # Both are copies of one program: what has kept its name has kept its numbers.
+            if not isinstance(tensor, gs.Constant) or (
+                mine is not None and mine.name == tensor.name
+            ):
                 continue
-            if name in sites.reasons:
-                reasons[name] = sites.reasons[name]
-                continue
-            tried = [
-                self._known[site] for site in sites.ladders.get(name, ()) if site in self._known
-            ]
-            failed = [known for known in tried if not known.met]
-            if failed:
-                best = max(known.fidelity for known in failed)
-                reasons[name] = (
-                    f"{len(failed)} of {len(tried)} measured swaps missed the fidelity floor "
-                    f"(the best of those kept {best:.4f})"
-                )
-        return reasons
-
-
-def in_order(actions: Sequence[Action]) -> list[Action]:
-    """Donors before their receivers, so that an adapter is fitted on what its donor has become."""
-    by_receiver: dict[str, list[Action]] = {}
-    for action in actions:
-        by_receiver.setdefault(action.receiver, []).append(action)
-    ordered: list[Action] = []
-    done: set[str] = set()
-
-    def visit(receiver: str) -> None:
-        if receiver in done:
-            return
-        done.add(receiver)
-        for action in by_receiver.get(receiver, ()):
-            visit(action.donor)
-        ordered.extend(by_receiver.get(receiver, ()))
-
-    for receiver in sorted(by_receiver):
-        visit(receiver)
-    return ordered
+            copy = copies.setdefault(tensor.name, gs.Constant(tensor.name, tensor.values))
+            if mine is not None:
+                node.inputs[index] = copy
+            else:
+                node.inputs.append(copy)

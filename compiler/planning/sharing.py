@@ -1,0 +1,276 @@
+"""Sharing between models: which prefixes to take from whom, alone or as the start of more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from ..actions.action import Action
+from ..actions.carry_out import in_order
+from ..actions.kinds import Kind, sharing
+from ..actions.site import Site, Sites
+from ..execution.outputs import OutputComparison
+from ..fitting.effort import GLANCE, SEARCH
+from ..progress import Progress
+from .limits import Excess
+from .plan import Plan, PlannedAction, plan_of
+from .prefix_search import TRIES, Combination, Search
+from .trial import Trial
+from .workbench import Workbench
+
+# What predicts a measurement: a swap fitted at a glance, and judged on fit frames that this fit did
+# not see. benchmarks/similarity.py says how well, docs/similarity.md shows.
+PROBE = replace(GLANCE, judged=512, held_out=False)
+# What a fit on all frames wins back, at most: resnet20 for resnet44 agrees on 98.8 % after a fit on
+# 512 frames, on 99.6 % after one on 1 500.
+SLACK = 0.02
+# Swaps measured per receiver when all are to hang on one trunk.
+TRUNK_TRIES = 2
+
+Planned = tuple[Plan, Trial]
+"""A plan, and the program that came of it when it was fitted on all frames."""
+
+
+class Sharing:
+    """Plans by which models take from each other, beside `free` actions that are in every plan."""
+
+    def __init__(
+        self,
+        bench: Workbench,
+        kinds: Sequence[Kind],
+        free: Sequence[PlannedAction],
+        progress: Progress,
+    ) -> None:
+        self._bench = bench
+        self._kinds = sharing(kinds)
+        self._free = tuple(free)
+        self._progress = progress
+        self._sites: Sites | None = None
+        # By action: a trial rests on nothing else.
+        self._trials: dict[Action, Trial] = {}
+        self._probes: dict[Action, float] = {}
+        self._smallest: Planned | None = None
+
+    def plan(self, limit: int | None, excess: Excess) -> Planned | None:
+        """The least damage within `limit` weight bytes, or the fewest bytes when None.
+
+        None when nothing fits; never when `smallest` does.
+        """
+        if limit is None:
+            return self.smallest()
+        found = self._searched(limit, excess)
+        if found is None and excess(self.smallest()[1].program) <= 0:
+            found = self.smallest()
+        return found
+
+    def smallest(self) -> Planned:
+        """The fewest weight bytes within the floors; the same whatever was tried before."""
+        if self._smallest is None:
+            self._smallest = self._searched(None, lambda program: 0)
+            assert self._smallest is not None
+        return self._smallest
+
+    def sketched(self, limit: int) -> tuple[PlannedAction, ...] | None:
+        """The sharing within `limit` weight bytes by what its swaps do one by one.
+
+        None where nothing fits. Not carried out: a plan to be continued, whose swaps may miss
+        their floors by a little as long as they are fitted on few frames.
+        """
+        search = self._search(self._ladders(), self._nearly, probe=self.predicted)
+        choice = search.within(limit)
+        return None if choice is None else self._sketch_of(choice, search)
+
+    def on_trunk(self, donor: str) -> tuple[PlannedAction, ...]:
+        """The sharing by which all others take as much from `donor` as their floors allow.
+
+        By what the swaps do one by one, as `sketched`.
+        """
+        ladders = {
+            receiver: [site for site in ladder if donor in site.action.models[:-1]]
+            for receiver, ladder in self._ladders().items()
+            if receiver != donor
+        }
+        search = self._search(ladders, self._nearly, tries=TRUNK_TRIES)
+        return self._sketch_of(search.smallest(), search)
+
+    def instead_of(self, action: Action) -> list[PlannedAction]:
+        """Other ways for the action's receiver to take from its donor, in order of their cuts."""
+        sites = self._ranked()
+        known = [*sites.found, *sites.spare]
+        others = [s for s in known if s.action.models == action.models and s.action != action]
+        others.sort(key=lambda s: (-s.evidence["depth"], -s.evidence["r2"], str(s.action)))
+        return [_planned(site) for site in others]
+
+    def explanation(self) -> str:
+        """What stands against saving more, a line per model; empty before any search."""
+        if self._sites is None:
+            return ""
+        return "\n".join(f"  {name}: {why}" for name, why in self._left_alone(()).items())
+
+    def measured(self, site: Site) -> Trial:
+        """What a swap of the site does to the outputs it reaches; measured once."""
+        if site.action not in self._trials:
+            affected = self._bench.bills.affected(site.action)
+            trial = self._bench.measure((site.action,), SEARCH, affected)
+            self._trials[site.action] = trial.remembered()
+        return self._trials[site.action]
+
+    def predicted(self, site: Site) -> float:
+        """The damage that a swap of the site will be measured to do, at a fraction of the cost.
+
+        An overestimate: few frames repair less. It ranks sites of any models, see the benchmark.
+        """
+        if site.action not in self._probes:
+            affected = self._bench.bills.affected(site.action)
+            self._probes[site.action] = self._bench.measure((site.action,), PROBE, affected).loss
+        return self._probes[site.action]
+
+    # -- searching -----------------------------------------------------------------------------
+
+    def _searched(self, limit: int | None, excess: Excess) -> Planned | None:
+        """Backs off where a combination misses a floor that its actions kept one by one."""
+        free = [planned.action for planned in self._free]
+        search = self._search(self._ladders(), self.measured, probe=self.predicted)
+        allowed = limit
+        while True:
+            choice = search.smallest() if allowed is None else search.within(allowed)
+            if choice is None:
+                return None
+            trial = self._bench.measure(
+                self._bench.bills.without_idle([*choice.actions, *free])
+            )
+            missed = {output.model for output in trial.outputs if not output.met}
+            if missed and choice.sites:
+                search.reject(self._culprit(choice, missed, search))
+                continue
+            over = excess(trial.program)
+            if over > 0:
+                assert allowed is not None
+                allowed -= over
+                continue
+            return self._plan_of(choice, search, trial.actions), trial
+
+    def _search(
+        self,
+        ladders: dict[str, list[Site]],
+        measure: Callable[[Site], Trial],
+        tries: int = TRIES,
+        probe: Callable[[Site], float] | None = None,
+    ) -> Search:
+        free = [planned.action for planned in self._free]
+        return Search(
+            ladders,
+            lambda actions: self._bench.bills.bill([*actions, *free]),
+            measure,
+            tries,
+            self._allowance(),
+            probe,
+        )
+
+    def _nearly(self, site: Site) -> Trial:
+        """What a swap does; met where a fit on all frames may keep the floor."""
+        known = self.measured(site)
+        floor = 1 - self._allowance() - SLACK
+        return known if known.met or known.least < floor else _forgiven(known)
+
+    def _sketch_of(self, choice: Combination, search: Search) -> tuple[PlannedAction, ...]:
+        free = [planned.action for planned in self._free]
+        actions = self._bench.bills.without_idle([*choice.actions, *free])
+        return self._plan_of(choice, search, actions).actions
+
+    def _allowance(self) -> float:
+        """The most loss that the floor of any output allows."""
+        options = self._bench.case.options
+        floors = [
+            options.floor(name, output)
+            for name, model in self._bench.program.models.items()
+            for output in model.outputs
+        ]
+        return max(1 - min(floors), 1e-3)
+
+    def _culprit(self, choice: Combination, missed: set[str], search: Search) -> Site:
+        """The site to give up: of those that touch a missed output, the most damaging one."""
+        touching = [
+            site for site in choice.sites if missed & set(self._bench.bills.affected(site.action))
+        ]
+        return max(
+            touching or choice.sites,
+            key=lambda site: (search.measured[site].loss, str(site.action)),
+        )
+
+    # -- sites ---------------------------------------------------------------------------------
+
+    def _ranked(self) -> Sites:
+        """The sites of this program, found once."""
+        if self._sites is None:
+            evidence, found = self._bench.evidence, Sites()
+            self._progress.stage("ranking sites by similarity", len(evidence.groups))
+            for group in evidence.groups:
+                for kind in self._kinds:
+                    sites = kind.find(evidence, group)
+                    found.found += sites.found
+                    found.spare += sites.spare
+                    found.refused |= sites.refused
+                self._progress.advance()
+            self._sites = found
+            self._progress.stage(f"measuring swaps ({len(found.found)} sites)", None)
+        return self._sites
+
+    def _ladders(self) -> dict[str, list[Site]]:
+        """The sites by receiver, for one search: it puts what it finds in their places."""
+        ladders: dict[str, list[Site]] = {}
+        for site in self._ranked().found:
+            ladders.setdefault(site.receiver, []).append(site)
+        order = list(self._bench.program.models)
+        return {name: ladders[name] for name in sorted(ladders, key=order.index)}
+
+    # -- plans ---------------------------------------------------------------------------------
+
+    def _plan_of(self, choice: Combination, search: Search, actions: Sequence[Action]) -> Plan:
+        known = {planned.action: planned for planned in self._free}
+        for site in choice.sites:
+            known[site.action] = _planned(site, search.measured[site].least)
+        planned = [known[action] for action in in_order(actions)]
+        return plan_of(self._bench.case, planned, self._left_alone(actions))
+
+    def _left_alone(self, actions: Sequence[Action]) -> Mapping[str, str]:
+        """Why each model that no action touches was left as it is."""
+        sites, ladders = self._ranked(), self._ladders()
+        busy = {name for action in actions for name in action.models}
+        reasons: dict[str, str] = {}
+        for name in self._bench.program.models:
+            if name in busy:
+                continue
+            if name in sites.refused:
+                reasons[name] = sites.refused[name]
+                continue
+            tried = [trial for rung in ladders.get(name, ()) if (trial := self._best_of(rung))]
+            failed = [known for known in tried if not known.met]
+            if failed:
+                best = max(known.least for known in failed)
+                reasons[name] = (
+                    f"{len(failed)} of {len(tried)} measured swaps missed the fidelity floor "
+                    f"(the best of those kept {best:.4f})"
+                )
+        return reasons
+
+    def _best_of(self, rung: Site) -> Trial | None:
+        """What the rung did, or the better one of its alternatives, as far as they were measured."""
+        ways = (rung, *rung.alternatives)
+        trials = [self._trials[way.action] for way in ways if way.action in self._trials]
+        return min(trials, key=lambda trial: (not trial.met, trial.loss), default=None)
+
+
+def _planned(site: Site, fidelity: float | None = None) -> PlannedAction:
+    saved, similarity = site.saved, site.evidence["r2"]
+    return PlannedAction(site.action, saved.weights_nbytes, saved.macs, similarity, fidelity)
+
+
+def _forgiven(trial: Trial) -> Trial:
+    """The trial as if its outputs kept their floors."""
+    outputs = tuple(_within_floor(output) for output in trial.outputs)
+    return replace(trial, outputs=outputs)
+
+
+def _within_floor(output: OutputComparison) -> OutputComparison:
+    return output if output.met else replace(output, floor=output.value)
