@@ -38,6 +38,11 @@ class Pass(Protocol):
         ...
 
 
+def is_rewritable(node: gs.Node) -> bool:
+    """Whether the node is one of ONNX's own operators and has no body (If, Loop, Scan)."""
+    return not node.domain and not any(True for _ in node.subgraphs())
+
+
 def add_source(program: Program, node: gs.Node, absorbed: gs.Node) -> None:
     """Notes in the metadata of `node` that it now also does what `absorbed` did."""
     sources: dict[str, None] = {}
