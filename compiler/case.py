@@ -31,18 +31,18 @@ class Case:
     tied: tuple[tuple[InputRef, ...], ...] = ()
 
 
-def read_case(options: CompileOptions, progress: Progress) -> Case:
-    """The case that the options name. Raises UsageError, ModelError, DataError."""
+def read_models(options: CompileOptions, progress: Progress) -> list[Program]:
+    """The models that the options name, each a program of its own. Raises ModelError."""
     progress.stage("reading models", len(options.models))
     apart: list[Program] = []
     for name, path in options.models:
         apart.append(read_model(path, name))
         progress.advance()
-    return case_of(apart, options, progress)
+    return apart
 
 
 def case_of(apart: Sequence[Program], options: CompileOptions, progress: Progress) -> Case:
-    """The case of models that are programs already. Raises DataError, UsageError."""
+    """The case of these models and the options' frames. Raises DataError, UsageError."""
     frames = frames_of(options, apart)
     tied = _tied(options, apart, frames)
     original = join(list(apart), tied)

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..passes.pipeline import run_exact
 from ..runtime.session import Bundle, load
+from .actions.action import Stage
+from .actions.kinds import chosen
 from .bundle.lowering import is_quantised
 from .bundle.references import references_of
 from .bundle.writing import check_output, write_bundle
+from .case import case_of, read_models
 from .errors import FidelityError, UsageError
 from .execution.outputs import OutputComparison
-from .frames.calibration import Frames, InputRef, InputSpec, load_frames
+from .frames.calibration import Frames, InputRef
 from .frames.warnings import frame_warnings
-from .frontends.join import join
-from .frontends.onnx import read_model
 from .graph.program import Program
 from .options import CompileOptions, model_names
-from .planning.plan import Plan, SharePrefixAction, check_plan, read_plan
-from .planning.planner import Budgets, Planner
+from .planning.limits import Budgets
+from .planning.plan import Plan, check_plan, read_plan
+from .planning.planner import Planner
 from .planning.workbench import Workbench
 from .progress import NoProgress, Progress
 from .reports.report import Report
@@ -70,40 +71,29 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
     if options.plan is not None:
         plan = read_plan(options.plan)
 
-    progress.stage("reading models", len(options.models))
-    apart: list[Program] = []
-    for name, path in options.models:
-        apart.append(read_model(path, name))
-        progress.advance()
+    chosen(options.only, options.without)  # refused before any work
+    apart = read_models(options, progress)
     if options.precision == "int8" and not any(is_quantised(program) for program in apart):
         raise UsageError(
             "int8 was asked for, and none of the models is quantised",
             "quantise them first (QuantizeLinear and DequantizeLinear nodes), or choose fp16",
         )
-    frames = frames_of(options, apart)
-    tied = _tied(options, apart, frames)
-    original = join(apart, tied)
-
-    progress.stage("sharing what is equal", None)
-    program = original.copy()
-    run_exact(program)
-
-    memory = predicted_memory(program, apart)
-    budgets = Budgets(options, original, memory, frames)
-    bench = Workbench(original, program, frames, options, progress)
+    case = case_of(apart, options, progress)
+    budgets = Budgets(case, predicted_memory(case.program, apart))
+    bench = Workbench(case, progress)
     if plan is not None:
-        check_plan(plan, program)
-        program, compared = bench.replay(plan)
-        _enforce_floors(compared)
-        budgets.enforce(program)
+        check_plan(plan, case.program)
+        trial = bench.replay(plan)
+        _enforce_floors(trial.outputs)
+        budgets.enforce(trial.program)
     else:
-        planner = Planner(options, original, bench, budgets, frames, progress)
-        program, plan, compared = planner.planned()
+        plan, trial = Planner(bench, budgets, progress).planned()
 
+    program, frames, tied = trial.program, case.frames, case.tied
     memory = predicted_memory(program, apart)
     notes = _notes(options, frames, tied, plan)
     report = report_of(
-        original, program, plan, compared, memory, frames, tied, notes, options.budget
+        case.original, program, plan, trial.outputs, memory, frames, tied, notes, options.budget
     )
     bundle = None
     if writing:
@@ -140,50 +130,6 @@ def _enforce_floors(compared: Sequence[OutputComparison]) -> None:
         )
 
 
-def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | None:
-    """The frames that the options give for the models, None without any. Raises DataError."""
-    if options.calibration is None:
-        return None
-    specs: dict[str, list[InputSpec]] = {}
-    for program in apart:
-        (model,) = program.models.values()
-        values = program.values()
-        specs[model.name] = [
-            InputSpec(own, values[value].dtype, tuple(values[value].shape or ()))
-            for own, value in model.inputs.items()
-        ]
-    return load_frames(
-        options.calibration,
-        specs,
-        preprocessing=options.preprocessing,
-        same_frames=options.same_frames,
-        allow_script=options.allow_script,
-        seed=options.seed,
-        held_out_share=options.held_out,
-        limit=options.frames,
-    )
-
-
-def _tied(
-    options: CompileOptions, apart: Sequence[Program], frames: Frames | None
-) -> list[list[InputRef]]:
-    """Which inputs one frame feeds: as the frames say, else those of equal name, dtype, shape."""
-    if not options.tie_inputs:
-        return []
-    if frames is not None:
-        return frames.tied_groups()
-    alike: dict[object, list[InputRef]] = {}
-    for program in apart:
-        (model,) = program.models.values()
-        values = program.values()
-        for own, value in model.inputs.items():
-            shape = tuple(
-                size if isinstance(size, int) else None for size in values[value].shape or ()
-            )
-            alike.setdefault((own, str(values[value].dtype), shape), []).append((model.name, own))
-    return [group for group in alike.values() if len(group) > 1]
-
-
 def _notes(
     options: CompileOptions,
     frames: Frames | None,
@@ -202,7 +148,7 @@ def _notes(
                 f"one frame feeds input '{names}' of the models; --separate-inputs keeps them apart"
             )
     for planned in plan.actions:
-        if not isinstance(planned.action, SharePrefixAction):
+        if planned.action.stage is not Stage.SHARING:
             nbytes, macs = planned.weights_saved_nbytes, planned.macs_saved
             amounts = [f"{format_bytes(nbytes)} of weights"] if nbytes > 0 else []
             amounts += [f"{format_count(macs)} MACs"] if macs > 0 else []

@@ -1,15 +1,13 @@
-"""What a pass is, what it reports, and the two steps that rewrites have in common."""
+"""What a pass is, what it reports, and how it notes which nodes one absorbed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import onnx_graphsurgeon as gs
 
-from ..compiler.graph.program import SOURCE_KEY, Program, node_inputs
-from ..compiler.graph.weights import nbytes_of
+from ..compiler.graph.program import Program
 
 
 @dataclass(frozen=True)
@@ -40,38 +38,14 @@ class Pass(Protocol):
         ...
 
 
-def remove_nodes(program: Program, nodes: Iterable[gs.Node]) -> list[int]:
-    """Takes the nodes out of the graph, unlinked, with their metadata and docs.
-
-    Returns for each the bytes of the weights that nothing reads any more. Nothing else may
-    read the nodes' outputs.
-    """
-    removed = list(nodes)
-    freed: list[int] = []
-    for node in removed:
-        read = {id(tensor): tensor for tensor in node_inputs(node)}
-        bodies = list(node.subgraphs(recursive=True))
-        for part in [node, *(inner for body in bodies for inner in body.nodes)]:
-            part.inputs.clear()
-            part.outputs.clear()
-            program.metadata.pop(part.name, None)
-            program.docs.pop(part.name, None)
-        freed.append(
-            sum(
-                nbytes_of(tensor)
-                for tensor in read.values()
-                if isinstance(tensor, gs.Constant) and not tensor.outputs
-            )
-        )
-    gone = {id(node) for node in removed}
-    program.graph.nodes = [node for node in program.graph.nodes if id(node) not in gone]
-    return freed
+def is_rewritable(node: gs.Node) -> bool:
+    """Whether the node is one of ONNX's own operators and has no body (If, Loop, Scan)."""
+    return not node.domain and not any(True for _ in node.subgraphs())
 
 
 def add_source(program: Program, node: gs.Node, absorbed: gs.Node) -> None:
-    """Notes in the metadata of `node` that it now also does what `absorbed` did."""
+    """Notes that `node` now also does what `absorbed` did."""
     sources: dict[str, None] = {}
     for name in (node.name, absorbed.name):
-        source = program.metadata.get(name, {}).get(SOURCE_KEY, name)
-        sources.update(dict.fromkeys(source.split(",")))
-    program.metadata.setdefault(node.name, {})[SOURCE_KEY] = ",".join(sources)
+        sources.update(dict.fromkeys(program.note(name).sources or (name,)))
+    program.notes[node.name] = replace(program.note(node.name), sources=tuple(sources))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..compiler.graph.program import Program
-from ..compiler.planning.plan import CollapseAction
+from ..compiler.graph.adapters import Link, insert_adapter, replaced_value
+from ..compiler.graph.program import Program, own_name
 from .base import Change
-from .share_prefix import insert_adapter, replaced_value
 
 
 @dataclass(frozen=True)
@@ -18,19 +17,21 @@ class Collapse:
     The region is no longer read (drop-dead removes it). The map has zero weights until a refit of
     its value fits it, and with it what is before and after: that refit is not optional. LaCoOT,
     arXiv 2406.08933, removes the same blocks after training for it; ReplaceMe, 2505.02819, fits
-    a linear map in closed form.
+    a linear map in closed form. `kernel` is the map's window, 0 for the entry as it is.
     """
 
-    name: ClassVar[str] = "collapse"  # COLLAPSE, which the refit looks for
+    name: ClassVar[str] = "collapse"
     exact: ClassVar[bool] = False
 
-    action: CollapseAction
+    entry: str
+    exit: str
+    kernel: int = 0
 
     def run(self, program: Program) -> list[Change]:
         """Rewire the region's readers."""
-        (link,) = self.action.links
-        outputs = {value.name for value in program.graph.outputs}
-        replaced = replaced_value(program, link, self.action.kernel, outputs)
-        node = insert_adapter(program, link, replaced, self.action.kernel, self.name)
+        link = Link(self.exit, (self.entry,), region=True)
+        replaced = replaced_value(program, self.exit, self.kernel)
+        node = insert_adapter(program, link, replaced, self.kernel, self.name)
         program.graph.toposort()
-        return [Change(str(self.action), node.name)]
+        what = f"{own_name(self.exit)} is made from {own_name(self.entry)}"
+        return [Change(what, node.name)]

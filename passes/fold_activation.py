@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..compiler.actions.fold_actions import FoldActivationAction
 from ..compiler.execution.statistics import measure_activation
 from ..compiler.fitting.reference import Reference
+from ..compiler.graph.edit import ChannelAffine, put_steps
 from ..compiler.graph.program import Program, own_name
 from ..compiler.structure.activation_functions import activations_of
 from .base import Change
-from .splicing import put_steps
 
 
 @dataclass(frozen=True)
@@ -26,25 +25,26 @@ class FoldActivation:
     name: ClassVar[str] = "fold-activation"
     exact: ClassVar[bool] = False
 
-    action: FoldActivationAction
+    model: str
+    given: str
+    value: str
     reference: Reference
 
     def run(self, program: Program) -> list[Change]:
         """One change; none where an earlier action took the activation away."""
-        if self.action.model not in program.models:
+        if self.model not in program.models:
             return []
-        nodes = program.nodes_of(self.action.model)
+        nodes = program.nodes_of(self.model)
         for activation in activations_of(program, nodes):
-            if (activation.given, activation.value) != (self.action.given, self.action.value):
+            if (activation.given, activation.value) != (self.given, self.value):
                 continue
             found = measure_activation(program, activation, self.reference.frames)
             if found is None:
                 return []
             value = program.values()[activation.given]
             node = activation.nodes[-1]
-            saved = put_steps(
-                program, value, node, found.slope, found.offset, activation.axis, self.name
-            )
+            affine = ChannelAffine(found.slope, found.offset, activation.axis)
+            saved = put_steps(program, value, node, affine, self.name)
             what = (
                 f"the activation that makes '{own_name(activation.value)}' became affine "
                 f"(keeps {1 - found.damage:.4f} of its variance)"

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.actions.fold_actions import FreezeBranchAction
 from ..compiler.execution.statistics import mean_of, smallest_constant
 from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, own_name
@@ -27,12 +26,12 @@ class FreezeBranch:
     name: ClassVar[str] = "freeze-branch"
     exact: ClassVar[bool] = False
 
-    action: FreezeBranchAction
+    value: str
     reference: Reference
 
     def run(self, program: Program) -> list[Change]:
         """One change; none where no reader can take a constant."""
-        value = program.values().get(self.action.value)
+        value = program.values().get(self.value)
         if value is None or not value.inputs:
             return []
         mean = mean_of(program, value.name, self.reference.frames)

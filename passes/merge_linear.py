@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.graph.program import SOURCE_KEY, Program
+from ..compiler.graph.edit import remove_nodes
+from ..compiler.graph.program import Program
 from ..compiler.graph.weights import array_of, nbytes_of
 from ..compiler.structure.linear_maps import Linear, fixed_values, linear_at, may_merge, reader_of
 from ..compiler.structure.merging import merged
-from .base import Change, remove_nodes
+from .base import Change
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def _rewrite(
     kinds = " and ".join(f"{node.op} '{node.name}'" for node in ordered)
     sources: dict[str, None] = {}
     for node in ordered:
-        entry = program.metadata.get(node.name, {}).get(SOURCE_KEY, node.name)
-        sources.update(dict.fromkeys(entry.split(",")))
-    metadata = {**program.metadata.get(keep.name, {}), SOURCE_KEY: ",".join(sources)}
+        sources.update(dict.fromkeys(program.note(node.name).sources or (node.name,)))
+    metadata = program.metadata.get(keep.name)
+    note = replace(program.note(keep.name), sources=tuple(sources))
     docs = program.docs.get(keep.name)
     constants = [t for node in nodes for t in node.inputs if isinstance(t, gs.Constant)]
     freed_by = {id(t): t for t in constants if all(id(r) in inside for r in t.outputs)}
@@ -110,7 +111,9 @@ def _rewrite(
     made = _nodes(program, linear, shape, adds)
     made[-1].outputs = [result]
     for index, node in enumerate(made):
-        program.metadata[node.name] = dict(metadata)
+        program.notes[node.name] = note
+        if metadata is not None:
+            program.metadata[node.name] = dict(metadata)
         program.graph.nodes.insert(place + index, node)
     if docs is not None:
         program.docs[shape.name] = docs

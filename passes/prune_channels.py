@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..compiler.actions.fold_actions import PruneChannelsAction
 from ..compiler.execution.statistics import measure_ranges
 from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, own_name
@@ -27,29 +26,30 @@ class PruneChannels:
     name: ClassVar[str] = "prune-channels"
     exact: ClassVar[bool] = False
 
-    action: PruneChannelsAction
+    value: str
+    channels: tuple[int, ...]
     reference: Reference
 
     def run(self, program: Program) -> list[Change]:
         """One change; none where the channels cannot be taken apart (any more)."""
         original = self.reference.program.values()
-        if self.action.value not in original:
+        if self.value not in original:
             return []
-        planned = group_of(self.reference.program, self.action.value)
+        planned = group_of(self.reference.program, self.value)
         if isinstance(planned, str):
             return []
         # Where the value itself is gone others that share its channels may be left.
         values = program.values()
-        left = [name for name in (self.action.value, *planned.values) if name in values]
+        left = [name for name in (self.value, *planned.values) if name in values]
         group = group_of(program, left[0]) if left else "gone"
         if isinstance(group, str) or group.channels != planned.channels:
             return []
         # A region that became nothing makes one of values whose channels mean different things.
         if any(name in original and name not in planned.values for name in group.values):
             return []
-        if max(self.action.channels) >= group.channels:
+        if max(self.channels) >= group.channels:
             return []
-        removed = np.array(sorted(set(self.action.channels)), np.int64)
+        removed = np.array(sorted(set(self.channels)), np.int64)
         removed = removed[1:] if len(removed) == group.channels else removed
         if not len(removed):
             return []

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from ..compiler.fitting.gaps import COLLAPSE, pools_of, stand_ins
+from ..compiler.fitting.gaps import pools_of, stand_ins
 from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reconstruction import Target, downstream, reconstruct
 from ..compiler.fitting.reference import Reference
-from ..compiler.graph.program import PASS_KEY, Program, node_inputs
+from ..compiler.graph.program import Program, node_inputs
 from .base import Change
 
 
@@ -40,7 +40,7 @@ class Refit:
         outputs = _affected_outputs(program, self.values)
         fitted = reconstruct(program, operators, self.reference, outputs)
         for operator in fitted:
-            program.metadata.setdefault(operator.node.name, {})[PASS_KEY] = self.name
+            program.note_fit(operator.node.name, self.name)
         return [Change("refitted to the original's output", op.node.name) for op in fitted]
 
 
@@ -63,8 +63,7 @@ def refit_operators(
     included |= {
         id(node)  # the maps that collapses left in the regions' places
         for node in program.graph.nodes
-        if program.metadata.get(node.name, {}).get(PASS_KEY) == COLLAPSE
-        and any(tensor.name in values for tensor in _result(node))
+        if program.note(node.name).gap and any(tensor.name in values for tensor in _result(node))
     }
     gaps = [maker for node, maker in places.makers.items() if node in included]
     linear = {id(n): op for n in program.graph.nodes if (op := linear_operator(n)) is not None}

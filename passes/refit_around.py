@@ -12,7 +12,7 @@ from ..compiler.fitting.operators import LinearOperator
 from ..compiler.fitting.pooling import Pool
 from ..compiler.fitting.reconstruction import Target, downstream, reconstruct
 from ..compiler.fitting.reference import Reference
-from ..compiler.graph.program import PASS_KEY, Program, node_inputs
+from ..compiler.graph.program import Program, node_inputs
 from .base import Change
 from .refit import refit_operators
 
@@ -75,7 +75,7 @@ class RefitAround:
         outputs = [value.name for value in program.graph.outputs if value.name in reached]
         fitted = reconstruct(program, operators, self.reference, outputs) if operators else []
         for operator in fitted:
-            program.metadata.setdefault(operator.node.name, {})[PASS_KEY] = self.name
+            program.note_fit(operator.node.name, self.name)
         refitted = [Change("refitted to the original's output", op.node.name) for op in fitted]
         return changes + refitted
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..compiler.actions.fold_actions import ReuseAttentionAction
 from ..compiler.graph.program import Program, own_name
 from ..compiler.structure.activation_functions import may_be_alike
 from .base import Change
@@ -22,12 +21,13 @@ class ReuseAttention:
     name: ClassVar[str] = "reuse-attention"
     exact: ClassVar[bool] = False
 
-    action: ReuseAttentionAction
+    earlier: str
+    value: str
 
     def run(self, program: Program) -> list[Change]:
         """One change; none where one of the maps is gone, or the shapes differ."""
         values = program.values()
-        earlier, value = values.get(self.action.earlier), values.get(self.action.value)
+        earlier, value = values.get(self.earlier), values.get(self.value)
         if earlier is None or value is None or earlier is value or not value.outputs:
             return []
         order = {tensor.name: i for i, n in enumerate(program.graph.nodes) for tensor in n.outputs}

@@ -12,9 +12,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import defs, helper, numpy_helper
 
-from ..compiler.graph.program import PASS_KEY, SOURCE_KEY, Program, model_of
+from ..compiler.graph.edit import remove_nodes
+from ..compiler.graph.program import Note, Program, model_of
 from ..compiler.graph.weights import digest
-from .base import Change, add_source, remove_nodes
+from .base import Change, add_source
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
@@ -40,7 +41,7 @@ class ShareEqualPrefixes:
     def run(self, program: Program) -> list[Change]:
         """One change for every node that no longer runs."""
         graph = program.graph
-        outputs = {value.name for value in graph.outputs}
+        outputs = program.output_names
         kept: dict[Hashable, gs.Node] = {}
         changes: list[Change] = []
         merged: list[gs.Node] = []
@@ -82,10 +83,8 @@ def _identity(program: Program, node: gs.Node, ours: gs.Tensor, value: gs.Tensor
     node.outputs[list(map(id, node.outputs)).index(id(value))] = gs.Variable.empty()
     name = program.unique_name(f"{value.name}.shared")
     identity = gs.Node("Identity", name, {}, [ours], [value])
-    program.metadata[name] = {
-        SOURCE_KEY: program.metadata.get(node.name, {}).get(SOURCE_KEY, node.name),
-        PASS_KEY: ShareEqualPrefixes.name,
-    }
+    sources = program.note(node.name).sources or (node.name,)
+    program.notes[name] = Note(sources, ShareEqualPrefixes.name)
     return identity
 
 

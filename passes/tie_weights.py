@@ -10,13 +10,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..compiler.actions.fold_actions import TieWeightsAction
 from ..compiler.execution.executable import Executable
 from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reference import FitSize, Reference, row_count
 from ..compiler.fitting.regression import Affine
 from ..compiler.fitting.shared_weight import joint_fit, may_tie
-from ..compiler.graph.program import PASS_KEY, Program
+from ..compiler.graph.program import Program
 from ..compiler.graph.weights import nbytes_of
 from .base import Change
 from .refit import refit_operators
@@ -36,13 +35,13 @@ class TieWeights:
     name: ClassVar[str] = "tie-weights"
     exact: ClassVar[bool] = False
 
-    action: TieWeightsAction
+    nodes: tuple[str, ...]
     reference: Reference
 
     def run(self, program: Program) -> list[Change]:
         """One change for every operator that lost its own weight."""
         by_name = {node.name: node for node in program.graph.nodes}
-        left = [by_name[name] for name in self.action.nodes if name in by_name]
+        left = [by_name[name] for name in self.nodes if name in by_name]
         operators = [linear_operator(node) for node in left]
         found = [operator for operator in operators if operator is not None]
         if len(found) < len(operators) or not may_tie(found):
@@ -55,7 +54,7 @@ class TieWeights:
             return []
         for operator, affine in zip(found, fitted):
             operator.write(program, affine)
-            program.metadata.setdefault(operator.node.name, {})[PASS_KEY] = self.name
+            program.note_fit(operator.node.name, self.name)
         kept = found[0].node.inputs[1]
         assert isinstance(kept, gs.Constant)
         changes = [Change("got the weight of all", found[0].node.name)]

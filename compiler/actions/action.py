@@ -181,7 +181,7 @@ class OneModel:
         }
         return {"kind": self.kind, **lists}
 
-    def covers(self, other: Action) -> bool:
+    def covers(self, other: object) -> bool:
         """Whether `other` is the same."""
         return self == other
 

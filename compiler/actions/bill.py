@@ -128,8 +128,8 @@ class Bills:
     def adapters_bill(self, action: Action) -> Bill:
         """Bytes and MACs of the adapters that an action inserts."""
         effect = self.effect(action)
-        swaps = () if isinstance(effect, str) else effect.swaps
-        return sum((self.swap_bill(swap) for swap in swaps if effect.claims), NOTHING)
+        swaps = () if isinstance(effect, str) or not effect.claims else effect.swaps
+        return sum((self.swap_bill(swap) for swap in swaps), NOTHING)
 
     def swap_bill(self, swap: Swap) -> Bill:
         """Bytes and MACs of what stands in a value's place: an adapter, a constant, or nothing."""

@@ -84,8 +84,9 @@ def check_together(actions: Sequence[Action], program: Program) -> None:
     for (one, mine), (other, theirs) in combinations(known, 2):
         both = conflict_of(mine, theirs)
         if both is not None:
-            raise ModelError(f"the plan rewrites '{own_name(both)}' twice: {one}; {other}",
-                             _ONE_OF_THEM)
+            raise ModelError(
+                f"the plan rewrites '{own_name(both)}' twice: {one}; {other}", _ONE_OF_THEM
+            )
 
 
 def _check_what_goes(actions: Sequence[Action], program: Program) -> None:

@@ -64,9 +64,7 @@ def chosen(only: str | None = None, without: Sequence[str] = ()) -> tuple[Kind, 
             raise UsageError(
                 f"--without {name} is no kind of rewrite", f"there are {', '.join(names)}"
             )
-    return tuple(
-        kind for kind in KINDS if only in (None, kind.only) and kind.name not in without
-    )
+    return tuple(kind for kind in KINDS if only in (None, kind.only) and kind.name not in without)
 
 
 def action_from_json(entry: Mapping[str, Any], where: str) -> Action:

@@ -15,8 +15,8 @@ from ..errors import ModelError
 from ..fitting.hidden_layers import layer_behind
 from ..fitting.operators import LinearOperator
 from ..fitting.pooling import MAX_COLUMNS
-from ..fitting.reconstruction import gathered, row_count
-from ..fitting.reference import Reference, Target
+from ..fitting.reconstruction import Target, gathered
+from ..fitting.reference import Reference, row_count
 from ..fitting.regression import products_in_threads
 from ..fitting.unit_choice import eliminate_units
 from ..fitting.walk import Walk
@@ -141,7 +141,7 @@ def losses(
     reference.collect(
         {
             target.value: (
-                row_count(op, reference.rows_per_unknown, min_rows=reference.min_rows),
+                row_count(op, reference.size),
                 op.channels_last,
             )
             for op, target, _ in readers

@@ -20,7 +20,7 @@ from ..graph.adapters import Link, adapter_name
 from ..graph.cuts import Cut, cuts
 from ..graph.layout import ACTIVATIONS, pre_activation
 from ..graph.program import Program, own_name
-from .action import Action, Disturbed, Effect, Stage, Swap
+from .action import Disturbed, Effect, Stage, Swap
 from .bill import Bill, Bills
 from .entries import items, kernel, table, text
 from .evidence import Evidence
@@ -126,7 +126,7 @@ class SharePrefixAction:
         swaps = (Swap(one.receiver_value, one.donor_values, self.kernel) for one in self.links)
         return Effect(swaps=tuple(swaps), claims=True)
 
-    def covers(self, other: Action) -> bool:
+    def covers(self, other: object) -> bool:
         """Whether `other` is the same."""
         return self == other
 
@@ -193,9 +193,7 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     return sites_among(evidence.program, samples, group, evidence.bills)
 
 
-def sites_among(
-    program: Program, samples: Samples, group: Sequence[str], bills: Bills
-) -> Sites:
+def sites_among(program: Program, samples: Samples, group: Sequence[str], bills: Bills) -> Sites:
     """A ladder of sites for every model of a group that sees the same frames.
 
     Each donor gives a ladder: its Pareto front of saved bytes against predicted damage, which is
@@ -206,9 +204,7 @@ def sites_among(
         return _sites_among(program, samples, group, bills)
 
 
-def _sites_among(
-    program: Program, samples: Samples, group: Sequence[str], bills: Bills
-) -> Sites:
+def _sites_among(program: Program, samples: Samples, group: Sequence[str], bills: Bills) -> Sites:
     base = bills.bill(())
     assert base is not None
     found = Sites()
@@ -295,10 +291,10 @@ class _Pair:
         if all(len(samples.spatial[target]) >= 2 for target in targets):
             variants += [(single, 3), (several, 3)]
         found: dict[str, tuple[float, SharePrefixAction]] = {}
-        for sets, kernel in variants:
+        for sets, window in variants:
             r2 = min(r2 for r2, _ in sets)
-            action = self._action(cut, [donors for _, donors in sets], kernel)
-            found[str(action)] = (1 - (1 - r2) * _WINDOW_GAIN if kernel == 3 else r2, action)
+            action = self._action(cut, [donors for _, donors in sets], window)
+            found[str(action)] = (1 - (1 - r2) * _WINDOW_GAIN if window == 3 else r2, action)
         raw = _raw_r2(samples, [donors[0] for _, donors in single], cut.values)
         if raw >= 0.5:
             action = self._action(cut, [(donors[0],) for _, donors in single], 0)
@@ -328,7 +324,8 @@ class _Pair:
         if saved.weights_nbytes <= 0 or saved.macs < 0:
             return None
         if action.kernel and (
-            adapter.weights_nbytes > _ADAPTER_SHARE * (saved.weights_nbytes + adapter.weights_nbytes)
+            adapter.weights_nbytes
+            > _ADAPTER_SHARE * (saved.weights_nbytes + adapter.weights_nbytes)
             or adapter.macs > _ADAPTER_SHARE * (saved.macs + adapter.macs)
         ):
             return None

@@ -9,7 +9,6 @@ from ..graph.program import Program
 from .action import Action
 from .bill import Bill
 
-
 # Channels and units are left in such multiples where there were some: see in_multiples.
 MULTIPLE = 8
 

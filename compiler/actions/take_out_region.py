@@ -98,9 +98,7 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     for region in _outermost(regions.found):
         if region.model not in group:
             continue
-        action = CollapseAction(
-            region.model, region.entry, region.exit, _kernel(program, region)
-        )
+        action = CollapseAction(region.model, region.entry, region.exit, _kernel(program, region))
         if fault_of(program, region.exit, (region.entry,), action.kernel):
             continue
         if action.kernel:

@@ -60,27 +60,33 @@ PASSES_EXAMPLES = examples("repsimc passes", "repsimc passes --format json")
 
 
 def passes(ctx: typer.Context, format: FormatOption = None) -> None:
-    """List the rewrites that a compilation is made of, in their order."""
+    """List the rewrites that a compilation is made of, in their order, and the kinds of actions."""
     call = call_of(ctx).take(format)
-    from ...passes.pipeline import EXACT
-    from ...passes.refit import Refit
-    from ...passes.share_prefix import SharePrefix
-    from ..actions.fold_passes import FOLDING
+    from ...passes.pipeline import EXACT, MEASURED
+    from ..actions.kinds import KINDS
     from ..reports.table import Column, Grid
 
-    kinds = dict.fromkeys((*(type(step) for step in EXACT), *FOLDING, SharePrefix, Refit))
+    steps = dict.fromkeys((*(type(step) for step in EXACT), *MEASURED))
     rows = [
-        (kind.name, kind.exact, " ".join((kind.__doc__ or "").split("\n\n")[0].split()))
-        for kind in kinds
+        (step.name, step.exact, " ".join((step.__doc__ or "").split("\n\n")[0].split()))
+        for step in steps
+    ]
+    kinds = [
+        (kind.name, kind.only, " ".join((kind.action.__doc__ or "").split("\n\n")[0].split()))
+        for kind in KINDS
     ]
     call.show(
         {
             "schema": "repsimc.passes/1",
             "passes": [{"name": name, "exact": exact, "what": what} for name, exact, what in rows],
+            "kinds": [{"name": name, "only": only, "what": what} for name, only, what in kinds],
         },
         Grid(
             "",
             (Column("pass"), Column("outputs"), Column("what it does")),
             tuple((name, "exact" if exact else "measured", what) for name, exact, what in rows),
+        ),
+        Grid(
+            "", (Column("kind of action"), Column("--only"), Column("what it does")), tuple(kinds)
         ),
     )

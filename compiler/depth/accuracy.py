@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..driver import frames_of
+from ..case import frames_of
 from ..errors import DataError, UsageError
 from ..execution.executable import Executable
 from ..execution.feeds import held_out_feeds

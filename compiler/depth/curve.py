@@ -7,21 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...passes.pipeline import CLEANING, run_exact, run_passes
-from ..actions.bill import Skeleton
-from ..driver import CompileResult, compile_models, frames_of
+from ...passes.pipeline import CLEANING, run_passes
+from ..actions.action import Effect
+from ..actions.kinds import chosen
+from ..actions.site import Site
+from ..case import Case, case_of
+from ..driver import CompileResult, compile_models
 from ..errors import FidelityError, ModelError, UsageError
 from ..execution.latency import latencies
-from ..execution.outputs import OutputComparison
-from ..frames.calibration import Frames
+from ..fitting.effort import CURVE, GLANCE, TRIAL, Effort
 from ..frontends.onnx import read_model
-from ..graph.program import Program, own_name
-from ..graph.regions import Regions, find_regions
+from ..graph.program import own_name
+from ..graph.regions import Refusal, find_regions
 from ..options import CompileOptions
 from ..output_folders import check_output_folder
-from ..planning.descent import LOOKS, Candidate, Descent, Step, find_candidates
-from ..planning.plan import Action, CollapseAction, Plan, PlannedAction
-from ..planning.trials import CURVE, CURVE_LOOKS, TRIAL, Trial, Trials
+from ..planning.descent import LOOKS, Descent, Step, Trying, regions_beside
+from ..planning.plan import Plan, PlannedAction, plan_of
+from ..planning.trial import Trial
+from ..planning.ways import region_sites
+from ..planning.workbench import Workbench
 from ..progress import NoProgress, Progress
 from ..reports.report import OutputFidelity
 from .accuracy import Judge, Labelled
@@ -29,6 +33,9 @@ from .plot import depth_png
 from .report import DepthCurve, DepthPoint
 
 RESULT, PICTURE, PLAN, BUNDLE = "depth.json", "depth.png", "plan.json", "bundle"
+# One measurement makes a step of a curve alone (of two or three, its errors are a tenth less, its
+# time a third to a half more).
+_CURVE_LOOKS = 1
 # Beyond this error the outputs tell little of the original's: the curve ends there.
 END_ERROR = 0.5
 
@@ -67,55 +74,72 @@ def depth(
     """
     progress = progress or NoProgress()
     try:
-        return _depth(options, labelled, pick, keep, most, overwrite, progress)
+        return _depth(options, _Asked(labelled, pick, keep, most), overwrite, progress)
     finally:
         progress.done()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """How far the curve is to go, what is compiled of it, and what accuracy is measured on."""
+
+    labelled: Labelled | None
+    pick: int | None
+    keep: float | None
+    most: int | None
+
+    @property
+    def effort(self) -> Effort:
+        """Which regions go is decided with more care where one of the plans is compiled."""
+        return CURVE if self.pick is None and self.keep is None else TRIAL
+
+    def check(self, options: CompileOptions) -> None:
+        """Raises UsageError for what makes no sense."""
+        _check(options, self.pick, self.keep, self.most)
+
+    def enough(self, steps: int, error: float, least: float) -> bool:
+        """Whether the curve ends after so many steps, with that error and least fidelity."""
+        limit = self.most if self.most is not None else self.pick
+        if limit is not None and steps >= limit:
+            return True
+        # A floor needs no curve beyond it; the full fit may still win back a step or two.
+        missed = self.keep is not None and least < self.keep - 0.05
+        return error > END_ERROR or (missed and self.pick is None and self.most is None)
+
+
 def _depth(
-    options: CompileOptions,
-    labelled: Labelled | None,
-    pick: int | None,
-    keep: float | None,
-    most: int | None,
-    overwrite: bool,
-    progress: Progress,
+    options: CompileOptions, asked: _Asked, overwrite: bool, progress: Progress
 ) -> DepthResult:
-    _check(options, pick, keep, most)
+    asked.check(options)
     if options.output is not None:
         check_output_folder(options.output, RESULT, overwrite)
     progress.stage("reading the model", None)
     ((name, path),) = options.models
     original = read_model(path, name)
-    frames = frames_of(options, [original])
-    assert frames is not None
-    judge = None if labelled is None else Judge(options, original, labelled)
-    program = original.copy()
-    run_exact(program)
-    regions = find_regions(program)
-    skeleton = Skeleton(program)
-    candidates = find_candidates(program, regions, skeleton)
-    if not candidates:
-        raise ModelError(f"{name} has no region that could go: {_why_none(regions)}")
-    if pick is not None and pick > len(candidates):
+    case = case_of([original], options, progress)
+    judge = None if asked.labelled is None else Judge(options, original, asked.labelled)
+    bench = Workbench(case, progress)
+    sites = regions_beside(region_sites(bench, chosen(), asked.effort), bench.bills, ())
+    refused = find_regions(case.program).refused
+    if not sites:
+        raise ModelError(f"{name} has no region that could go: {_why_none(refused)}")
+    if asked.pick is not None and asked.pick > len(sites):
         raise UsageError(
-            f"--pick {pick} is more than the {len(candidates)} regions of {name}",
-            f"pick at most {len(candidates)}",
+            f"--pick {asked.pick} is more than the {len(sites)} regions of {name}",
+            f"pick at most {len(sites)}",
         )
-    # Which regions go is decided with more care where one of the plans is compiled.
-    effort = CURVE if pick is None and keep is None else TRIAL
-    trials = Trials(
-        original, program, frames, options.floor, options.metric, options.seed, progress, effort
+    steps, trials = _descended(bench, sites, asked, progress)
+    points = _points(case, steps, trials, judge, progress)
+    frames = bench.evidence.reference(name, asked.effort).frames.count
+    held_out = trials[0].outputs[0].frames if trials[0].outputs else 0
+    places = tuple(
+        (f"{own_name(one.entry)} .. {own_name(one.exit)}", one.reason) for one in refused
     )
-    steps, programs = _descended(trials, candidates, skeleton, most, pick, keep, progress)
-    curve = _curve(name, skeleton, steps, programs, trials, frames, regions, judge, progress)
-    plans = _plans(program, options, steps)
-    result = DepthResult(curve, plans)
-    if keep is not None or pick is not None:
-        if keep is not None and pick is None:
-            pick = _kept(curve, keep)
-        assert pick is not None
-        result = _compiled(options, result, min(pick, len(steps)), keep, progress)
+    curve = DepthCurve(name, points, places, frames, held_out)
+    result = DepthResult(curve, _plans(case, steps))
+    if asked.keep is not None or asked.pick is not None:
+        pick = _kept(curve, asked.keep or 0.0) if asked.pick is None else asked.pick
+        result = _compiled(options, result, min(pick, len(steps)), asked.keep, progress)
     if options.output is not None:
         _write(result, options.output)
     return result
@@ -138,61 +162,36 @@ def _check(options: CompileOptions, pick: int | None, keep: float | None, most: 
         raise UsageError(f"a fidelity of {keep:g} is not between 0 and 1", "give 0.99, say")
 
 
-def _why_none(regions: Regions) -> str:
-    if regions.refused:
+def _why_none(refused: Sequence[Refusal]) -> str:
+    if refused:
         return "; ".join(
-            f"{own_name(one.entry)} .. {own_name(one.exit)}: {one.reason}"
-            for one in regions.refused[:3]
+            f"{own_name(one.entry)} .. {own_name(one.exit)}: {one.reason}" for one in refused[:3]
         )
     return "no part of it has one value in, one value out and weights of its own"
 
 
 def _descended(
-    trials: Trials,
-    candidates: Sequence[Candidate],
-    skeleton: Skeleton,
-    most: int | None,
-    pick: int | None,
-    keep: float | None,
-    progress: Progress,
+    bench: Workbench, sites: Sequence[Site], asked: _Asked, progress: Progress
 ) -> tuple[list[Step], list[Trial]]:
     """The steps of the curve and the trial of each, the unchanged program's first."""
-    tried: dict[tuple[Action, ...], Trial] = {}
-
-    def measure(actions: tuple[Action, ...]) -> float:
-        tried[actions] = trials.run(actions)
-        return tried[actions].error
-
-    progress.stage(f"trying {len(candidates)} regions", None)
-    influence = trials.influence([candidate.region for candidate in candidates])
+    trying = Trying(bench, asked.effort)
+    progress.stage(f"trying {len(sites)} regions", None)
     descent = Descent(
-        candidates,
-        skeleton.bill,
-        measure,
+        sites,
+        bench.bills.bill,
+        lambda actions: trying(actions).error,
         lambda bill: float(bill.macs),
-        influence,
-        glance=trials.glance,
-        looks=CURVE_LOOKS if trials.effort is CURVE else LOOKS,
+        glance=lambda actions: bench.measure(actions, GLANCE).error,
+        looks=_CURVE_LOOKS if asked.effort is CURVE else LOOKS,
     )
     steps: list[Step] = []
-    kept = [trials.run(())]
+    trials = [trying(())]
     for step in descent.steps():
         steps.append(step)
-        kept.append(tried[step.actions])
-        for actions in [other for other in tried if len(other) <= len(step.actions)]:
-            del tried[actions]
-        limit = most if most is not None else pick
-        if limit is not None and len(steps) >= limit:
+        trials.append(trying.trials[step.actions])
+        if asked.enough(len(steps), step.error, trials[-1].least):
             break
-        # A floor needs no curve beyond it; the full fit may still win back a step or two.
-        missed = keep is not None and _least(kept[-1].compared) < keep - 0.05
-        if step.error > END_ERROR or (missed and pick is None and most is None):
-            break
-    return steps, kept
-
-
-def _least(compared: Sequence[OutputComparison]) -> float:
-    return min((output.value for output in compared), default=1.0)
+    return steps, trials
 
 
 def _kept(curve: DepthCurve, keep: float) -> int:
@@ -229,63 +228,59 @@ def _compiled(
             ) from error
 
 
-def _plans(program: Program, options: CompileOptions, steps: Sequence[Step]) -> tuple[Plan, ...]:
-    models = {name: model.source.sha256 for name, model in program.models.items()}
-    plans = [Plan(models, (), options.seed)]
+def _plans(case: Case, steps: Sequence[Step]) -> tuple[Plan, ...]:
+    plans = [plan_of(case)]
     for step in steps:
-        chosen = step.chosen
-        planned = PlannedAction(chosen.action, chosen.saved_nbytes, chosen.saved_macs, None, None)
-        plans.append(Plan(models, (*plans[-1].actions, planned), options.seed))
+        saved = step.chosen.saved
+        planned = PlannedAction(step.chosen.action, saved.weights_nbytes, saved.macs, None, None)
+        plans.append(plan_of(case, (*plans[-1].actions, planned)))
     return tuple(plans)
 
 
-def _curve(
-    name: str,
-    skeleton: Skeleton,
+def _points(
+    case: Case,
     steps: Sequence[Step],
     trials: Sequence[Trial],
-    source: Trials,
-    frames: Frames,
-    regions: Regions,
     judge: Judge | None,
     progress: Progress,
-) -> DepthCurve:
+) -> tuple[DepthPoint, ...]:
+    """A point for the unchanged program, and one after each step."""
     progress.stage("measuring latency and accuracy", len(trials))
     for trial in trials:
         run_passes(trial.program, CLEANING)
-    seconds = latencies([trial.program for trial in trials], frames)
-    start = skeleton.bill([])
-    assert start is not None
-    bills = [start, *(step.bill for step in steps)]
+    assert case.frames is not None
+    seconds = latencies([trial.program for trial in trials], case.frames)
     points: list[DepthPoint] = []
-    for index, (trial, bill) in enumerate(zip(trials, bills)):
-        action = steps[index - 1].chosen.action if index else None
-        assert action is None or isinstance(action, CollapseAction)  # folds are not looked at
+    for index, trial in enumerate(trials):
+        removed, instead = _gone(case, steps[index - 1]) if index else ("", "")
+        assert trial.bill is not None
         points.append(
             DepthPoint(
                 index,
-                "" if action is None else f"{own_name(action.entry)} .. {own_name(action.exit)}",
-                f"a {action.kernel}x{action.kernel} map instead"
-                if action and action.kernel
-                else "",
-                bill.weights_nbytes,
-                bill.macs,
+                removed,
+                instead,
+                trial.bill.weights_nbytes,
+                trial.bill.macs,
                 seconds[index],
                 tuple(
                     OutputFidelity(c.output, c.metric, c.value, c.floor, c.frames)
-                    for c in trial.compared
+                    for c in trial.outputs
                 ),
                 trial.error,
                 {} if judge is None else judge.accuracy(trial.program),
             )
         )
         progress.advance()
-    reference = source.reference(name)
-    refused = tuple(
-        (f"{own_name(one.entry)} .. {own_name(one.exit)}", one.reason) for one in regions.refused
-    )
-    held_out = trials[0].compared[0].frames if trials[0].compared else 0
-    return DepthCurve(name, tuple(points), refused, reference.frames.count, held_out)
+    return tuple(points)
+
+
+def _gone(case: Case, step: Step) -> tuple[str, str]:
+    """The region that a step takes out, in the model's own names, and what takes its place."""
+    effect = step.chosen.action.effect(case.program)
+    assert isinstance(effect, Effect)
+    (swap,) = effect.swaps
+    window = f"a {swap.kernel}x{swap.kernel} map instead" if swap.kernel else ""
+    return f"{own_name(swap.sources[0])} .. {own_name(swap.value)}", window
 
 
 def _write(result: DepthResult, folder: Path) -> None:

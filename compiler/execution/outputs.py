@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..graph.program import Program
-from ..planning.prefix_search import Measurement
 from .executable import Activations, Executable
 from .feeds import FrameSet
 from .fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_for
-
-# The expected loss of class scores rests on the few frames that change sides; a part of the
-# scores' lost variance tells apart two swaps that leave the same frames where they were.
-_FINE = 0.02
 
 
 @dataclass(frozen=True)
@@ -127,20 +122,6 @@ class OriginalOutputs:
             for own, array in zip(outputs, segment(batch)):
                 held.append(own, array)
         self._held[model] = held
-
-
-def measurement(comparisons: Sequence[OutputComparison]) -> Measurement:
-    """The search's view of a comparison: worst fidelity, floors kept, summed damage."""
-    damage = 0.0
-    for output in comparisons:
-        damage += max(0.0, output.loss)
-        if output.metric == TOP1:
-            damage += _FINE * max(0.0, 1.0 - output.explained)
-    return Measurement(
-        min((output.value for output in comparisons), default=1.0),
-        all(output.met for output in comparisons),
-        damage,
-    )
 
 
 def _dtype(dtype: Any) -> Any:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from ..graph.layout import pre_activation
-from ..graph.program import PASS_KEY, REPLACES_KEY, Program
+from ..graph.program import Program
 from .hidden_layers import HiddenLayer, hidden_layer
 from .operators import LinearOperator, linear_operator
 from .pooling import MAX_COLUMNS, Pool
-
-COLLAPSE = "collapse"  # the pass that inserts the nodes this module looks for
 
 
 @dataclass(frozen=True)
@@ -46,23 +44,23 @@ class StandIns:
 
 
 def stand_ins(program: Program, original: Program) -> StandIns:
-    """The stand-ins of all collapses that were made to `program`, read from its metadata.
+    """The stand-ins of all collapses that were made to `program`, by its notes.
 
     An entry that others read beside the gap keeps its own place.
     """
-    outputs = {value.name for value in program.graph.outputs}
+    outputs = program.output_names
     known = original.values()
     values = program.values()
     place: dict[str, str] = {}
     gaps: dict[str, gs.Node] = {}  # what a collapse's Identity reads -> the Identity
     for node in program.graph.nodes:
-        replaced = program.metadata.get(node.name, {}).get(REPLACES_KEY)
-        if replaced is None or program.metadata[node.name].get(PASS_KEY) != COLLAPSE:
+        note = program.note(node.name)
+        if not (note.gap and note.replaces):
             continue
         if node.op == "Identity":
             gaps[node.inputs[0].name] = node
         else:
-            place[node.outputs[0].name] = replaced
+            place[node.outputs[0].name] = note.replaces
     makers: dict[int, Maker] = {}
     for entry in sorted(gaps):
         if entry not in known:
@@ -71,7 +69,7 @@ def stand_ins(program: Program, original: Program) -> StandIns:
         value: gs.Tensor = values[entry]
         while value.name in gaps and len(value.outputs) == 1:
             node = gaps[value.name]
-            ends.append(program.metadata[node.name][REPLACES_KEY])
+            ends.append(program.note(node.name).replaces)
             value = node.outputs[0]
         if not ends:
             continue
@@ -122,7 +120,7 @@ def pools_of(
     them: those before the gaps, which take over, and those of operators in `behind` that read what
     a gap leaves.
     """
-    outputs = {value.name for value in program.graph.outputs}
+    outputs = program.output_names
     layers: dict[int, HiddenLayer] = {}
     others: dict[int, tuple[HiddenLayer, ...]] = {}
     spare: dict[int, tuple[HiddenLayer, ...]] = {}
@@ -155,7 +153,7 @@ def _removed(layer: HiddenLayer, gap: Maker, original: Program) -> tuple[HiddenL
     known = original.values()
     if len(layer.maker.weight.outputs) != 1 or layer.maker.result.name not in known:
         return ()
-    outputs = {value.name for value in original.graph.outputs}
+    outputs = original.output_names
     found: list[HiddenLayer] = []
     for end in gap.ends:
         reader = maker_of(known[end], outputs)

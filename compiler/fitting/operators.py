@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ..execution.rows import Rows, value_rows
-from ..graph.program import Program
+from ..graph.program import Program, is_standard
 from .regression import Affine
 
 Array = NDArray[Any]
@@ -198,7 +198,7 @@ def linear_operator(node: gs.Node) -> LinearOperator | None:
 
     Float Conv (1-D and 2-D), Gemm without transA and MatMul with a constant right-hand matrix.
     """
-    if node.domain not in (None, "", "ai.onnx") or len(node.inputs) < 2:
+    if not is_standard(node) or len(node.inputs) < 2:
         return None
     weight = node.inputs[1]
     if not isinstance(weight, gs.Constant) or isinstance(node.inputs[0], gs.Constant):

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from ..graph.export import GRAPH_KEY
 from ..graph.opaque import LocalFunction, NonTensorValue
-from ..graph.program import SOURCE_KEY, Model, Program, Source, qualified
+from ..graph.program import Model, Note, Program, Source, qualified
 from .prepare import all_nodes
 
 Array = NDArray[Any]
@@ -47,7 +47,7 @@ def build(proto: onnx.ModelProto, weights: dict[str, Array], name: str, source: 
         proto.doc_string,
         f"{proto.producer_name} {proto.producer_version}".strip(),
     )
-    return Program(graph, {name: model}, builder.metadata, builder.docs)
+    return Program(graph, {name: model}, builder.metadata, builder.docs, builder.notes)
 
 
 class GraphBuilder:
@@ -61,6 +61,7 @@ class GraphBuilder:
         self.model = model
         self.metadata: dict[str, dict[str, str]] = {}
         self.docs: dict[str, str] = {}
+        self.notes: dict[str, Note] = {}
         self.names: set[str] = set()
 
     def graph(self, proto: onnx.GraphProto, scope: Scope, outer: Scope) -> gs.Graph:
@@ -110,7 +111,9 @@ class GraphBuilder:
         inputs = [read(name) for name in proto.input]
         attrs = {a.name: self.attribute(a, scope, outer) for a in proto.attribute}
         name = qualified(self.model, proto.name)
-        self.metadata[name] = {e.key: e.value for e in proto.metadata_props} | {SOURCE_KEY: name}
+        if proto.metadata_props:
+            self.metadata[name] = {e.key: e.value for e in proto.metadata_props}
+        self.notes[name] = Note(sources=(name,))
         if proto.doc_string:
             self.docs[name] = proto.doc_string
         outputs = [made(name) for name in proto.output]
@@ -173,7 +176,7 @@ class GraphBuilder:
             output = self.value(info)
             output.name = self.free(f"{own.name}/output")
         node = gs.Node("Identity", self.free(f"{output.name}/Identity"), {}, [own], [output])
-        self.metadata[node.name] = {SOURCE_KEY: node.name}
+        self.notes[node.name] = Note(sources=(node.name,))
         nodes.append(node)
         return output
 

@@ -65,6 +65,7 @@ def join(programs: Sequence[Program], tied: Tied = ()) -> Program:
         joined.models.update(program.models)
         joined.metadata.update(program.metadata)
         joined.docs.update(program.docs)
+        joined.notes.update(program.notes)
     for group in tied:
         _tie(joined, group)
     return joined

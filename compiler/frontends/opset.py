@@ -135,7 +135,9 @@ def _rebuilt(program: Program, node: gs.Node, part: OldNode, taken: set[str]) ->
             target.op, target.attrs = new.op_type, attrs
         else:
             target = gs.Node(new.op_type, builder.free(f"{node.name}/{new.op_type}"), attrs)
-            program.metadata[target.name] = dict(program.metadata.get(node.name, {}))
+            if node.name in program.metadata:
+                program.metadata[target.name] = dict(program.metadata[node.name])
+            program.notes[target.name] = program.note(node.name)
         target.inputs = [tensor(name) for name in new.input]
         target.outputs = [tensor(name) for name in new.output]
         nodes.append(target)

@@ -345,7 +345,10 @@ class _Exporter:
                 self.write_body(attribute.g, value, visible)
             else:
                 proto.attribute.append(attribute_proto(key, value))
-        for key, text in self.program.metadata.get(node.name, {}).items():
+        strings = self.program.metadata.get(node.name, {})
+        if node.name in self.program.notes:
+            strings = {**strings, **self.program.notes[node.name].strings()}
+        for key, text in strings.items():
             proto.metadata_props.add(key=key, value=text)
         doc = self.program.docs.get(node.name)
         if doc:

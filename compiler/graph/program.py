@@ -15,9 +15,8 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 
 SEPARATOR = "/"
-SOURCE_KEY = "repsimc.source"  # node metadata: the model and node this node came from
-PASS_KEY = "repsimc.pass"  # node metadata: the pass that inserted or refitted the node
-REPLACES_KEY = "repsimc.replaces"  # node metadata: the value whose readers the node took over
+# The keys under which notes are saved with a model; nothing reads them back.
+SOURCE_KEY, PASS_KEY, REPLACES_KEY = "repsimc.source", "repsimc.pass", "repsimc.replaces"
 
 Dimension = int | str | None
 Shape = tuple[Dimension, ...]
@@ -33,6 +32,30 @@ class Source:
     path: Path
     nbytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What became of a node in this compilation: passes go by it, and it is saved for people.
+
+    `sources` are the models' nodes whose work it does, `made_by` the pass that inserted or fitted
+    it, `replaces` the value whose readers it took over. A `gap` stands where a region was, and was
+    not fitted since.
+    """
+
+    sources: tuple[str, ...] = ()
+    made_by: str = ""
+    replaces: str = ""
+    gap: bool = False
+
+    def strings(self) -> dict[str, str]:
+        """The note as strings to be saved with the node."""
+        entries = {
+            SOURCE_KEY: ",".join(self.sources),
+            PASS_KEY: self.made_by,
+            REPLACES_KEY: self.replaces,
+        }
+        return {key: text for key, text in entries.items() if text}
 
 
 @dataclass
@@ -56,15 +79,17 @@ class Model:
 class Program:
     """All models in one graph.
 
-    `metadata` and `docs` hold, by node name, the strings that are saved with the model
-    (onnx-graphsurgeon drops `metadata_props` and `doc_string`). Everything that rewrites the
-    graph keeps: unique node and value names, topological order, `models` in insertion order.
+    `metadata` and `docs` hold, by node name, the user's strings that are saved with the model
+    (onnx-graphsurgeon drops `metadata_props` and `doc_string`), `notes` our own. Everything that
+    rewrites the graph keeps: unique node and value names, topological order, `models` in insertion
+    order.
     """
 
     graph: gs.Graph
     models: dict[str, Model]
     metadata: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     docs: dict[str, str] = field(default_factory=dict[str, str])
+    notes: dict[str, Note] = field(default_factory=dict[str, Note])
 
     def copy(self) -> Program:
         """A program whose graph can be rewritten freely; weight arrays are shared, not copied."""
@@ -76,9 +101,24 @@ class Program:
             },
             {name: dict(entries) for name, entries in self.metadata.items()},
             dict(self.docs),
+            dict(self.notes),
         )
 
     # -- looking things up ---------------------------------------------------------------
+
+    @property
+    def input_names(self) -> set[str]:
+        """The value names of the graph's inputs."""
+        return {value.name for value in self.graph.inputs}
+
+    @property
+    def output_names(self) -> set[str]:
+        """The value names of the graph's outputs."""
+        return {value.name for value in self.graph.outputs}
+
+    def order(self) -> dict[str, int]:
+        """Of every value that a node makes, the node's position in topological order."""
+        return {value.name: i for i, n in enumerate(self.graph.nodes) for value in n.outputs}
 
     def values(self) -> dict[str, gs.Variable]:
         """Every value (graph inputs and node outputs) by name."""
@@ -134,7 +174,16 @@ class Program:
             name, suffix = f"{wanted}_{suffix}", suffix + 1
         return name
 
+    def note(self, node: str) -> Note:
+        """The note of a node; a node without one does its own work."""
+        return self.notes.get(node) or Note(sources=(node,))
+
     # -- rewriting -----------------------------------------------------------------------
+
+    def note_fit(self, node: str, by: str) -> None:
+        """Note that a pass gave the node new weights."""
+        known = self.notes.get(node, Note())
+        self.notes[node] = replace(known, made_by=by, gap=False)
 
     def replace_uses(self, old: gs.Tensor, new: gs.Tensor, keep: Iterable[gs.Node] = ()) -> int:
         """Let every reader of `old` (bodies of If/Loop/Scan included) read `new` instead.
@@ -150,6 +199,11 @@ class Program:
                     node.inputs[index] = new
                     moved += 1
         return moved
+
+
+def is_standard(node: gs.Node) -> bool:
+    """Whether the node is an operator of the ONNX standard, not of another domain."""
+    return node.domain in (None, "", "ai.onnx")
 
 
 def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:

@@ -195,7 +195,12 @@ def _metadata_for_existing_nodes(facts: _Facts) -> Iterator[str]:
     for node in facts.nodes:
         for body in node.subgraphs(recursive=True):
             names |= {inner.name for inner in body.nodes}
-    for kind, entries in (("metadata", facts.program.metadata), ("doc", facts.program.docs)):
+    program = facts.program
+    for kind, entries in (
+        ("metadata", program.metadata),
+        ("metadata", program.notes),
+        ("doc", program.docs),
+    ):
         for name in entries:
             if name not in names:
                 yield f"there is {kind} for '{name}', but no such node"

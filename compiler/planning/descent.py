@@ -190,9 +190,7 @@ def _first(regions: Sequence[Site]) -> list[Site]:
     """The first ones of each model, those with the least influence first."""
     taken: Counter[str] = Counter()
     found: list[Site] = []
-    for site in sorted(
-        regions, key=lambda s: (s.evidence.get("influence", 0.0), str(s.action))
-    ):
+    for site in sorted(regions, key=lambda s: (s.evidence.get("influence", 0.0), str(s.action))):
         taken[site.receiver] += 1
         if taken[site.receiver] <= FIRST_LOOK:
             found.append(site)

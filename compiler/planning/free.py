@@ -69,9 +69,7 @@ class Folds:
             trial = bench.measure(_actions(chosen))
             if _is_free(trial.outputs) and trial.as_promised:
                 planned = [
-                    PlannedAction(
-                        s.action, s.saved.weights_nbytes, s.saved.macs, None, trial.least
-                    )
+                    PlannedAction(s.action, s.saved.weights_nbytes, s.saved.macs, None, trial.least)
                     for s in chosen
                 ]
                 return plan_of(bench.case, planned), trial

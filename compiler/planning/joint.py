@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 
 from ..actions.action import Action, Stage
 from ..actions.kinds import Kind, sharing
-from ..actions.site import Site
 from ..execution.outputs import OutputComparison
 from .damage import unexplained, worst
 from .limits import Excess, Limits, fits
@@ -168,9 +167,7 @@ class JointPlanner:
                 led = self._ways.continued(start, limits, known, folds)
                 _note(led.steps, found)
                 ways += led.ways
-        ways.sort(
-            key=lambda w: (limits.excess(w.bill) > 0, w.trial.worst, w.bill.weights_nbytes)
-        )
+        ways.sort(key=lambda w: (limits.excess(w.bill) > 0, w.trial.worst, w.bill.weights_nbytes))
         if ways and limits.any and limits.excess(ways[0].bill) <= 0:
             polished = self._enriched(self._trimmed(ways[0], limits), limits)
             if polished is not ways[0]:
@@ -262,7 +259,5 @@ def _note(steps: Sequence[Way], found: Found) -> None:
     """Remember the smallest of the steps that keep their floors."""
     for way in steps:
         least = found.smallest
-        if way.trial.met and (
-            least is None or way.bill.weights_nbytes < least.bill.weights_nbytes
-        ):
+        if way.trial.met and (least is None or way.bill.weights_nbytes < least.bill.weights_nbytes):
             found.smallest = way

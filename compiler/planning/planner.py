@@ -117,7 +117,7 @@ class Planner:
         """The least that anything tried needs within the floors, and what it consists of."""
         known: list[Least] = []
         if self._may_share:
-            plan, trial = self._sharing(free).smallest()
+            _, trial = self._sharing(free).smallest()
             known.append((bill_of(trial.program), described(trial.actions)))
         if self._found.smallest is not None:
             way = self._found.smallest

@@ -110,10 +110,11 @@ class _Combinations:
 class Search:
     """Lazy best-first choice among the sites of several receivers.
 
-    `ladders` are its own: what is found about a site takes the site's place. `bill(actions)` prices a combination (None: impossible), `measure(site)` swaps and compares.
-    `probe(site)` predicts the damage at a fraction of that cost (None: 1 - R2 has to do); a probed
-    site takes the place of the one on the ladder, or its best alternative does.
-    `allowance` is the loss of fidelity that the floors allow.
+    `ladders` are its own: what is found about a site takes the site's place. `bill(actions)` prices
+    a combination (None: impossible), `measure(site)` swaps and compares. `probe(site)` predicts the
+    damage at a fraction of that cost (None: 1 - R2 has to do); a probed site takes the place of the
+    one on the ladder, or its best alternative does. `allowance` is the loss of fidelity that the
+    floors allow, `tries` how many swaps of a receiver are measured before the rest is given up.
     Measurements are kept: asking for another budget measures only what is new.
     """
 
@@ -136,7 +137,9 @@ class Search:
         scale) over all combinations that fit and keep the floors; ties go to fewer bytes.
         """
         while True:
-            fitting = [c for c in self._open_combinations() if c.bill.weights_nbytes <= weights_nbytes]
+            fitting = [
+                c for c in self._open_combinations() if c.bill.weights_nbytes <= weights_nbytes
+            ]
             if not fitting:
                 return None
             best = min(
@@ -274,9 +277,7 @@ class Search:
         ]
         return site.damage * _scale(told, _BY_UNEXPLAINED)
 
-    def _open_combinations(
-        self, wanted: Callable[[Site], bool] | None = None
-    ) -> list[Combination]:
+    def _open_combinations(self, wanted: Callable[[Site], bool] | None = None) -> list[Combination]:
         choices: list[list[Site | None]] = [
             [None, *(s for s in rungs if self._open(s) and (wanted is None or wanted(s)))]
             for rungs in self.ladders.values()

@@ -136,9 +136,7 @@ class Sharing:
             choice = search.smallest() if allowed is None else search.within(allowed)
             if choice is None:
                 return None
-            trial = self._bench.measure(
-                self._bench.bills.without_idle([*choice.actions, *free])
-            )
+            trial = self._bench.measure(self._bench.bills.without_idle([*choice.actions, *free]))
             missed = {output.model for output in trial.outputs if not output.met}
             if missed and choice.sites:
                 search.reject(self._culprit(choice, missed, search))
@@ -255,7 +253,7 @@ class Sharing:
         return reasons
 
     def _best_of(self, rung: Site) -> Trial | None:
-        """What the rung did, or the better one of its alternatives, as far as they were measured."""
+        """What the rung did, or the better of its alternatives, as far as they were measured."""
         ways = (rung, *rung.alternatives)
         trials = [self._trials[way.action] for way in ways if way.action in self._trials]
         return min(trials, key=lambda trial: (not trial.met, trial.loss), default=None)

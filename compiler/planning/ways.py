@@ -1,4 +1,4 @@
-"""Ways to a plan: a start that shares, continued by taking regions and folds out of what is left."""
+"""Ways to a plan: a start that shares, continued by taking regions and folds out of the rest."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ class Continuing:
                 return step.error
         return math.inf
 
-    def continued(
-        self, start: Way, limits: Limits, known: float, folds: bool = True
-    ) -> Continued:
+    def continued(self, start: Way, limits: Limits, known: float, folds: bool = True) -> Continued:
         """The start with regions out until the limits are met.
 
         Every step without limits that can be met is a way too. A way that does more than the damage

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
+from ..actions.action import Action, Stage
 from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames, InputRef
-from ..graph.program import SOURCE_KEY, Program, model_of, own_name
+from ..graph.program import Program, model_of, own_name
 from ..graph.weights import digest, nbytes_of
-from ..planning.plan import Plan, SharePrefixAction
+from ..planning.plan import Plan
 from ..structure.cost import model_cost, program_cost
 from ..units import Budget
 from .report import MEMORY, WEIGHTS, ModelReport, OutputFidelity, Report, Sharing
@@ -33,10 +34,9 @@ def report_of(
     """
     sharing = _exact_sharing(program)
     for planned in plan.actions:
-        if isinstance(planned.action, SharePrefixAction):
-            sharing.setdefault(planned.action.receiver, []).append(
-                _sharing_of(original, planned.action)
-            )
+        if planned.action.stage is Stage.SHARING:
+            mine = sharing.setdefault(planned.action.models[-1], [])
+            mine.append(_sharing_of(original, planned.action))
     parts = _divided_weights(program)
     models: list[ModelReport] = []
     macs_before = 0
@@ -107,7 +107,7 @@ def _exact_sharing(program: Program) -> dict[str, list[Sharing]]:
         mine = {id(node) for node in nodes}
         shared: dict[str, list[gs.Node]] = {}
         for node in nodes:
-            sources = program.metadata.get(node.name, {}).get(SOURCE_KEY, "").split(",")
+            sources = program.note(node.name).sources
             owners = [model_of(source) for source in sources]
             if name in owners and owners[0] != name and len(owners) > 1:
                 shared.setdefault(owners[0], []).append(node)
@@ -125,17 +125,20 @@ def _exact_sharing(program: Program) -> dict[str, list[Sharing]]:
     return found
 
 
-def _sharing_of(original: Program, action: SharePrefixAction) -> Sharing:
+def _sharing_of(original: Program, action: Action) -> Sharing:
+    effect = action.effect(original)
+    assert not isinstance(effect, str)
+    swaps = effect.swaps
     values = original.values()
-    ends = [values[link.receiver_value] for link in action.links if link.receiver_value in values]
+    ends = [values[swap.value] for swap in swaps if swap.value in values]
     before = {node.name for node in original.needed_nodes(ends)}
-    owner = model_of(action.links[0].receiver_value)
-    nodes = original.nodes_of(owner if owner in original.models else action.receiver)
+    owner = model_of(swaps[0].value)
+    nodes = original.nodes_of(owner if owner in original.models else action.models[-1])
     depth = len([node for node in nodes if node.name in before]) / max(len(nodes), 1)
     return Sharing(
-        action.donor,
-        tuple(own_name(value) for link in action.links for value in link.donor_values),
-        tuple(own_name(link.receiver_value) for link in action.links),
+        action.models[0],
+        tuple(own_name(value) for swap in swaps for value in swap.sources),
+        tuple(own_name(swap.value) for swap in swaps),
         depth,
         False,
     )

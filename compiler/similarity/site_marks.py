@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from ...passes.pipeline import run_exact
-from ..actions.bill import Skeleton
-from ..actions.sites import donor_values, find_sites, receiver_cuts
+from ..actions.bill import Bills
+from ..actions.share_prefix import sites_among, values_to_sample
 from ..execution.feeds import StreamFeeds
 from ..execution.samples import sample_values
 from ..frames.calibration import Frames
@@ -30,35 +29,30 @@ def site_marks(
     rows: Mapping[str, NDArray[np.int64]],
     seed: int,
 ) -> Marks:
-    """The ladders of `find_sites` for these models after the exact passes, by layer names.
+    """The ladders of `sites_among` for these models after the exact passes, by layer names.
 
     One more pass over at most 512 frames: the planner looks at values before activations, and at
     programs in which equal weights are one.
     """
     program = join(list(programs.values()), frames.tied_groups())
     run_exact(program)
-    skeleton = Skeleton(program)
-    after = {skeleton.replaced(name, 1): name for name in program.values()}
+    bills = Bills(program)
+    after = {bills.replaced(name, 1): name for name in program.values()}
     found: Marks = {}
     for stream in frames.streams:
         if len(stream) < 2:
             continue
-        names: list[str] = []
-        for model in stream:
-            names += donor_values(program, model)
-            for cut in receiver_cuts(program, model):
-                names += [*cut.values, *(skeleton.replaced(value, 1) for value in cut.values)]
+        wanted = values_to_sample(program, stream, bills)
         feeds = StreamFeeds(program, frames, tuple(stream), _some(frames, stream, rows))
-        samples = sample_values(program, list(dict.fromkeys(names)), feeds, seed)
-        with threadpool_limits(1, user_api="blas"):
-            sites = find_sites(program, samples, dict.fromkeys(stream, stream), skeleton)
-        for ladder in sites.ladders.values():
-            for site in ladder:
-                pair = found.setdefault((site.action.donor, site.receiver), [])
-                for link in site.action.links:
-                    taken = own_name(after.get(link.receiver_value, link.receiver_value))
-                    for value in link.donor_values:
-                        pair.append((own_name(after.get(value, value)), taken, site.r2))
+        samples = sample_values(program, wanted, feeds, seed)
+        for site in sites_among(program, samples, stream, bills).found:
+            action = site.action
+            pair = found.setdefault((action.models[0], action.models[-1]), [])
+            effect = bills.effect(action)
+            for swap in () if isinstance(effect, str) else effect.swaps:
+                taken = own_name(after.get(swap.value, swap.value))
+                for value in swap.sources:
+                    pair.append((own_name(after.get(value, value)), taken, site.evidence["r2"]))
     return found
 
 

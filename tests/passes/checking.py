@@ -11,9 +11,15 @@ from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.base import Pass
+from repsimc.passes.normalise import Normalise
 from repsimc.passes.pipeline import run_passes
 from tests.nets.networks import Array
 from tests.programs import assert_close, feeds_for, program_of, run
+
+
+def floats(*shape: int, seed: int = 0) -> Array:
+    """Normally distributed float32 numbers."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def ops(program: Program) -> list[str]:
@@ -60,3 +66,26 @@ def unchanged(step: Pass, model: onnx.ModelProto | str) -> None:
     before = text(program)
     assert step.run(program) == []
     assert text(program) == before
+
+
+def normalised(
+    model: str | onnx.ModelProto,
+    feeds: Mapping[str, Array] | None = None,
+    steps: Normalise | None = None,
+) -> Program:
+    """The normalised program, checked: same outputs, honest report, nothing left to do."""
+    steps = steps or Normalise()
+    program = program_of(model)
+    before = program.copy()
+    changes = steps.run(program)
+    verify(program)
+    assert bool(changes) == (text(program) != text(before))
+    again = text(program)
+    assert steps.run(program) == [] and text(program) == again
+    if feeds is not None:
+        feeds = {f"a/{name}": array for name, array in feeds.items()}
+        expected, actual = run(before, feeds), run(program, feeds)
+        assert expected.keys() == actual.keys()
+        for name, array in expected.items():
+            assert_close(actual[name], array, rtol=1e-5, atol=1e-5)
+    return program

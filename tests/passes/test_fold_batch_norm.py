@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from repsimc.compiler.graph.program import SOURCE_KEY
 from repsimc.compiler.graph.text import text
 from repsimc.passes.normalise import Normalise
-from tests.passes.test_normalise import floats, normalised, ops
+from tests.passes.checking import floats, normalised, ops
 from tests.programs import assert_close, program_of, run
 
 
