@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from zoo import Zoo
 
-from repsimc.compiler.actions.sites import Site, donor_values, receiver_cuts
+# GONE PROBE_FRAMES from compiler.planning.workbench
+from repsimc.compiler.actions.evidence import RANKING_FRAMES
+from repsimc.compiler.actions.share_prefix import SharePrefixAction, donor_values, receiver_cuts
+from repsimc.compiler.actions.site import Site
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import StreamFeeds, fit_feeds, judging_feeds
 from repsimc.compiler.execution.outputs import OriginalOutputs, measurement
@@ -22,11 +25,11 @@ from repsimc.compiler.fitting.cka import debiased_cka
 from repsimc.compiler.frames.calibration import Frames, InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.cuts import cuts
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.plan import Link, SharePrefixAction
-from repsimc.compiler.planning.workbench import PROBE_FRAMES, RANKING_FRAMES, Workbench
+from repsimc.compiler.planning.workbench import Workbench
 from repsimc.compiler.progress import NoProgress
 from repsimc.passes.pipeline import run_exact
 

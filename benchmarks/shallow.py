@@ -14,18 +14,23 @@ from measuring import Round, plain_pass_seconds
 from numpy.typing import NDArray
 from records import Record, figure
 
-from repsimc.compiler.actions.bill import Skeleton
+from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions.site import Site
+
+# GONE find_candidates from compiler.planning.descent
+from repsimc.compiler.actions.take_out_region import CollapseAction
+from repsimc.compiler.case import frames_of
 from repsimc.compiler.depth.curve import DepthResult, depth
-from repsimc.compiler.driver import compile_models, frames_of
+from repsimc.compiler.driver import compile_models
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.frontends.onnx import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.regions import find_regions
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.descent import Candidate, find_candidates
-from repsimc.compiler.planning.plan import CollapseAction, Plan, PlannedAction
-from repsimc.compiler.planning.trials import Trials
+from repsimc.compiler.planning.plan import Plan, PlannedAction
+
+# GONE Trials from compiler.planning.trials
 from repsimc.compiler.progress import NoProgress
 from repsimc.compiler.structure.cost import program_cost
 from repsimc.compiler.units import parse_budget
@@ -112,10 +117,10 @@ class Shallow:
             plans[name] = Plan({"net": ""}, tuple(PlannedAction(c.action) for c in best), 0)
         return plans
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[Site]:
         """The regions of equal shape at both ends that could go."""
         return find_candidates(
-            self.exact, find_regions(self.exact), Skeleton(self.exact), kernels=(0,)
+            self.exact, find_regions(self.exact), Bills(self.exact), kernels=(0,)
         )
 
     def accuracy(self, program: Program) -> float:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from measuring import Round
 
-from repsimc.compiler.actions.bill import Skeleton
-from repsimc.compiler.actions.sites import MAX_DONORS, donor_values
+from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions.carry_out import passes_of
+from repsimc.compiler.actions.share_prefix import MAX_DONORS, SharePrefixAction, donor_values
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import fit_feeds
 from repsimc.compiler.execution.samples import Samples, sample_values
@@ -19,9 +20,9 @@ from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.frames.calibration import InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.planning.plan import Link, SharePrefixAction
-from repsimc.passes.pipeline import passes_of, run_exact
+from repsimc.passes.pipeline import run_exact
 from repsimc.passes.share_prefix import SharePrefix
 
 DONOR, RECEIVER, TASK = "cifar10_resnet20", "cifar10_resnet44", "class10"
@@ -67,7 +68,7 @@ class Stitching:
         self._reference = Reference(
             self.program, fit_feeds(self.program, self._frames, RECEIVER, None)
         )
-        self._skeleton = Skeleton(self.program)
+        self._skeleton = Bills(self.program)
         self._judged = round_.zoo.frames("cifar10", "dev4000", round_.judged)
         self._labels = round_.zoo.labels("cifar10", "dev4000", round_.judged)[TASK]
         self.cuts = block_ends(self.program, RECEIVER)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from repsimc.compiler.actions import kinds
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -36,4 +38,5 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 @pytest.fixture
 def layers_keep_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile without narrower layers, for tests of what they would be chosen instead of."""
-    monkeypatch.setattr("repsimc.compiler.planning.free.find_narrow_sites", lambda *_: [])
+    left = tuple(kind for kind in kinds.KINDS if kind.name != "narrow-layer")
+    monkeypatch.setattr(kinds, "KINDS", left)

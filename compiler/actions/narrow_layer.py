@@ -22,7 +22,7 @@ from ..fitting.unit_choice import eliminate_units
 from ..fitting.walk import Walk
 from ..graph.program import Program, own_name
 from ..structure.channel_groups import in_multiples
-from .action import Action, Disturbed, Effect, OneModel, Stage
+from .action import Disturbed, Effect, OneModel, Stage
 from .entries import text
 from .evidence import Evidence
 from .site import MULTIPLE, Site, Sites, owners_of
@@ -88,7 +88,7 @@ class NarrowLayerAction(OneModel):
             frozenset(values), shrunk=shrunk, chooses=True, owns=frozenset({*values, *shrunk})
         )
 
-    def covers(self, other: Action) -> bool:
+    def covers(self, other: object) -> bool:
         """Whether it leaves the same layer as few units as the other."""
         if not isinstance(other, NarrowLayerAction):
             return False

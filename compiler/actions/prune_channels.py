@@ -17,7 +17,7 @@ from ..fitting.reference import Reference
 from ..graph.program import Program, own_name
 from ..structure.channel_groups import ChannelGroup, group_of, in_multiples, saved_nbytes
 from ..structure.cost import node_macs
-from .action import Action, Disturbed, Effect, OneModel, Stage, entries_of
+from .action import Disturbed, Effect, OneModel, Stage, entries_of
 from .bill import Bill
 from .entries import text
 from .evidence import Evidence
@@ -82,7 +82,7 @@ class PruneChannelsAction(OneModel):
         values = frozenset(group.values)
         return Effect(values, shrunk=shrunk, owns=values, touches=frozenset(shrunk))
 
-    def covers(self, other: Action) -> bool:
+    def covers(self, other: object) -> bool:
         """Whether it takes all channels of the same value that the other takes."""
         if not isinstance(other, PruneChannelsAction):
             return False

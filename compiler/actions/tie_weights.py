@@ -16,7 +16,7 @@ from ..fitting.reference import Reference
 from ..fitting.shared_weight import may_tie
 from ..graph.program import Program, own_name
 from ..graph.weights import nbytes_of
-from .action import Action, Disturbed, Effect, OneModel, Stage, entries_of
+from .action import Disturbed, Effect, OneModel, Stage, entries_of
 from .bill import Bill
 from .entries import text
 from .evidence import Evidence
@@ -64,7 +64,7 @@ class TieWeightsAction(OneModel):
         results = frozenset(operator.result.name for operator in found)
         return Effect(results, tied=self.nodes, owns=frozenset(self.nodes))
 
-    def covers(self, other: Action) -> bool:
+    def covers(self, other: object) -> bool:
         """Whether it ties all layers that the other ties."""
         return isinstance(other, TieWeightsAction) and set(self.nodes) >= set(other.nodes)
 

@@ -105,7 +105,7 @@ class Sharing:
         """What stands against saving more, a line per model; empty before any search."""
         if self._sites is None:
             return ""
-        return "\n".join(f"  {name}: {why}" for name, why in self._left_alone(()).items())
+        return "\n".join(f"  {name}: {why}" for name, why in self._left_alone((), None).items())
 
     def measured(self, site: Site) -> Trial:
         """What a swap of the site does to the outputs it reaches; measured once."""
@@ -229,11 +229,14 @@ class Sharing:
         for site in choice.sites:
             known[site.action] = _planned(site, search.measured[site].least)
         planned = [known[action] for action in in_order(actions)]
-        return plan_of(self._bench.case, planned, self._left_alone(actions))
+        return plan_of(self._bench.case, planned, self._left_alone(actions, search))
 
-    def _left_alone(self, actions: Sequence[Action]) -> Mapping[str, str]:
-        """Why each model that no action touches was left as it is."""
-        sites, ladders = self._ranked(), self._ladders()
+    def _left_alone(self, actions: Sequence[Action], search: Search | None) -> Mapping[str, str]:
+        """Why each model that no action touches was left as it is, by what a search measured.
+
+        None: by all that was measured.
+        """
+        sites = self._ranked()
         busy = {name for action in actions for name in action.models}
         reasons: dict[str, str] = {}
         for name in self._bench.program.models:
@@ -242,7 +245,11 @@ class Sharing:
             if name in sites.refused:
                 reasons[name] = sites.refused[name]
                 continue
-            tried = [trial for rung in ladders.get(name, ()) if (trial := self._best_of(rung))]
+            if search is None:
+                tried = [t for one, t in self._trials.items() if one.models[-1] == name]
+            else:
+                rungs = search.ladders.get(name, ())
+                tried = [search.measured[rung] for rung in rungs if rung in search.measured]
             failed = [known for known in tried if not known.met]
             if failed:
                 best = max(known.least for known in failed)
@@ -251,12 +258,6 @@ class Sharing:
                     f"(the best of those kept {best:.4f})"
                 )
         return reasons
-
-    def _best_of(self, rung: Site) -> Trial | None:
-        """What the rung did, or the better of its alternatives, as far as they were measured."""
-        ways = (rung, *rung.alternatives)
-        trials = [self._trials[way.action] for way in ways if way.action in self._trials]
-        return min(trials, key=lambda trial: (not trial.met, trial.loss), default=None)
 
 
 def _planned(site: Site, fidelity: float | None = None) -> PlannedAction:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from repsimc.compiler.actions.bill import Skeleton
+from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions.carry_out import in_order
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
 from repsimc.compiler.fitting.reference import Reference
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
-from repsimc.compiler.planning.plan import Link, SharePrefixAction
-from repsimc.compiler.planning.workbench import in_order
 from repsimc.compiler.structure.cost import program_cost
 from repsimc.passes.drop_dead import DropDead
 from repsimc.passes.pipeline import run_exact
@@ -56,7 +57,7 @@ def applied(program: Program, actions: Sequence[SharePrefixAction], frames: Arra
     program = program.copy()
     reference = Reference(program.copy(), frames)
     for action in in_order(actions):
-        SharePrefix(action, reference).run(program)
+        SharePrefix(action.links, action.kernel, reference).run(program)
         verify(program)
     DropDead().run(program)
     verify(program)
@@ -66,7 +67,7 @@ def applied(program: Program, actions: Sequence[SharePrefixAction], frames: Arra
 def assert_billed(
     program: Program, actions: Sequence[SharePrefixAction], frames: ArrayFrames, extra: int = 0
 ) -> None:
-    bill = Skeleton(program).bill(actions)
+    bill = Bills(program).bill(actions)
     assert bill is not None
     cost = program_cost(applied(program, actions, frames))
     assert bill.macs == cost.macs
@@ -110,7 +111,7 @@ def test_bills_of_cuts_of_two_values() -> None:
     program = joined(tied("ab"), a=branches(0), b=branches(1))
     action = take("a", "b", ("p2", "p2"), ("q2", "p1+q1"), kernel=3)
     assert_billed(program, [action], IMAGES)
-    assert Skeleton(program).replaced("b/p2", 3) != "b/p2"  # before the ReLU
+    assert Bills(program).replaced("b/p2", 3) != "b/p2"  # before the ReLU
     # With half of the cut only half of the prefix is given up.
     assert_billed(program, [take("a", "b", ("p2", "p2"))], IMAGES)
 
@@ -130,7 +131,7 @@ def test_bills_of_tokens_and_features() -> None:
 def test_bills_count_what_is_shared_exactly_once() -> None:
     program = joined(tied("abc"), a=pyramid(0), b=pyramid(0), c=pyramid(1))
     run_exact(program)
-    bill = Skeleton(program).bill([])
+    bill = Bills(program).bill([])
     cost = program_cost(program)
     assert bill is not None and (bill.weights_nbytes, bill.macs) == (
         cost.weights_nbytes,
@@ -150,11 +151,11 @@ def test_bills_count_what_is_shared_exactly_once() -> None:
     ],
 )
 def test_circles_have_no_bill(actions: list[SharePrefixAction]) -> None:
-    assert Skeleton(images()).bill(actions) is None
+    assert Bills(images()).bill(actions) is None
 
 
 def test_a_value_is_replaced_once() -> None:
-    skeleton = Skeleton(images())
+    skeleton = Bills(images())
     twice = [take("a", "b", ("s2", "s2")), take("c", "b", ("s2", "s2"))]
     assert skeleton.bill(twice) is None
     # A ReLU's input and output are one place for an adapter.
@@ -167,15 +168,15 @@ def test_a_model_may_skip_its_own_layers() -> None:
 
 def test_who_is_affected() -> None:
     program = joined(tied("abc"), a=pyramid(0), b=pyramid(0), c=pyramid(1))
-    skeleton = Skeleton(images())
+    skeleton = Bills(images())
     assert skeleton.affected(take("a", "b", ("s2", "s2"))) == ("b",)
     run_exact(program)
     # b's prefix is a's: whoever replaces it changes both.
-    assert Skeleton(program).affected(take("c", "a", ("s2", "s2"))) == ("a", "b")
+    assert Bills(program).affected(take("c", "a", ("s2", "s2"))) == ("a", "b")
 
 
 def test_the_cost_of_adapters_alone() -> None:
-    skeleton = Skeleton(images())
+    skeleton = Bills(images())
     bill = skeleton.adapters_bill(take("a", "b", ("s3", "c2+s2"), kernel=3))
     assert bill.weights_nbytes == (12 * 9 + 1) * 10 * 4
     assert bill.macs == 12 * 9 * 10 * 4

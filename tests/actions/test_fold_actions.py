@@ -7,21 +7,18 @@ from typing import Any
 
 import pytest
 
-from repsimc.compiler.actions.fold_actions import (
-    FoldAction,
-    FoldActivationAction,
-    FreezeBranchAction,
-    PruneChannelsAction,
-    ReuseAttentionAction,
-    TieWeightsAction,
-    check_fold_action,
-    fold_action_from_json,
-)
+from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions.fold_activation import FoldActivationAction
+from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
+from repsimc.compiler.actions.kinds import action_from_json
+from repsimc.compiler.actions.prune_channels import PruneChannelsAction
+from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
+from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.errors import ModelError
 from tests.nets.foldable import sometimes_dead
 from tests.programs import program_of
 
-ACTIONS: list[FoldAction] = [
+ACTIONS: list[Action] = [
     FoldActivationAction("a", "a/h", "a/r"),
     PruneChannelsAction("a", "a/r", (0, 3)),
     FreezeBranchAction("a", "a/r"),
@@ -31,30 +28,31 @@ ACTIONS: list[FoldAction] = [
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
-def test_an_action_is_json_and_comes_back(action: FoldAction) -> None:
+def test_an_action_is_json_and_comes_back(action: Action) -> None:
     entry = json.loads(json.dumps(action.to_json()))
-    assert fold_action_from_json(entry, "plan") == action
+    assert action_from_json(entry, "plan") == action
     assert str(action).startswith("a ") and "a/" not in str(action)
 
 
-def test_other_kinds_are_for_others() -> None:
-    assert fold_action_from_json({"kind": "share-prefix"}, "plan") is None
-    assert fold_action_from_json({}, "plan") is None
+@pytest.mark.parametrize("entry", [{"kind": "merge"}, {}])
+def test_an_unknown_kind_is_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="plan is of unknown kind"):
+        action_from_json(entry, "plan")
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
-def test_every_entry_is_needed(action: FoldAction) -> None:
+def test_every_entry_is_needed(action: Action) -> None:
     for key in set(action.to_json()) - {"kind"}:
         for wrong in (None, 3, "", [], [None], [True]):
             entry: dict[str, Any] = {**action.to_json(), key: wrong}
             with pytest.raises(ModelError, match="action 7"):
-                fold_action_from_json(entry, "action 7")
+                action_from_json(entry, "action 7")
 
 
 def test_negative_channels_are_refused() -> None:
     entry = {**ACTIONS[1].to_json(), "channels": [0, -1]}
     with pytest.raises(ModelError, match="whole numbers"):
-        fold_action_from_json(entry, "plan")
+        action_from_json(entry, "plan")
 
 
 @pytest.mark.parametrize(
@@ -67,12 +65,12 @@ def test_negative_channels_are_refused() -> None:
         (PruneChannelsAction("a", "a/r", (12,)), "channel 12"),
     ],
 )
-def test_what_the_program_does_not_have_is_refused(action: FoldAction, problem: str) -> None:
+def test_what_the_program_does_not_have_is_refused(action: Action, problem: str) -> None:
     with pytest.raises(ModelError, match=problem):
-        check_fold_action(action, program_of(sometimes_dead()))
+        action.check(program_of(sometimes_dead()))
 
 
 def test_what_it_has_is_fine() -> None:
     program = program_of(sometimes_dead())
-    check_fold_action(PruneChannelsAction("a", "a/r", (11,)), program)
-    check_fold_action(TieWeightsAction("a", ("a/n_c2", "a/n_r")), program)
+    PruneChannelsAction("a", "a/r", (11,)).check(program)
+    TieWeightsAction("a", ("a/n_c2", "a/n_r")).check(program)

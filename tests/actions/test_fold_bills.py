@@ -7,27 +7,27 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from repsimc.compiler.actions.bill import Bill, Skeleton
-from repsimc.compiler.actions.fold_actions import (
-    FoldAction,
-    FoldActivationAction,
-    FreezeBranchAction,
-    NarrowLayerAction,
-    PruneChannelsAction,
-    ReuseAttentionAction,
-    TieWeightsAction,
-    includes,
-    widest,
-)
-from repsimc.compiler.actions.fold_sites import FoldSite
-from repsimc.compiler.execution.statistics import smallest_constant
+from repsimc.compiler.actions import take_out_region
+from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions.bill import Bill, Bills
+from repsimc.compiler.actions.carry_out import passes_of
+from repsimc.compiler.actions.combining import widest
+from repsimc.compiler.actions.fold_activation import FoldActivationAction
+from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
+from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
+from repsimc.compiler.actions.prune_channels import PruneChannelsAction
+from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.site import Site
+from repsimc.compiler.actions.take_out_region import CollapseAction
+from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.fitting.reference import Reference
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.graph.regions import find_regions
-from repsimc.compiler.planning.descent import Descent, find_candidates
-from repsimc.compiler.planning.plan import Action, CollapseAction, Link, SharePrefixAction
+from repsimc.compiler.planning.descent import Descent
 from repsimc.compiler.structure.cost import program_cost
-from repsimc.passes.pipeline import CLEANING, passes_of, run_passes
+from repsimc.passes.pipeline import CLEANING, run_passes
+from tests.nets.evidence import GivenEvidence
 from tests.nets.foldable import (
     always_on,
     attention_net,
@@ -35,7 +35,6 @@ from tests.nets.foldable import (
     images,
     quiet_channels,
     sometimes_dead,
-    statistics_of,
     still_branch,
     tokens,
     twins,
@@ -54,7 +53,7 @@ def carried_out(program: Program, actions: Sequence[Action], frames: ArrayFrames
     return Bill(cost.weights_nbytes, cost.macs)
 
 
-def assert_billed(skeleton: Skeleton, actions: Sequence[Action]) -> None:
+def assert_billed(skeleton: Bills, actions: Sequence[Action]) -> None:
     bill, found = skeleton.bill(actions), carried_out(skeleton.program, actions, images())
     assert bill is not None and bill.macs == found.macs
     # Biases that were all zero were one constant; refitted they are not.
@@ -83,9 +82,7 @@ def test_a_fold_costs_what_it_was_billed(name: str) -> None:
     program, feeds = program_of(build()), frames()
     if name == "fold":
         action = FoldActivationAction("a", program.node("a/n_r").inputs[0].name, "a/r")
-    skeleton = Skeleton(program)
-    for value, array in statistics_of(program, feeds).constants.items():
-        skeleton.note_constant(value, smallest_constant(array).nbytes)
+    skeleton = GivenEvidence(program, feeds).bills
     bill, found = skeleton.bill([action]), carried_out(program, [action], feeds)
     before = skeleton.bill([])
     assert bill is not None and before is not None
@@ -100,7 +97,7 @@ def test_two_prunes_that_meet_in_one_weight() -> None:
     program = program_of(residual_net(1))
     first = PruneChannelsAction("a", "a/b0_h", (0, 1))
     second = PruneChannelsAction("a", "a/stem", (2, 3, 4))
-    skeleton = Skeleton(program)
+    skeleton = Bills(program)
     bill = skeleton.bill([first, second])
     found = carried_out(program, [first, second], ArrayFrames({"a/x": images().arrays["a/x"]}))
     assert bill == found
@@ -108,7 +105,7 @@ def test_two_prunes_that_meet_in_one_weight() -> None:
 
 def test_a_region_that_goes_takes_what_a_fold_saved() -> None:
     program = program_of(residual_net(3))
-    skeleton = Skeleton(program)
+    skeleton = Bills(program)
     gone = CollapseAction("a", "a/b0", "a/b1")
     inside = PruneChannelsAction("a", "a/b1_h", (0, 1))
     beside = PruneChannelsAction("a", "a/b2_h", (0, 1))
@@ -120,14 +117,14 @@ def test_a_region_that_goes_takes_what_a_fold_saved() -> None:
 
 
 def test_a_trunk_is_pruned_where_a_part_of_it_is_gone() -> None:
-    skeleton = Skeleton(program_of(residual_net(3)))
+    skeleton = Bills(program_of(residual_net(3)))
     gone = CollapseAction("a", "a/b0", "a/b1")
     assert_billed(skeleton, [gone, PruneChannelsAction("a", "a/b1_s", (0, 1))])
 
 
 def test_a_tie_of_which_one_layer_is_left_saves_nothing() -> None:
     program = program_of(residual_net(4))
-    skeleton = Skeleton(program)
+    skeleton = Bills(program)
     gone = CollapseAction("a", "a/b0", "a/b1")
     tie = TieWeightsAction("a", ("a/n_b1_c", "a/n_b2_c"))
     three = TieWeightsAction("a", ("a/n_b1_c", "a/n_b2_c", "a/n_b3_c"))
@@ -138,7 +135,7 @@ def test_a_tie_of_which_one_layer_is_left_saves_nothing() -> None:
 def test_a_dead_prefix_has_nothing_to_fold() -> None:
     model = sometimes_dead()
     program = joined([[("a", "x"), ("b", "x")]], a=model, b=perturbed(model, 0.05))
-    skeleton = Skeleton(program)
+    skeleton = Bills(program)
     share = SharePrefixAction("a", "b", (Link("b/c2", ("a/c2",)),), 1)
     prune = PruneChannelsAction("b", "b/r", (0, 3))
     assert skeleton.without_idle([prune, share]) == (share,)
@@ -152,22 +149,22 @@ def test_what_a_donor_gives_is_not_folded_away() -> None:
     other = program.node("b/n_r").inputs[0].name
     fold = FoldActivationAction("a", given, "a/r")
     share = SharePrefixAction("a", "b", (Link(other, (given,)),), 1)
-    skeleton = Skeleton(program)
+    skeleton = Bills(program)
     assert skeleton.bill([share, fold]) == skeleton.bill([share])
 
 
 def test_folds_that_exclude_each_other_have_no_bill() -> None:
-    skeleton = Skeleton(program_of(twins()))
+    skeleton = Bills(program_of(twins()))
     assert skeleton.bill([TIE, PruneChannelsAction("a", "a/t0", (0,))]) is None
     assert skeleton.bill([TIE]) is not None
 
 
 def test_a_wider_action_includes_a_narrower_one() -> None:
     few, more = (PruneChannelsAction("a", "a/r", c) for c in ((0,), (0, 3)))
-    assert includes(more, few) and not includes(few, more)
-    assert not includes(more, PruneChannelsAction("a", "a/q", (0,)))
+    assert more.covers(few) and not few.covers(more)
+    assert not more.covers(PruneChannelsAction("a", "a/q", (0,)))
     run = TieWeightsAction("a", (*TIE.nodes, "a/n_t2"))
-    folds: list[FoldAction] = [few, TIE, more, run, few]
+    folds: list[Action] = [few, TIE, more, run, few]
     assert widest(folds) == [more, run]
 
 
@@ -177,15 +174,15 @@ def test_a_wider_action_includes_a_narrower_one() -> None:
 def descent(errors: dict[str, float]) -> list[str]:
     """The order in which two folds and a collapse go, by the errors measured for each."""
     program = program_of(residual_net(3))
-    skeleton = Skeleton(program)
+    skeleton = Bills(program)
     kinds = {"gone": "b0 .. b1", "first": "b0_h", "second": "b2_h"}
     regions = [
         one
-        for one in find_candidates(program, find_regions(program), skeleton)
-        if one.action.exit == "a/b1"
+        for one in take_out_region.find(GivenEvidence(program, images()), ("a",)).found
+        if str(one.action).endswith(".. b1")
     ]
     folds = [
-        FoldSite(PruneChannelsAction("a", f"a/{kinds[name]}", (0, 1)), 1, 1, 0.0)
+        Site(PruneChannelsAction("a", f"a/{kinds[name]}", (0, 1)), Bill(1, 1), 0.0)
         for name in ("first", "second")
     ]
     known: dict[object, float] = {regions[0].action: errors["gone"]}

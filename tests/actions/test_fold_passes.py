@@ -5,24 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repsimc.compiler.actions.fold_actions import (
-    FoldAction,
-    FoldActivationAction,
-    FreezeBranchAction,
-    PruneChannelsAction,
-    ReuseAttentionAction,
-    TieWeightsAction,
-)
-from repsimc.compiler.actions.fold_sites import FoldSite, find_fold_sites
+from repsimc.compiler.actions import fold_activation, tie_weights
+from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions.carry_out import passes_of
+from repsimc.compiler.actions.fold_activation import FoldActivationAction
+from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
+from repsimc.compiler.actions.kinds import chosen, free_sites
+from repsimc.compiler.actions.prune_channels import PruneChannelsAction
+from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
+from repsimc.compiler.actions.site import Site
+from repsimc.compiler.actions.take_out_region import CollapseAction
+from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.fitting.shared_weight import measure_ties
-from repsimc.compiler.graph.program import PASS_KEY, Program
+from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.text import text
-from repsimc.compiler.planning.plan import CollapseAction
 from repsimc.compiler.structure.cost import program_cost
-from repsimc.passes.pipeline import passes_of, run_passes
+from repsimc.passes.pipeline import run_passes
 from repsimc.passes.prune_channels import PruneChannels
 from repsimc.passes.tie_weights import TieWeights
+from tests.nets.evidence import GivenEvidence
 from tests.nets.foldable import (
     always_on,
     attention_net,
@@ -31,7 +33,6 @@ from tests.nets.foldable import (
     gelu_mlp,
     images,
     sometimes_dead,
-    statistics_of,
     tokens,
     twins,
 )
@@ -43,9 +44,10 @@ from tests.programs import program_of
 DEAD = (0, 3, 4, 7, 11)
 
 
-def sites(program: Program, frames: ArrayFrames, kind: str) -> list[FoldSite]:
-    found = find_fold_sites(program, statistics_of(program, frames)).sites
-    return [site for site in found if site.action.to_json()["kind"] == kind]
+def sites(program: Program, frames: ArrayFrames, kind: str) -> list[Site]:
+    evidence = GivenEvidence(program, frames)
+    found = free_sites(evidence, chosen())
+    return [site for site in found if site.action.kind == kind]
 
 
 # -- fold-activation --------------------------------------------------------------------------
@@ -60,8 +62,8 @@ def test_a_relu_that_is_always_on_goes_and_its_neighbours_merge() -> None:
     carried_out(program, site.action, frames)
     assert ops(program) == ["Conv", "Tanh", "GlobalAveragePool", "Flatten", "Gemm"]
     after = program_cost(program)
-    assert before.weights_nbytes - after.weights_nbytes == site.saved_nbytes
-    assert before.macs - after.macs == site.saved_macs
+    assert before.weights_nbytes - after.weights_nbytes == site.saved.weights_nbytes
+    assert before.macs - after.macs == site.saved.macs
     assert error(program, original, images(seed=1)) < 1e-6
 
 
@@ -70,15 +72,15 @@ def test_a_gelu_is_folded_and_refitted() -> None:
     original, frames = program.copy(), tokens()
     action = FoldActivationAction("a", "a/h", "a/g")
     (site,) = [s for s in sites(program, frames, "fold-activation") if s.action == action]
-    assert 0 < site.damage < 0.5 and site.saved_macs > 0
+    assert 0 < site.damage < 0.5 and site.saved.macs > 0
     before = program_cost(program)
     changes = carried_out(program, site.action, frames)
     assert "Erf" not in ops(program) and ops(program).count("MatMul") == 2
     after = program_cost(program)
-    assert before.weights_nbytes - after.weights_nbytes == site.saved_nbytes
-    assert before.macs - after.macs == site.saved_macs
+    assert before.weights_nbytes - after.weights_nbytes == site.saved.weights_nbytes
+    assert before.macs - after.macs == site.saved.macs
     assert changes[0].what.startswith("the activation that makes 'g' became affine")
-    fitted = [node for node, entry in program.metadata.items() if entry.get(PASS_KEY)]
+    fitted = [node for node, note in program.notes.items() if note.made_by]
     assert fitted
     assert error(program, original, tokens(seed=1)) < 0.05
 
@@ -101,8 +103,8 @@ def test_a_site_needs_a_merge_that_pays() -> None:
     x = net.relu(net.conv("x", 3, 8, out="c1"), out="r")
     net.head(net.relu(net.conv(x, 8, 8)), 8, 5)
     program = program_of(net.model(x=("N", 3, 8, 8)))
-    found = find_fold_sites(program, statistics_of(program, images()))
-    assert not [s for s in found.sites if isinstance(s.action, FoldActivationAction)]
+    found = fold_activation.find(GivenEvidence(program, images()), ("a",))
+    assert not found.found
     assert found.refused["a/r"].startswith("the second pads what the first")
 
 
@@ -118,8 +120,8 @@ def test_dead_channels_go() -> None:
     carried_out(program, site.action, frames)
     assert tuple(program.node("a/n_c2").inputs[1].shape) == (4, 7, 1, 1)
     after = program_cost(program)
-    assert before.weights_nbytes - after.weights_nbytes == site.saved_nbytes
-    assert before.macs - after.macs == pytest.approx(site.saved_macs, rel=0.02)
+    assert before.weights_nbytes - after.weights_nbytes == site.saved.weights_nbytes
+    assert before.macs - after.macs == pytest.approx(site.saved.macs, rel=0.02)
     assert error(program, original, images(seed=1)) < 1e-6
 
 
@@ -171,7 +173,7 @@ def test_a_still_branch_becomes_numbers_per_channel() -> None:
     program, frames = still_branch(), images()
     original = program.copy()
     (site,) = sites(program, frames, "freeze-branch")
-    assert site.action == FreezeBranchAction("a", "a/d") and site.saved_macs > 0
+    assert site.action == FreezeBranchAction("a", "a/d") and site.saved.macs > 0
     carried_out(program, site.action, frames)
     assert ops(program) == ["Conv", "Relu"]  # the numbers went into the bias
     same_outputs(program, original, {"a/x": smooth_images(8, seed=3)})
@@ -193,8 +195,10 @@ def test_an_attention_map_serves_twice() -> None:
     carried_out(program, site.action, frames)
     assert ops(program).count("Softmax") == 1
     after = program_cost(program)
-    assert before.weights_nbytes - after.weights_nbytes == site.saved_nbytes == 2 * 16 * 16 * 4
-    assert before.macs - after.macs == site.saved_macs > 0
+    assert (
+        before.weights_nbytes - after.weights_nbytes == site.saved.weights_nbytes == 2 * 16 * 16 * 4
+    )
+    assert before.macs - after.macs == site.saved.macs > 0
     assert error(program, original, tokens(seed=1)) < 1e-3
 
 
@@ -225,7 +229,7 @@ def test_tying_is_done_once() -> None:
     action = TieWeightsAction("a", ("a/n_t0", "a/n_t1"))
     carried_out(program, action, frames)
     before = text(program)
-    assert TieWeights(action, Reference(program.copy(), frames)).run(program) == []
+    assert TieWeights(action.nodes, Reference(program.copy(), frames)).run(program) == []
     assert text(program) == before
 
 
@@ -233,7 +237,7 @@ def test_tying_is_done_once() -> None:
 def test_layers_of_another_shape_are_not_tied(name: str) -> None:
     program = program_of(twins(0.1))
     before = text(program)
-    step = TieWeights(TieWeightsAction("a", (name, "a/n_t1")), Reference(program, images()))
+    step = TieWeights((name, "a/n_t1"), Reference(program, images()))
     assert step.run(program) == [] and text(program) == before
 
 
@@ -244,10 +248,9 @@ def test_layers_that_are_alike_are_found() -> None:
         ties = measure_ties(program, frames, ["a"])
         assert list(ties) == [("a/n_t0", "a/n_t1")]
         assert ties["a/n_t0", "a/n_t1"] > 0.95 if alike else ties["a/n_t0", "a/n_t1"] < 0.6
-        found = find_fold_sites(program, statistics_of(program, frames), ties)
-        sites_ = [s for s in found.sites if isinstance(s.action, TieWeightsAction)]
+        sites_ = tie_weights.find(GivenEvidence(program, frames), ("a",)).found
         assert bool(sites_) == alike
-        assert all(site.saved_nbytes == 8 * 8 * 9 * 4 for site in sites_)
+        assert all(site.saved.weights_nbytes == 8 * 8 * 9 * 4 for site in sites_)
 
 
 def test_a_layer_that_chose_its_units_anew_is_not_tied() -> None:
@@ -258,7 +261,7 @@ def test_a_layer_that_chose_its_units_anew_is_not_tied() -> None:
     run_passes(program, passes_of([CollapseAction("a", "a/b0", "a/b1")], lambda act: reference))
     before = text(program)
     for nodes in (("a/n_b0_c", "a/n_b2_c"), ("a/n_b0_d", "a/n_b2_d")):
-        assert TieWeights(TieWeightsAction("a", nodes), reference).run(program) == []
+        assert TieWeights(nodes, reference).run(program) == []
     assert text(program) == before
 
 
@@ -272,7 +275,7 @@ def test_a_prune_of_channels_that_mean_others_now_is_not_made() -> None:
     reference = Reference(program.copy(), frames)
     run_passes(program, passes_of([CollapseAction("a", "a/s", "a/c")], lambda act: reference))
     before = text(program)
-    assert PruneChannels(PruneChannelsAction("a", "a/r", (0, 1)), reference).run(program) == []
+    assert PruneChannels("a/r", (0, 1), reference).run(program) == []
     assert text(program) == before
 
 
@@ -291,7 +294,7 @@ def test_wide_layers_are_judged_too() -> None:
 
 # -- what does not fit --------------------------------------------------------------------------
 
-GONE: list[FoldAction] = [
+GONE: list[Action] = [
     FoldActivationAction("a", "a/q", "a/r"),
     PruneChannelsAction("a", "a/q", (0,)),
     PruneChannelsAction("a", "a/y", (0,)),
@@ -305,7 +308,7 @@ GONE: list[FoldAction] = [
 
 
 @pytest.mark.parametrize("action", GONE, ids=str)
-def test_what_an_earlier_action_took_away_is_left_alone(action: FoldAction) -> None:
+def test_what_an_earlier_action_took_away_is_left_alone(action: Action) -> None:
     program = program_of(sometimes_dead())
     before = {node.name: node.op for node in program.graph.nodes}
     carried_out(program, action, images())

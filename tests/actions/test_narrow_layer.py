@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.actions.bill import Skeleton
-from repsimc.compiler.actions.fold_actions import (
-    NarrowLayerAction,
-    PruneChannelsAction,
-    fold_action_from_json,
-    includes,
-)
-from repsimc.compiler.actions.fold_effects import without_outdone
-from repsimc.compiler.actions.narrowing import find_narrow_sites
+from repsimc.compiler.actions import narrow_layer
+from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions.carry_out import passes_of
+from repsimc.compiler.actions.combining import without_outdone
+from repsimc.compiler.actions.kinds import action_from_json
+from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
+from repsimc.compiler.actions.prune_channels import PruneChannelsAction
+from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.driver import compile_models
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.fitting.reference import Reference
@@ -24,10 +24,10 @@ from repsimc.compiler.fitting.unit_choice import eliminate_units, select_units
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.plan import Action, CollapseAction
 from repsimc.compiler.units import parse_budget
-from repsimc.passes.pipeline import CLEANING, passes_of, run_passes
+from repsimc.passes.pipeline import CLEANING, run_passes
 from tests.actions.test_fold_bills import assert_billed
+from tests.nets.evidence import GivenEvidence
 from tests.nets.foldable import carried_out, error, images, sometimes_dead
 from tests.nets.networks import Array, Net, smooth_images
 from tests.nets.residual import residual_net
@@ -77,10 +77,9 @@ def test_a_rise_is_what_a_fit_without_the_units_loses() -> None:
 
 def test_units_that_are_there_twice_are_found_and_go() -> None:
     program = program_of(twice_the_units())
-    reference = Reference(program, images())
-    sites = find_narrow_sites(program, ["a"], reference, Skeleton(program))
+    sites = narrow_layer.find(GivenEvidence(program, images()), ("a",)).found
     half = next(site for site in sites if site.action == NarrowLayerAction("a", "a/r", 16))
-    assert half.damage < 5e-3 and half.saved_nbytes > 0 and half.saved_macs > 0
+    assert half.damage < 5e-3 and half.saved.weights_nbytes > 0 and half.saved.macs > 0
     narrow = program.copy()
     changes = carried_out(narrow, half.action, images())
     assert "16 of 32 units stay" in [change.what for change in changes]
@@ -125,11 +124,11 @@ NARROW = NarrowLayerAction("a", "a/b1_h", 3)
     ],
 )
 def test_beside_others_it_costs_what_was_billed(actions: list[Action]) -> None:
-    assert_billed(Skeleton(program_of(residual_net(3))), actions)
+    assert_billed(Bills(program_of(residual_net(3))), actions)
 
 
 def test_it_does_not_stand_beside_channels_of_what_goes_through() -> None:
-    skeleton = Skeleton(program_of(residual_net(3)))
+    skeleton = Bills(program_of(residual_net(3)))
     assert skeleton.bill([NARROW, PruneChannelsAction("a", "a/stem", (0, 1))]) is None
 
 
@@ -151,10 +150,10 @@ def test_fewer_units_outdo_more_and_channels_by_name() -> None:
     seven = NarrowLayerAction("a", "a/r", 7)
     three = NarrowLayerAction("a", "a/r", 3)
     prune = PruneChannelsAction("a", "a/r", (0, 3, 4, 7))  # 8 of 12 are left
-    assert includes(three, seven) and not includes(seven, three)
+    assert three.covers(seven) and not seven.covers(three)
     assert without_outdone(program, [seven, prune, three]) == [three]
     assert without_outdone(program, [NarrowLayerAction("a", "a/r", 9), prune]) == [prune]
-    skeleton = Skeleton(program)
+    skeleton = Bills(program)
     assert skeleton.bill([seven, prune]) == skeleton.bill([seven])
 
 
@@ -162,7 +161,7 @@ def test_fewer_units_outdo_more_and_channels_by_name() -> None:
 def test_units_have_to_be_a_number(units: object) -> None:
     entry = {"kind": "narrow-layer", "model": "a", "value": "a/r", "units": units}
     with pytest.raises(ModelError, match="units must be a whole number from 1"):
-        fold_action_from_json(entry, "action 1")
+        action_from_json(entry, "action 1")
 
 
 def test_a_layer_of_shared_weights_is_left_alone() -> None:
@@ -173,7 +172,7 @@ def test_a_layer_of_shared_weights_is_left_alone() -> None:
         x = net.relu(net.node("Conv", x, weight, bias, pads=[1] * 4), out=f"r{index}")
     net.head(x, 6, 5)
     program = program_of(net.model(x=["N", 3, 8, 8]))
-    skeleton = Skeleton(program)
+    skeleton = Bills(program)
     assert skeleton.bill([NarrowLayerAction("a", "a/r0", 3)]) is None
     assert "others read the weights" in str(skeleton.effect(NarrowLayerAction("a", "a/r0", 3)))
-    assert find_narrow_sites(program, ["a"], Reference(program, images()), skeleton) == []
+    assert narrow_layer.find(GivenEvidence(program, images()), ("a",)).found == []

@@ -10,23 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repsimc.compiler.actions.bill import Skeleton
+from repsimc.compiler.actions import share_prefix
+from repsimc.compiler.actions.bill import Bill, Bills
 from repsimc.compiler.actions.links import fault_of, is_representation
-from repsimc.compiler.actions.sites import (
+from repsimc.compiler.actions.share_prefix import (
     LADDER,
     MIN_R2,
-    Site,
-    Sites,
-    described,
+    SharePrefixAction,
     donor_values,
-    find_sites,
     ladder,
     receiver_cuts,
+    sites_among,
+    values_to_sample,
 )
+from repsimc.compiler.actions.site import Site, Sites
 from repsimc.compiler.execution.samples import Samples, sample_values
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.planning.plan import Link, SharePrefixAction
 from repsimc.passes.pipeline import run_exact
+from tests.nets.evidence import GivenEvidence
 from tests.nets.networks import (
     ArrayFrames,
     Net,
@@ -44,21 +46,20 @@ def tied(names: str) -> list[list[tuple[str, str]]]:
 
 
 def sampled(program: Program, frames: ArrayFrames) -> Samples:
-    skeleton = Skeleton(program)
-    names: list[str] = []
-    for model in program.models:
-        names += donor_values(program, model)
-        for cut in receiver_cuts(program, model):
-            names += [*cut.values, *(skeleton.replaced(value, 1) for value in cut.values)]
-    return sample_values(program, list(dict.fromkeys(names)), frames)
+    wanted = values_to_sample(program, list(program.models), Bills(program))
+    return sample_values(program, wanted, frames)
 
 
 def found(program: Program, frames: ArrayFrames | None = None) -> Sites:
     frames = frames or ArrayFrames({"x": smooth_images(200)}, batch=50)
-    names = list(program.models)
-    return find_sites(
-        program, sampled(program, frames), dict.fromkeys(names, names), Skeleton(program)
-    )
+    return sites_among(program, sampled(program, frames), list(program.models), Bills(program))
+
+
+def ladders(sites: Sites) -> dict[str, list[Site]]:
+    rungs: dict[str, list[Site]] = {}
+    for one in sites.found:
+        rungs.setdefault(one.receiver, []).append(one)
+    return rungs
 
 
 WIDE = (8, 12, 16)
@@ -164,7 +165,7 @@ def test_what_can_be_linked(
 
 def site(index: int, saved: int, damage: float, macs: int = 0) -> Site:
     action = SharePrefixAction("d", "r", (Link(f"r/v{index}", ("d/x",)),), 1)
-    return Site(action, 0.5, saved, macs, 1 - damage, 0.0, damage)
+    return Site(action, Bill(saved, macs), damage, {"depth": 0.5, "r2": 1 - damage, "cka": 0.0})
 
 
 @settings(max_examples=60, deadline=None)
@@ -175,19 +176,19 @@ def site(index: int, saved: int, damage: float, macs: int = 0) -> Site:
 def test_a_ladder_is_the_pareto_front(points: list[tuple[int, int]], length: int) -> None:
     sites = [site(index, saved, damage / 100) for index, (saved, damage) in enumerate(points)]
     front = {
-        (one.saved_nbytes, one.damage)
+        (one.saved.weights_nbytes, one.damage)
         for one in sites
         if not any(
-            (other.saved_nbytes, -other.damage) != (one.saved_nbytes, -one.damage)
-            and other.saved_nbytes >= one.saved_nbytes
+            (other.saved.weights_nbytes, -other.damage) != (one.saved.weights_nbytes, -one.damage)
+            and other.saved.weights_nbytes >= one.saved.weights_nbytes
             and other.damage <= one.damage
             for other in sites
         )
     }
     full = ladder(sites, 1000)
-    assert {(rung.saved_nbytes, rung.damage) for rung in full} == front
+    assert {(rung.saved.weights_nbytes, rung.damage) for rung in full} == front
     assert all(
-        low.saved_nbytes < high.saved_nbytes and low.damage < high.damage
+        low.saved.weights_nbytes < high.saved.weights_nbytes and low.damage < high.damage
         for low, high in pairwise(full)
     )
     thin = ladder(sites, length)
@@ -198,7 +199,7 @@ def test_a_ladder_is_the_pareto_front(points: list[tuple[int, int]], length: int
 
 
 def test_of_equal_sites_the_one_that_computes_less_is_kept() -> None:
-    assert ladder([site(0, 5, 0.1, macs=3), site(1, 5, 0.1, macs=9)])[0].saved_macs == 9
+    assert ladder([site(0, 5, 0.1, macs=3), site(1, 5, 0.1, macs=9)])[0].saved.macs == 9
 
 
 # -- found sites ---------------------------------------------------------------------------------
@@ -206,42 +207,46 @@ def test_of_equal_sites_the_one_that_computes_less_is_kept() -> None:
 
 def test_sites_say_what_the_skeleton_says() -> None:
     program = related()
-    skeleton = Skeleton(program)
+    skeleton = Bills(program)
     base = skeleton.bill([])
     assert base is not None
-    sites = [s for rungs in found(program).ladders.values() for s in rungs]
+    sites = found(program).found
     assert len(sites) > 6
     for one in sites:
         bill = skeleton.bill([one.action])
         assert bill is not None
-        assert one.saved_nbytes == base.weights_nbytes - bill.weights_nbytes > 0
-        assert one.saved_macs == base.macs - bill.macs >= 0
-        assert MIN_R2 <= one.r2 <= 1 and one.damage == 1 - one.r2
-        assert -1 <= one.cka <= 1.001
-        assert 0 < one.depth < 1
+        assert one.saved.weights_nbytes == base.weights_nbytes - bill.weights_nbytes > 0
+        assert one.saved.macs == base.macs - bill.macs >= 0
+        assert MIN_R2 <= one.evidence["r2"] <= 1 and one.damage == 1 - one.evidence["r2"]
+        assert -1 <= one.evidence["cka"] <= 1.001
+        assert 0 < one.evidence["depth"] < 1
         (link,) = one.action.links
         assert fault_of(program, link.receiver_value, link.donor_values, one.action.kernel) is None
-        assert link.receiver_value.startswith(one.receiver) and one.receiver in described(one)
+        assert link.receiver_value.startswith(one.receiver) and one.receiver in str(one.action)
         assert all(value.startswith(one.action.donor) for value in link.donor_values)
 
 
 def test_ladders_hold_the_front_of_every_donor() -> None:
     sites = found(related())
-    assert set(sites.ladders) == {"a", "b", "c"} and not sites.reasons
-    for receiver, rungs in sites.ladders.items():
+    assert set(ladders(sites)) == {"a", "b", "c"} and not sites.refused
+    for receiver, rungs in ladders(sites).items():
         assert {s.action.donor for s in rungs} == set("abc") - {receiver}
         assert [s.damage for s in rungs] == sorted(s.damage for s in rungs)
         for donor in set("abc") - {receiver}:
             own = [s for s in rungs if s.action.donor == donor]
             assert 0 < len(own) <= 2 + LADDER // 2
-            assert all(low.saved_nbytes < high.saved_nbytes for low, high in pairwise(own))
+            assert all(
+                low.saved.weights_nbytes < high.saved.weights_nbytes for low, high in pairwise(own)
+            )
 
 
 def test_nearer_relatives_are_better_donors() -> None:
     proto = pyramid(0, WIDE)
     program = joined(tied("abc"), a=proto, b=perturbed(proto, 0.02, 1), c=perturbed(proto, 1.0, 2))
     best = {
-        donor: max(s.r2 for s in found(program).ladders["a"] if s.action.donor == donor)
+        donor: max(
+            s.evidence["r2"] for s in ladders(found(program))["a"] if s.action.donor == donor
+        )
         for donor in "bc"
     }
     assert best["b"] > best["c"]
@@ -252,20 +257,19 @@ def test_equal_values_may_be_taken_as_they_are() -> None:
     # Equal up to s2, but too differently written for the exact passes.
     proto = pyramid(0, WIDE)
     moved = perturbed(proto, 1e-5, 1)
-    rungs = found(joined(tied("ab"), a=proto, b=moved)).ladders["b"]
+    rungs = ladders(found(joined(tied("ab"), a=proto, b=moved)))["b"]
     raw = [s for s in rungs if s.action.kernel == 0]
-    assert raw and max(s.r2 for s in raw) > 0.999
+    assert raw and max(s.evidence["r2"] for s in raw) > 0.999
 
 
 def test_other_streams_have_no_donors() -> None:
     proto = pyramid(0, WIDE)
     program = joined(a=proto, b=perturbed(proto, 0.01))
     frames = ArrayFrames({"a/x": smooth_images(60), "b/x": smooth_images(60, seed=1)})
-    sites = find_sites(
-        program, sampled(program, frames), {"a": ["a"], "b": ["b"]}, Skeleton(program)
-    )
-    assert sites.ladders == {}
-    assert sites.reasons == dict.fromkeys("ab", "no other model sees the same frames")
+    for name in "ab":
+        sites = share_prefix.find(GivenEvidence(program, frames), (name,))
+        assert sites.found == []
+        assert sites.refused == {name: "no other model sees the same frames"}
 
 
 def test_unrelated_models_are_left_alone_with_a_reason() -> None:
@@ -280,8 +284,8 @@ def test_unrelated_models_are_left_alone_with_a_reason() -> None:
     program = joined(tied("ab"), a=blind(0, 0), b=blind(1, 2))
     noise = np.random.default_rng(0).standard_normal((200, 3, 8, 8)).astype(np.float32)
     sites = found(program, ArrayFrames({"x": noise}, batch=50))
-    assert sites.ladders == {"a": [], "b": []}
-    for reason in sites.reasons.values():
+    assert sites.found == [] and set(sites.refused) == {"a", "b"}
+    for reason in sites.refused.values():
         assert "no representation of another model explains one of its own" in reason
         assert "best affine R2 0.0" in reason
 
@@ -298,18 +302,18 @@ def test_cuts_of_several_values_link_each_of_them() -> None:
         return net.model(("yp", "yq"), x=("N", 3, 8, 8))
 
     program = joined(tied("ab"), a=heads(0), b=perturbed(heads(0), 0.05, 1))
-    actions = [s.action for s in found(program).ladders["b"]]
+    actions = [s.action for s in ladders(found(program))["b"]]
     double = [action for action in actions if len(action.links) == 2]
     assert double
     for action in double:
-        assert Skeleton(program).bill([action]) is not None
+        assert Bills(program).bill([action]) is not None
 
 
 def test_tokens_have_sites_without_windows() -> None:
     proto = tokens_net(0, 24, 24)
     program = joined(tied("ab"), a=proto, b=perturbed(proto, 0.05, 1))
     frames = np.random.default_rng(0).normal(size=(200, 6, 10)).astype(np.float32)
-    rungs = found(program, ArrayFrames({"x": frames}, batch=50)).ladders["b"]
+    rungs = ladders(found(program, ArrayFrames({"x": frames}, batch=50)))["b"]
     assert rungs and {s.action.kernel for s in rungs} <= {0, 1}
 
 
@@ -319,7 +323,7 @@ def test_what_is_shared_exactly_is_no_site() -> None:
     program = joined(tied("ab"), a=proto, b=head)
     run_exact(program)
     sites = found(program)
-    assert all(not rungs for rungs in sites.ladders.values())
+    assert not sites.found
 
 
 def test_equal_programs_give_equal_ladders() -> None:

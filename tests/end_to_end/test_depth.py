@@ -10,16 +10,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.errors import BudgetError, ModelError, UsageError
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.plan import (
-    CollapseAction,
-    Link,
-    Plan,
-    PlannedAction,
-    SharePrefixAction,
-)
+from repsimc.compiler.planning.plan import Plan, PlannedAction
 from repsimc.compiler.units import parse_budget, parse_macs, parse_seconds
 from tests.nets.networks import Net
 from tests.nets.residual import CHANNELS, block, images, residual_net

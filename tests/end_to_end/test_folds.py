@@ -11,22 +11,23 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.actions.fold_actions import (
-    FoldAction,
-    FoldActivationAction,
-    FreezeBranchAction,
-    NarrowLayerAction,
-    PruneChannelsAction,
-    ReuseAttentionAction,
-    TieWeightsAction,
-)
-from repsimc.compiler.driver import CompileResult, compile_models, frames_of
+from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions.fold_activation import FoldActivationAction
+from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
+from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
+from repsimc.compiler.actions.prune_channels import PruneChannelsAction
+from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.tie_weights import TieWeightsAction
+from repsimc.compiler.case import frames_of
+from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.errors import BudgetError, FidelityError, ModelError
+from repsimc.compiler.execution import latency
 from repsimc.compiler.frontends.onnx import read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning import free as folding
-from repsimc.compiler.planning.plan import Plan, PlannedAction, SharePrefixAction
+from repsimc.compiler.planning import free
+from repsimc.compiler.planning.plan import Plan, PlannedAction
 from repsimc.compiler.units import parse_budget, parse_macs
 from tests.nets.foldable import (
     always_on,
@@ -58,7 +59,7 @@ class Case:
 
     model: Callable[[], onnx.ModelProto]
     frames: Callable[[], Array]
-    kind: type[FoldAction]
+    kind: type[Action]
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
     weights: float = 0.8
     macs: float = 1.0
@@ -184,7 +185,7 @@ def test_a_merge_that_is_not_faster_is_left_alone(
         assert len(after.graph.nodes) < len(before.graph.nodes)
         return [1.0, 1.1]
 
-    monkeypatch.setattr(folding, "best_seconds", slower)
+    monkeypatch.setattr(free, "best_seconds", slower)
     assert FoldActivationAction not in kinds(made(folder, "activation always on"))
     with pytest.raises(BudgetError):
         made(folder, "nearly linear activation", max_macs=parse_macs("60%"))
@@ -192,7 +193,7 @@ def test_a_merge_that_is_not_faster_is_left_alone(
 
 def test_seconds_are_told_apart() -> None:
     small, large = (program_of(gelu_mlp(0.15, width)) for width in (8, 2048))
-    few, many = folding.best_seconds([small, large], ["a/x"], ["a/y"], runs=3)
+    few, many = latency.best_seconds([small, large], ["a/x"], ["a/y"], runs=3)
     assert 0 < few < float("inf") and 0 < many < float("inf")
 
 
@@ -283,9 +284,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("action", "problem"), WRONG, ids=[problem for _, problem in WRONG])
-def test_a_plan_that_cannot_be_done_is_refused(
-    folder: Path, action: FoldAction, problem: str
-) -> None:
+def test_a_plan_that_cannot_be_done_is_refused(folder: Path, action: Action, problem: str) -> None:
     with pytest.raises(ModelError, match=problem) as raised:
         made(folder, "dead channels", Plan({"a": ""}, (PlannedAction(action),)))
     assert raised.value.hint

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import repsimc
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.errors import (
     BudgetError,
@@ -22,8 +23,9 @@ from repsimc.compiler.errors import (
     RepsimcError,
     UsageError,
 )
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.plan import Link, Plan, PlannedAction, SharePrefixAction
+from repsimc.compiler.planning.plan import Plan, PlannedAction
 from repsimc.compiler.units import Budget
 from tests.nets.networks import smooth_images
 

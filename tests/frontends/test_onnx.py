@@ -127,7 +127,8 @@ def test_annotations_survive_reading_joining_and_writing():
     model.graph.node[1].name = "act"
     model.metadata_props.add(key="names", value="{0: 'cat'}")
     program = joined(a=model, b=SMALL)
-    assert program.metadata["a/act"] == {"stage": "2", "repsimc.source": "a/act"}
+    assert program.metadata["a/act"] == {"stage": "2"}
+    assert program.notes["a/act"].sources == ("a/act",)
     assert program.docs == {"a/act": "the activation"}
     assert program.models["a"].metadata == {"names": "{0: 'cat'}"}
     proto = to_proto(program)
@@ -247,7 +248,7 @@ def test_nodes_of_bodies_have_unique_names_and_a_source():
     program = joined(a=MODELS["If with captured values"], b=MODELS["If with captured values"])
     found = [n.name for body in program.graph.subgraphs(recursive=True) for n in body.nodes]
     assert len(found) == len(set(found))
-    assert all(program.metadata[name]["repsimc.source"] == name for name in found)
+    assert all(program.notes[name].sources == (name,) for name in found)
 
 
 def test_opaque_operators_keep_everything():

@@ -81,7 +81,7 @@ def test_unknown_value_is_named():
 
 def test_metadata_and_docs_of_nodes_are_written():
     program = program_of(CHAIN)
-    program.metadata["a/Relu_2"]["repsimc.pass"] = "refit"
+    program.note_fit("a/Relu_2", "refit")
     program.docs["a/Relu_2"] = "the last one"
     node = to_proto(program).graph.node[2]
     assert {e.key: e.value for e in node.metadata_props} == {

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from repsimc.compiler.actions.fold_actions import FoldAction
+from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions.carry_out import passes_of
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.statistics import Statistics, measure_statistics
 from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.base import Change
-from repsimc.passes.pipeline import CLEANING, passes_of, run_passes
+from repsimc.passes.pipeline import CLEANING, run_passes
 from tests.nets.networks import Array, ArrayFrames, Net, smooth_images
 
 
@@ -32,7 +33,7 @@ def statistics_of(program: Program, frames: ArrayFrames) -> Statistics:
     return measure_statistics(program, frames, list(program.models))
 
 
-def carried_out(program: Program, action: FoldAction, frames: ArrayFrames) -> list[Change]:
+def carried_out(program: Program, action: Action, frames: ArrayFrames) -> list[Change]:
     """Rewrite the program as the action says; the reference is the program before."""
     reference = Reference(program.copy(), frames)
     changes = run_passes(program, passes_of([action], lambda act: reference))

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from repsimc.compiler.actions.carry_out import passes_of
+from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.fitting.reference import FitSize, Reference
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.planning.plan import CollapseAction
-from repsimc.passes.pipeline import CLEANING, passes_of, run_passes
+from repsimc.passes.pipeline import CLEANING, run_passes
 from tests.nets.networks import Array, ArrayFrames, Net, smooth_images
 
 CHANNELS = 6

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from repsimc.compiler.actions.carry_out import passes_of
+from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.fitting.gaps import pools_of, stand_ins
 from repsimc.compiler.fitting.hidden_layers import hidden_layer
 from repsimc.compiler.fitting.operators import linear_operator
 from repsimc.compiler.fitting.unit_choice import select_units
 from repsimc.compiler.graph.verifier import verify
-from repsimc.compiler.planning.plan import CollapseAction, Plan, PlannedAction, plan_from_json
+from repsimc.compiler.planning.plan import Plan, PlannedAction, plan_from_json
 from repsimc.passes.collapse import Collapse
 from repsimc.passes.drop_dead import DropDead
-from repsimc.passes.pipeline import passes_of
 from repsimc.passes.refit import refit_operators
 from tests.nets.networks import Array, Net
 from tests.nets.residual import (
@@ -41,7 +42,7 @@ def rewired(names: list[str]):
     program = program_of(residual_net(4))
     changed = program.copy()
     for action in gone(*names):
-        Collapse(action).run(changed)
+        Collapse(action.entry, action.exit, action.kernel).run(changed)
     DropDead().run(changed)
     return program, changed
 
@@ -70,7 +71,7 @@ def test_refit_repairs_what_identity_breaks() -> None:
     actions = gone("b0..b1", "b2..b3")
     bare = program.copy()
     for action in actions:
-        Collapse(action).run(bare)
+        Collapse(action.entry, action.exit, action.kernel).run(bare)
     by_identity = unexplained(outputs(bare, JUDGE), wanted)
     refitted = unexplained(outputs(collapsed(program, FIT, actions), JUDGE), wanted)
     assert refitted < 0.25 * by_identity
@@ -107,7 +108,7 @@ def test_an_entry_that_others_read_keeps_its_place() -> None:
     net.head(late, CHANNELS, 5)
     program = program_of(net.model(x=["N", 3, 8, 8]))
     changed = program.copy()
-    Collapse(gone("b0..b1")[0]).run(changed)
+    Collapse("a/b0", "a/b1").run(changed)
     DropDead().run(changed)
     assert stand_ins(changed, program).makers == {}
     assert stand_ins(changed, program).goal("a/b0_s") == "a/b0_s"
@@ -126,7 +127,7 @@ def test_pooling_beats_keeping_ones_own_units(monkeypatch: pytest.MonkeyPatch) -
 def test_a_layer_behind_the_gap_chooses_removed_units_too() -> None:
     program = program_of(residual_net(5, scale=1.0))
     changed = program.copy()
-    Collapse(gone("b1..b2")[0]).run(changed)
+    Collapse("a/b1", "a/b2").run(changed)
     DropDead().run(changed)
     targets = refit_operators(changed, program, ["a/b2.adapter"], behind=True)
     pools = {op.node.name: t.pool for op, t in targets if t.pool is not None}
@@ -250,7 +251,7 @@ def test_no_pool_of_layers_with_another_function() -> None:
     net.head(net.relu(net.node("Add", branch, x), out="b1"), CHANNELS, 5)
     program = program_of(net.model(x=["N", 3, 8, 8]))
     changed = program.copy()
-    Collapse(gone("b0..b1")[0]).run(changed)
+    Collapse("a/b0", "a/b1").run(changed)
     DropDead().run(changed)
     gaps = list(stand_ins(changed, program).makers.values())
     assert len(gaps) == 1

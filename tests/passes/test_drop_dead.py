@@ -74,5 +74,5 @@ def test_dead_control_flow_goes_with_its_bodies() -> None:
     (change,) = DropDead().run(program)
     verify(program)
     assert change.nbytes_saved == 8
-    assert set(program.metadata) == {node.name for node in program.graph.nodes}
+    assert set(program.notes) == {node.name for node in program.graph.nodes}
     assert [reader.op for reader in program.values()["a/h"].outputs] == ["Exp"]

@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from repsimc.compiler.graph.program import SOURCE_KEY
 from repsimc.compiler.graph.text import text
 from repsimc.passes.normalise import Normalise
 from tests.passes.checking import floats, normalised, ops
@@ -93,8 +92,8 @@ def test_batch_norm_is_folded(case: str) -> None:
     assert ops(program) == [arguments.get("op", "Conv"), "Relu"]
     operator = program.graph.nodes[0]
     assert operator.name == "a/op" and operator.outputs[0].name == "a/n"
-    assert program.metadata["a/op"][SOURCE_KEY] == "a/op,a/bn"
-    assert set(program.metadata) == {"a/op", "a/relu"}
+    assert program.notes["a/op"].sources == ("a/op", "a/bn")
+    assert set(program.notes) == {"a/op", "a/relu"}
 
 
 def test_batch_norm_that_is_an_output_keeps_its_name() -> None:

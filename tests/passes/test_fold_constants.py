@@ -20,7 +20,7 @@ def test_constants_are_computed() -> None:
     program = normalised(model, {"x": floats(2, 4)})
     assert ops(program) == ["Mul", "Div"]
     assert list(program.weights()) == ["a/u", "a/t"]
-    assert set(program.metadata) == {node.name for node in program.graph.nodes}
+    assert set(program.notes) == {node.name for node in program.graph.nodes}
 
 
 def test_bytes_saved_are_the_difference() -> None:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repsimc.compiler.graph.program import SOURCE_KEY
 from repsimc.compiler.structure.cost import program_cost
 from repsimc.compiler.structure.linear_maps import linear_at
 from repsimc.compiler.structure.merging import merged
@@ -62,7 +61,7 @@ def test_two_convolutions_become_one(case: str) -> None:
     assert ops(program) == ["Conv", "Identity"]
     assert program_cost(program).macs < program_cost(program_of(model)).macs
     node = program.graph.nodes[0]
-    assert len(program.metadata[node.name][SOURCE_KEY].split(",")) == 2
+    assert len(program.notes[node.name].sources) == 2
 
 
 REFUSED = {

@@ -43,7 +43,9 @@ class Silent:
             weight = program.weights()["a/w"]
             weight.values = weight.values + np.float32(1)
         elif self.what == "metadata":
-            program.metadata["a/first"]["note"] = "was here"
+            program.metadata["a/first"] = {"note": "was here"}
+        elif self.what == "note":
+            program.notes["a/first"] = Note(made_by="nobody")
         elif self.what == "doc":
             program.docs["a/first"] = "was here"
         return []

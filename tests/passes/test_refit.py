@@ -10,7 +10,7 @@ from repsimc.compiler.fitting.operators import linear_operator
 from repsimc.compiler.fitting.reconstruction import Target
 from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.fitting.regression import Affine
-from repsimc.compiler.graph.program import PASS_KEY, Program
+from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.refit import Refit, refit_operators
 from tests.nets.networks import Array, ArrayFrames, Net, smooth_images
@@ -43,7 +43,7 @@ def gain(original: Program, value: str, fit: Array, test: Array) -> float:
     verify(program)
     assert changes
     for change in changes:
-        assert program.metadata[change.node][PASS_KEY] == "refit"
+        assert program.notes[change.node].made_by == "refit"
     return before / mean_square(program, original, test)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.graph.program import PASS_KEY, SOURCE_KEY, Program
+from repsimc.compiler.graph.program import Note, Program
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.share_equal_prefixes import ShareEqualPrefixes
@@ -60,8 +60,8 @@ def test_equal_prefix_runs_once(golden: Callable[[str, str], None]) -> None:
     assert changes[0].what == "Gemm 'b/fc' equals 'a/fc' and runs once for both"
     assert [change.nbytes_saved for change in changes] == [24, 0]
     assert names(shared(program)) == ["a/fc", "a/act", "a/out", "b/out"]
-    assert program.metadata["a/fc"][SOURCE_KEY] == "a/fc,b/fc"
-    assert "b/fc" not in program.metadata
+    assert program.notes["a/fc"].sources == ("a/fc", "b/fc")
+    assert "b/fc" not in program.notes
     golden("share_equal_prefixes.txt", text(program))
 
 
@@ -70,10 +70,7 @@ def test_every_output_keeps_its_name() -> None:
     assert [node.op for node in program.graph.nodes] == ["Gemm", "Relu", "Neg", "Identity"]
     assert [value.name for value in program.graph.outputs] == ["a/y", "b/y"]
     identity = program.graph.nodes[-1]
-    assert program.metadata[identity.name] == {
-        SOURCE_KEY: "b/out",
-        PASS_KEY: "share-equal-prefixes",
-    }
+    assert program.notes[identity.name] == Note(("b/out",), "share-equal-prefixes")
 
 
 def test_three_equal_models_are_done_in_one_run() -> None:

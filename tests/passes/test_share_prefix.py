@@ -9,14 +9,15 @@ import numpy as np
 import onnx
 import pytest
 
+from repsimc.compiler.actions.carry_out import passes_of
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.fitting.reference import Reference
-from repsimc.compiler.graph.adapters import adapter_name
-from repsimc.compiler.graph.program import PASS_KEY, Program
+from repsimc.compiler.graph.adapters import Link, adapter_name
+from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
-from repsimc.compiler.planning.plan import Link, SharePrefixAction
 from repsimc.passes.drop_dead import DropDead
-from repsimc.passes.pipeline import CLEANING, passes_of, run_passes
+from repsimc.passes.pipeline import CLEANING, run_passes
 from repsimc.passes.share_prefix import SharePrefix
 from tests.nets.networks import Array, ArrayFrames, Net, branches, features_net, pyramid, tokens_net
 from tests.programs import assert_close, joined, program_of, run
@@ -139,7 +140,8 @@ def test_an_affine_image_of_the_donor_is_recovered(name: str, value: str) -> Non
     program = original.copy()
     frames = ArrayFrames({"x": noise(400, *case.shape)}, batch=64)
     before = {node.name for node in program.graph.nodes}
-    step = SharePrefix(action(case, value), Reference(original, frames))
+    asked = action(case, value)
+    step = SharePrefix(asked.links, asked.kernel, Reference(original, frames))
     changes = step.run(program)
     verify(program)
 
@@ -147,12 +149,12 @@ def test_an_affine_image_of_the_donor_is_recovered(name: str, value: str) -> Non
     assert tuple(node.op for node in inserted) == case.ops
     sources = " + ".join(f"a/{given}" for given in case.given)
     assert [change.what for change in changes] == [f"b/{value} now comes from {sources}"]
-    (link,) = step.action.links
+    (link,) = step.links
     assert changes[0].node in {node.name for node in inserted}
     adapter = adapter_name(link.receiver_value)
     for node in inserted:
         assert node.name.startswith(adapter) and node.name.startswith("b/")
-        assert program.metadata[node.name][PASS_KEY] == "share-prefix"
+        assert program.notes[node.name].made_by == "share-prefix"
     # Whichever side of the ReLU is named, the adapter takes the place before it.
     result = program.values()[adapter]
     assert [reader.op for reader in result.outputs] == ["Relu"]
@@ -170,7 +172,7 @@ def test_the_donors_value_as_it_is() -> None:
     program = original.copy()
     frames = ArrayFrames({"x": noise(40, *IMAGE)})
     links = (Link("b/s2", ("a/s2",)),)
-    step = SharePrefix(SharePrefixAction("a", "b", links, 0), Reference(original, frames))
+    step = SharePrefix(links, 0, Reference(original, frames))
     step.run(program)
     verify(program)
     assert frames.walks == []  # nothing is fitted
@@ -194,7 +196,7 @@ def test_a_cut_of_two_values() -> None:
     program = original.copy()
     links = (Link("b/m1", ("a/p2",)), Link("b/m2", ("a/q2",)))
     frames = ArrayFrames({"x": noise(400, *IMAGE)}, batch=64)
-    SharePrefix(SharePrefixAction("a", "b", links, 3), Reference(original, frames)).run(program)
+    SharePrefix(links, 3, Reference(original, frames)).run(program)
     DropDead().run(program)
     verify(program)
     assert not {"b/p1", "b/q1"} & set(program.values())
@@ -210,7 +212,7 @@ def test_every_reader_moves_and_nothing_else() -> None:
     program = original.copy()
     links = (Link("b/c2", ("a/s2",)),)
     frames = ArrayFrames({"x": noise(40, *IMAGE)})
-    SharePrefix(SharePrefixAction("a", "b", links, 1), Reference(original, frames)).run(program)
+    SharePrefix(links, 1, Reference(original, frames)).run(program)
     verify(program)
     # s2 is an output of b; it is computed from the adapter and keeps its name.
     s2 = program.values()["b/s2"]
@@ -227,7 +229,7 @@ def test_an_output_of_the_model_is_computed_as_before() -> None:
     program = original.copy()
     frames = ArrayFrames({"x": noise(40, *IMAGE)})
     links = (Link("b/s2", ("a/s2",)),)
-    SharePrefix(SharePrefixAction("a", "b", links, 1), Reference(original, frames)).run(program)
+    SharePrefix(links, 1, Reference(original, frames)).run(program)
     verify(program)
     x = noise(9, *IMAGE, seed=2)
     assert_close(run(program, {"x": x})["b/s2"], run(original, {"x": x})["b/s2"])
@@ -264,7 +266,7 @@ def test_the_receivers_dtype_is_that_of_the_adapter() -> None:
     program = original.copy()
     frames = ArrayFrames({"x": noise(300, 10).astype(np.float64)})
     links = (Link("b/m", ("a/f2",)),)
-    SharePrefix(SharePrefixAction("a", "b", links, 1), Reference(original, frames)).run(program)
+    SharePrefix(links, 1, Reference(original, frames)).run(program)
     verify(program)
     assert {t.dtype for t in program.node("b/m.adapter").inputs} == {np.dtype(np.float64)}
     x = noise(50, 10, seed=1).astype(np.float64)

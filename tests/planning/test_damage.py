@@ -7,10 +7,12 @@ import math
 import pytest
 
 from repsimc.compiler.actions.bill import Bill
-from repsimc.compiler.actions.fold_actions import FreezeBranchAction
+from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.execution.outputs import OutputComparison
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.planning.damage import (
-    Limits,
     described,
     errors_of,
     fed_by,
@@ -19,7 +21,7 @@ from repsimc.compiler.planning.damage import (
     unexplained,
     worst,
 )
-from repsimc.compiler.planning.plan import CollapseAction, Link, SharePrefixAction
+from repsimc.compiler.planning.limits import Limits
 
 
 def compared(model: str, explained: float, loss: float) -> OutputComparison:

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from repsimc.compiler.actions.bill import Skeleton
-from repsimc.compiler.driver import frames_of
-from repsimc.compiler.graph.regions import find_regions
+from repsimc.compiler.actions import take_out_region
+from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions.site import Site
+from repsimc.compiler.actions.take_out_region import CollapseAction
+from repsimc.compiler.case import Case, frames_of
+from repsimc.compiler.fitting.effort import CURVE, GLANCE, TRIAL, Effort
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.descent import LOOKS, USELESS, Candidate, Descent, find_candidates
-from repsimc.compiler.planning.plan import Action, CollapseAction
-from repsimc.compiler.planning.trials import CURVE, GLANCE, TRIAL, Effort, Trials, adopt_constants
+from repsimc.compiler.planning.descent import LOOKS, USELESS, Descent, Trying, regions_beside
+from repsimc.compiler.planning.workbench import Question, Workbench, adopt_constants
 from repsimc.compiler.progress import NoProgress
+from tests.nets.evidence import GivenEvidence
+from tests.nets.networks import ArrayFrames
 from tests.nets.residual import images, residual_net
 from tests.programs import program_of
 
 PROGRAM = program_of(residual_net(6, scale=0.4))
-SKELETON = Skeleton(PROGRAM)
-CANDIDATES = find_candidates(PROGRAM, find_regions(PROGRAM), SKELETON)
+SKELETON = Bills(PROGRAM)
+EVIDENCE = GivenEvidence(PROGRAM, ArrayFrames({"a/x": images(8)}))
+REGIONS = regions_beside(take_out_region.find(EVIDENCE, ("a",)).found, SKELETON, ())
 
 
 class Errors:
     """An error per region, added up over what is gone; remembers what was asked."""
 
     def __init__(self, each: Sequence[float], factor: float = 1.0) -> None:
-        self.each = {c.action.exit: error for c, error in zip(CANDIDATES, each, strict=True)}
+        self.each = {c.action.exit: error for c, error in zip(REGIONS, each, strict=True)}
         self.factor = factor
         self.asked: list[tuple[Action, ...]] = []
 
@@ -41,13 +47,11 @@ class Errors:
 
 
 def order(measure: Errors, glance: Errors | None = None) -> list[int]:
-    descent = Descent(
-        CANDIDATES, SKELETON.bill, measure, lambda bill: float(bill.macs), glance=glance
-    )
-    known = [c.action for c in CANDIDATES]
+    descent = Descent(REGIONS, SKELETON.bill, measure, lambda bill: float(bill.macs), glance=glance)
+    known = [c.action for c in REGIONS]
     found: list[int] = []
     for step in descent.steps():
-        assert isinstance(step.chosen, Candidate)
+        assert isinstance(step.chosen, Site)
         found.append(known.index(step.chosen.action))
     return found
 
@@ -61,8 +65,8 @@ def test_after_a_first_look_each_step_measures_few() -> None:
     measure = Errors([0.3, 0.1, 0.5, 0.2, 0.6, 0.4])
     order(measure)
     later = [actions for actions in measure.asked if len(actions) > 1]
-    assert len(measure.asked) - len(later) == len(CANDIDATES)
-    assert len(later) <= LOOKS * (len(CANDIDATES) - 1)
+    assert len(measure.asked) - len(later) == len(REGIONS)
+    assert len(later) <= LOOKS * (len(REGIONS) - 1)
 
 
 def test_where_the_model_is_of_no_use_any_more_one_measurement_makes_a_step() -> None:
@@ -72,8 +76,8 @@ def test_where_the_model_is_of_no_use_any_more_one_measurement_makes_a_step() ->
         asked.append(len(actions))
         return USELESS * len(actions) ** 2 / 5
 
-    descent = Descent(CANDIDATES, SKELETON.bill, growing, lambda bill: float(bill.macs))
-    assert len(list(descent.steps())) == len(CANDIDATES)
+    descent = Descent(REGIONS, SKELETON.bill, growing, lambda bill: float(bill.macs))
+    assert len(list(descent.steps())) == len(REGIONS)
     # Errors before the steps: 0, 1/5, 4/5, 9/5 ... of USELESS.
     assert [asked.count(gone) for gone in range(1, 7)] == [6, LOOKS, LOOKS, 1, 1, 1]
 
@@ -82,12 +86,12 @@ def test_one_that_was_only_glanced_at_is_measured_before_it_is_passed_over() -> 
     # Neighbours make each other worse: 0 and 1 together cost far more than apart.
     def together(actions: tuple[Action, ...]) -> float:
         gone = {a.exit for a in actions if isinstance(a, CollapseAction)}
-        near = {CANDIDATES[0].action.exit, CANDIDATES[1].action.exit}
+        near = {REGIONS[0].action.exit, REGIONS[1].action.exit}
         return 0.01 * len(gone) + (0.05 if near <= gone else 0.0)
 
     glance = Errors([0.011, 0.010, 0.0120, 0.0125, 0.0130, 0.0135])
     descent = Descent(
-        CANDIDATES, SKELETON.bill, together, lambda bill: float(bill.macs), glance=glance
+        REGIONS, SKELETON.bill, together, lambda bill: float(bill.macs), glance=glance
     )
     steps = [step.error for step, _ in zip(descent.steps(), range(4))]
     assert steps == pytest.approx([0.01, 0.02, 0.03, 0.04])
@@ -109,50 +113,50 @@ def test_fewer_looks_are_fewer_measurements() -> None:
         measure = Errors(errors)
         worth = lambda bill: float(bill.macs)  # noqa: E731
         glance = Errors(errors, 3.0)
-        found = Descent(CANDIDATES, SKELETON.bill, measure, worth, glance=glance, looks=looks)
-        assert len(list(found.steps())) == len(CANDIDATES)
+        found = Descent(REGIONS, SKELETON.bill, measure, worth, glance=glance, looks=looks)
+        assert len(list(found.steps())) == len(REGIONS)
         counts.append(len(measure.asked))
-    assert counts[0] == len(CANDIDATES) < counts[1]
+    assert counts[0] == len(REGIONS) < counts[1]
 
 
 @pytest.mark.parametrize("error", [0.0, float("inf")])
 def test_glances_that_say_nothing_do_not_stop_the_search(error: float) -> None:
-    glance = Errors([error] * len(CANDIDATES))
+    glance = Errors([error] * len(REGIONS))
     found = order(Errors([0.3, 0.1, 0.5, 0.2, 0.6, 0.4]), glance)
-    assert sorted(found) == list(range(len(CANDIDATES)))
+    assert sorted(found) == list(range(len(REGIONS)))
 
 
-def trials(effort: Effort = TRIAL) -> Trials:
+def bench() -> Workbench:
     options = CompileOptions(models=(("a", Path("a.onnx")),), calibration=images(200))
     frames = frames_of(options, [PROGRAM])
-    assert frames is not None
-    return Trials(PROGRAM, PROGRAM, frames, options.floor, options.metric, 0, NoProgress(), effort)
+    case = Case(options, (PROGRAM,), PROGRAM, PROGRAM, frames)
+    return Workbench(case, NoProgress())
 
 
 def actions(*indices: int) -> tuple[CollapseAction, ...]:
-    return tuple(CANDIDATES[index].action for index in indices)
+    return tuple(REGIONS[index].action for index in indices)
 
 
 @pytest.mark.parametrize("plan", [(1, 4), (4, 1), (2, 3), (3, 2), (1, 5, 3)])
 def test_a_trial_that_goes_on_from_another_fits_the_same(plan: tuple[int, ...]) -> None:
-    apart = trials().run(actions(*plan))
-    source = trials()
-    source.run(actions(*plan[:-1]))
-    after = source.run(actions(*plan))
+    apart = bench().measure(actions(*plan), TRIAL)
+    trying = Trying(bench(), TRIAL)
+    trying(actions(*plan[:-1]))
+    after = trying(actions(*plan))
     verify(after.program)
     # Upstream of the last gap nothing is fitted again: the same numbers but for rounding.
     assert after.error == pytest.approx(apart.error, rel=1e-2)
 
 
 def test_nothing_gone_is_no_error_however_often_it_is_asked() -> None:
-    source = trials()
-    assert [source.run(()).error for _ in range(2)] == pytest.approx([0, 0], abs=1e-9)
+    trying = Trying(bench(), TRIAL)
+    assert [trying(()).error for _ in range(2)] == pytest.approx([0, 0], abs=1e-9)
 
 
 def test_what_lies_before_the_last_gap_is_taken_over() -> None:
-    source = trials()
-    first = source.run(actions(1)).program
-    second = source.run(actions(1, 4)).program
+    trying = Trying(bench(), TRIAL)
+    first = trying(actions(1)).program
+    second = trying(actions(1, 4)).program
     weights = [
         {node.name: node.inputs[1].values for node in program.graph.nodes if node.op == "Conv"}
         for program in (PROGRAM, first, second)
@@ -164,22 +168,33 @@ def test_what_lies_before_the_last_gap_is_taken_over() -> None:
 
 @pytest.mark.parametrize("effort", [CURVE, TRIAL, GLANCE])
 def test_fits_see_as_many_frames_as_their_effort_says(effort: Effort) -> None:
-    few = Effort(effort.frames // 8, *astuple(effort)[1:])
-    reference = trials(few).reference("a")
+    assert effort.frames is not None
+    few = replace(effort, frames=effort.frames // 8)
+    evidence = bench().evidence
+    reference = evidence.reference("a", few)
     assert reference.frames.count == few.frames
-    assert reference.size.rows_per_unknown == effort.rows_per_unknown
-    assert reference.size.ridge == effort.ridge
+    assert reference.size == effort.size
+    # Kept by what decides it, and by nothing else.
+    assert evidence.reference("a", replace(few, judged=7)) is reference
+    assert evidence.reference("a", effort) is not reference
 
 
-def test_a_glance_overestimates_and_leaves_trials_as_they_are() -> None:
-    source = trials()
-    alone = source.run(actions(2)).error
-    assert source.glance(actions(2)) > alone
-    assert source.run(actions(2)).error == alone
+def test_a_glance_overestimates_and_changes_no_other_measurement() -> None:
+    source = bench()
+    alone = source.measure(actions(2), TRIAL).error
+    assert source.measure(actions(2), GLANCE).error > alone
+    assert source.measure(actions(2), TRIAL).error == alone
+
+
+def test_answers_do_not_depend_on_what_was_asked_before() -> None:
+    questions = [Question(actions(2), TRIAL), Question(actions(1, 4), TRIAL)]
+    there = bench().measure_all(questions)
+    back = bench().measure_all(questions[::-1])[::-1]
+    assert [trial.outputs for trial in there] == [trial.outputs for trial in back]
 
 
 def test_constants_are_adopted_but_for_named_operators() -> None:
-    fitted, program = trials().run(actions(1)).program, PROGRAM.copy()
+    fitted, program = bench().measure(actions(1), TRIAL).program, PROGRAM.copy()
     adopt_constants(program, fitted, {"a/n_b3_c"})
     verify(program)
     values = {

@@ -10,21 +10,19 @@ from typing import Any
 
 import pytest
 
-from repsimc.compiler.actions.fold_actions import (
-    FoldActivationAction,
-    FreezeBranchAction,
-    NarrowLayerAction,
-    PruneChannelsAction,
-    ReuseAttentionAction,
-    TieWeightsAction,
-)
+from repsimc.compiler.actions.fold_activation import FoldActivationAction
+from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
+from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
+from repsimc.compiler.actions.prune_channels import PruneChannelsAction
+from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.take_out_region import CollapseAction
+from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.errors import ModelError, UsageError
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.planning.plan import (
-    CollapseAction,
-    Link,
     Plan,
     PlannedAction,
-    SharePrefixAction,
     check_plan,
     plan_from_json,
     read_plan,
@@ -67,7 +65,7 @@ def test_folds_are_actions_like_others() -> None:
     plan = Plan(PLAN.models, tuple(PlannedAction(fold, 10, 20, None, 0.99) for fold in folds))
     assert plan_from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert str(plan).splitlines()[1] == "a loses 2 channels of t"
-    assert all((fold.links, fold.kernel) == ((), 0) for fold in folds)
+    assert all(fold.models == ("a",) for fold in folds)
 
 
 def test_what_a_region_ends_in_is_not_shared_too() -> None:

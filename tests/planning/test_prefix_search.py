@@ -12,17 +12,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repsimc.compiler.actions.bill import Bill
-from repsimc.compiler.actions.sites import Site
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.site import Site
+from repsimc.compiler.execution.fidelity import VARIANCE
+from repsimc.compiler.execution.outputs import OutputComparison
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.planning import prefix_search as module
-from repsimc.compiler.planning.plan import Link, SharePrefixAction
-from repsimc.compiler.planning.prefix_search import Choice, Measurement, Search
+from repsimc.compiler.planning.prefix_search import Combination, Search
+from repsimc.compiler.planning.trial import Trial
 
 BASE = 10_000
 
 
 def site(receiver: str, rung: int, saved: int, damage: float) -> Site:
     action = SharePrefixAction("d", receiver, (Link(f"{receiver}/v{rung}", ("d/x",)),), 1)
-    return Site(action, rung / 10, saved, saved, 1 - damage, 0.5, damage)
+    evidence = {"depth": rung / 10, "r2": 1 - damage, "cka": 0.5}
+    return Site(action, Bill(saved, saved), damage, evidence)
+
+
+def tried(site: Site, loss: float, met: bool = True) -> Trial:
+    """A trial of the site that loses so much, and keeps its floor or not."""
+    value = 1 - loss
+    output = OutputComparison("r", "y", VARIANCE, value, value if met else 2.0, 8, value, loss)
+    return Trial((site.action,), None, None, (output,))
 
 
 @dataclass
@@ -44,20 +56,20 @@ class World:
     def met(self, site: Site) -> bool:
         return self.loss(site) <= self.floor
 
-    def measure(self, site: Site) -> Measurement:
+    def measure(self, site: Site) -> Trial:
         assert site not in self.asked, "measured twice"
         self.asked.append(site)
-        return Measurement(1 - self.loss(site), self.met(site), self.loss(site))
+        return tried(site, self.loss(site), self.met(site))
 
     def bill(self, actions: Sequence[SharePrefixAction]) -> Bill | None:
         if any(frozenset(pair) in self.excluded for pair in combinations(actions, 2)):
             return None
-        saved = {s.action: s.saved_nbytes for rungs in self.ladders.values() for s in rungs}
+        saved = {s.action: s.saved.weights_nbytes for rungs in self.ladders.values() for s in rungs}
         total = sum(saved[action] for action in actions)
         return Bill(BASE - total, BASE - total)
 
-    def search(self, effort: int = 1000, allowance: float = math.inf) -> Search:
-        return Search(self.ladders, self.bill, self.measure, effort, allowance)
+    def search(self, tries: int = 1000, allowance: float = math.inf) -> Search:
+        return Search(self.ladders, self.bill, self.measure, tries, allowance)
 
     def combinations(self) -> list[tuple[Site, ...]]:
         """Every possible combination that keeps the floors."""
@@ -72,7 +84,7 @@ class World:
         return sum(map(self.loss, sites))
 
     def nbytes(self, sites: Sequence[Site]) -> int:
-        return BASE - sum(s.saved_nbytes for s in sites)
+        return BASE - sum(s.saved.weights_nbytes for s in sites)
 
 
 @st.composite
@@ -148,7 +160,7 @@ def test_one_search_stays_monotone_however_wrong_the_predictions(
 ) -> None:
     losses = {s: data.draw(st.floats(0, 1)) for rungs in world.ladders.values() for s in rungs}
     world.loss = lambda site: losses[site]  # type: ignore[method-assign]
-    search = world.search(effort=data.draw(st.integers(1, 4)))
+    search = world.search(tries=data.draw(st.integers(1, 4)))
     found: list[float] = []
     for budget in (BASE - 4000, BASE - 2000, BASE - 500, BASE):
         choice = search.within(budget)
@@ -157,12 +169,12 @@ def test_one_search_stays_monotone_however_wrong_the_predictions(
 
 
 @settings(max_examples=60, deadline=None)
-@given(world=worlds(), effort=st.integers(1, 4), budget=st.integers(BASE - 9000, BASE))
-def test_no_more_is_measured_than_the_effort_allows(world: World, effort: int, budget: int) -> None:
-    search = world.search(effort)
+@given(world=worlds(), tries=st.integers(1, 4), budget=st.integers(BASE - 9000, BASE))
+def test_no_more_is_measured_than_the_tries_allow(world: World, tries: int, budget: int) -> None:
+    search = world.search(tries)
     for choice in (search.within(budget), search.smallest()):
         for receiver in world.ladders:
-            assert len([s for s in world.asked if s.receiver == receiver]) <= effort
+            assert len([s for s in world.asked if s.receiver == receiver]) <= tries
         # What is chosen was measured, and kept its floor.
         assert choice is None or all(s in world.asked and world.met(s) for s in choice.sites)
 
@@ -200,7 +212,7 @@ def three() -> World:
 def test_nothing_is_measured_where_nothing_needs_to_be_given_up() -> None:
     world = three()
     choice = world.search().within(BASE)
-    assert choice == Choice((), Bill(BASE, BASE))
+    assert choice == Combination((), Bill(BASE, BASE))
     assert world.asked == []
 
 
@@ -208,16 +220,16 @@ def test_only_the_mildest_site_that_fits_is_measured() -> None:
     world = three()
     choice = world.search().within(BASE - 1500)
     assert choice is not None
-    assert [s.saved_nbytes for s in choice.sites] == [2000]
+    assert [s.saved.weights_nbytes for s in choice.sites] == [2000]
     assert world.asked == list(choice.sites)
 
 
 def test_the_smallest_is_found_by_halving() -> None:
     world = three()
     choice = world.search().smallest()
-    assert [s.saved_nbytes for s in choice.sites] == [3000]  # the last that keeps 0.035
+    assert [s.saved.weights_nbytes for s in choice.sites] == [3000]  # the last that keeps 0.035
     # The boldest first, then the middle of what is left, and never the mildest.
-    assert [s.saved_nbytes // 1000 for s in world.asked][:2] == [6, 3]
+    assert [s.saved.weights_nbytes // 1000 for s in world.asked][:2] == [6, 3]
     assert world.ladders["a"][0] not in world.asked
 
 
@@ -250,13 +262,13 @@ def test_sites_expected_far_beyond_the_floors_are_not_measured_for_the_most_savi
     world = three()
     # Expected damage starts at a twentieth of the predicted: 0.005, 0.01, ... 0.03.
     choice = world.search(allowance=0.022 / module.PATIENCE).smallest()
-    assert world.asked[0].saved_nbytes == 4000
+    assert world.asked[0].saved.weights_nbytes == 4000
     # That was worse than expected by a factor of two, and so will be the one of 3000 bytes.
-    assert [s.saved_nbytes for s in choice.sites] == [2000]
+    assert [s.saved.weights_nbytes for s in choice.sites] == [2000]
     # With a budget to meet they are.
     bold = World(world.ladders, world.scales)
     found = bold.search(allowance=0.0).within(BASE - 6000)
-    assert found is not None and found.sites[0].saved_nbytes == 6000
+    assert found is not None and found.sites[0].saved.weights_nbytes == 6000
 
 
 # -- probes ----------------------------------------------------------------------------------
@@ -301,10 +313,10 @@ def test_near_probes_are_decided_by_measurement() -> None:
     world = World({"a": [first]}, {"a": 1.0})
     probed = {"a/v0": 0.20, "a/v1": 0.21, "a/v2": 0.9}
 
-    def measure(one: Site) -> Measurement:
+    def measure(one: Site) -> Trial:
         world.asked.append(one)
         loss = {"a/v0": 0.3, "a/v1": 0.1}[one.action.links[0].receiver_value]
-        return Measurement(1 - loss, True, loss)
+        return tried(one, loss)
 
     search, _ = probing(world, probed)
     search.measure = measure
