@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from repsimc.compiler.graph.export import to_proto
-from repsimc.compiler.graph.program import Program
+from repsimc.compiler.graph.program import Note, Program
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import VerificationError, verify
 from repsimc.passes.base import Change, Pass
@@ -100,7 +100,7 @@ def test_program_is_verified_before_the_first_pass() -> None:
         run_passes(program, [])
 
 
-@pytest.mark.parametrize("what", ["weight", "metadata", "doc"])
+@pytest.mark.parametrize("what", ["weight", "metadata", "note", "doc"])
 def test_unreported_change_is_refused(what: str) -> None:
     with pytest.raises(
         VerificationError, match=r"after pass 'silent'.*reported no change"
