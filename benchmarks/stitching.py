@@ -17,7 +17,7 @@ from repsimc.compiler.fitting.affine_ranking import AffineRanking, Samples, samp
 from repsimc.compiler.fitting.reconstruction import Reference
 from repsimc.compiler.frames.calibration import InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
-from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.planning.plan import Link, SharePrefixAction
 from repsimc.passes.pipeline import passes_of, run_exact

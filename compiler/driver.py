@@ -13,13 +13,14 @@ from ..passes.pipeline import run_exact
 from ..runtime.session import Bundle, load
 from .bundle.lowering import is_quantised
 from .bundle.references import references_of
-from .bundle.writing import check_output, write_bundle
+from .bundle.writing import BundleContents, check_output, write_bundle
 from .errors import FidelityError, UsageError
+from .execution.feeds import input_specs
 from .execution.outputs import OutputComparison
-from .frames.calibration import Frames, InputRef, InputSpec, load_frames
+from .frames.calibration import FrameOptions, Frames, InputRef, load_frames
 from .frames.warnings import frame_warnings
 from .frontends.join import join
-from .frontends.onnx import read_model
+from .frontends.read import read_model
 from .graph.program import Program
 from .options import CompileOptions, model_names
 from .planning.plan import Plan, SharePrefixAction, check_plan, read_plan
@@ -27,7 +28,7 @@ from .planning.planner import Budgets, Planner
 from .planning.workbench import Workbench
 from .progress import NoProgress, Progress
 from .reports.report import Report
-from .reports.summary import report_of
+from .reports.summary import Compilation, report_of
 from .structure.cost import predicted_memory
 from .units import Budget, format_bytes, format_count, parse_budget
 
@@ -102,27 +103,28 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
 
     memory = predicted_memory(program, apart)
     notes = _notes(options, frames, tied, plan)
-    report = report_of(
-        original, program, plan, compared, memory, frames, tied, notes, options.budget
-    )
+    compiled = Compilation(original, program, plan, compared)
+    report = report_of(compiled, memory, frames, bool(tied), notes, options.budget)
     bundle = None
     if writing:
         assert options.output is not None
         progress.stage("writing the bundle", None)
         bundle = write_bundle(
             options.output,
-            program,
-            plan=plan.to_json(),
-            report=report.to_json(),
-            memory=memory,
-            fidelity={
-                model.name: [output.to_json() for output in model.fidelity]
-                for model in report.models
-            },
-            layout=options.layout,
-            precision=options.precision,
-            references=None if frames is None else references_of(program, frames),
-            overwrite=options.overwrite,
+            BundleContents(
+                program,
+                plan.to_json(),
+                report.to_json(),
+                memory,
+                {
+                    model.name: [output.to_json() for output in model.fidelity]
+                    for model in report.models
+                },
+                options.layout,
+                options.precision,
+                None if frames is None else references_of(program, frames),
+            ),
+            options.overwrite,
         )
     return CompileResult(report, plan, program, bundle)
 
@@ -144,23 +146,17 @@ def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | Non
     """The frames that the options give for the models, None without any. Raises DataError."""
     if options.calibration is None:
         return None
-    specs: dict[str, list[InputSpec]] = {}
-    for program in apart:
-        (model,) = program.models.values()
-        values = program.values()
-        specs[model.name] = [
-            InputSpec(own, values[value].dtype, tuple(values[value].shape or ()))
-            for own, value in model.inputs.items()
-        ]
     return load_frames(
         options.calibration,
-        specs,
-        preprocessing=options.preprocessing,
-        same_frames=options.same_frames,
-        allow_script=options.allow_script,
-        seed=options.seed,
-        held_out_share=options.held_out,
-        limit=options.frames,
+        {name: input_specs(program) for program in apart for name in program.models},
+        FrameOptions(
+            options.preprocessing,
+            same_frames=options.same_frames,
+            allow_script=options.allow_script,
+            seed=options.seed,
+            limit=options.frames,
+            held_out=options.held_out,
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from ..errors import FidelityError, ModelError, UsageError
 from ..execution.latency import latencies
 from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
-from ..frontends.onnx import read_model
+from ..frontends.read import read_model
 from ..graph.program import Program, own_name
 from ..graph.regions import Regions, find_regions
 from ..options import CompileOptions

@@ -1,4 +1,4 @@
-"""ONNX models as programs: read, check, and join into one."""
+"""ONNX models as programs: read and checked."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from .build import build
 from .check import check_proto, check_runs, check_weights
 from .external_data import TensorFiles
 from .inference import add_types, with_types
-from .join import join
 from .opset import OLDEST_OPSET, raise_opset
 from .prepare import prepare
 
-__all__ = ["import_model", "join", "read_model"]
 
-
-def read_model(path: Path, name: str) -> Program:
+def read_onnx(path: Path, name: str) -> Program:
     """The program of one model file, called `name`.
 
     Weights in external data files are memory-mapped, not loaded; data files must lie in the

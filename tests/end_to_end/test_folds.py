@@ -22,7 +22,7 @@ from repsimc.compiler.actions.fold_actions import (
 )
 from repsimc.compiler.driver import CompileResult, compile_models, frames_of
 from repsimc.compiler.errors import BudgetError, FidelityError, ModelError
-from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning import free as folding

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from repsimc.compiler.errors import DataError, RepsimcError, UsageError
-from repsimc.compiler.frames.calibration import InputSpec, Preprocessing, load_frames
+from repsimc.compiler.frames.calibration import FrameOptions, InputSpec, Preprocessing, load_frames
 
 
 def spec(name="x", shape=("N", 3, 4, 4), dtype=np.float32):
@@ -273,7 +273,7 @@ CASES = {
         lambda p: npz(p, x=X),
         ("there are 20 frames", "at least 32", "batches of 32"),
         {"a": [spec(shape=(32, 3, 4, 4))]},
-        {"for_fit": False},
+        {"held_out": None},
     ),
     "inputs of different batch": Case(
         lambda p: npz(p, x=X, y=X),
@@ -413,7 +413,7 @@ CASES = {
     "an empty dict": Case(lambda p: {}, ("empty",), error=UsageError),
     "negative seed": Case(lambda p: X, ("seed of -1",), options={"seed": -1}, error=UsageError),
     "no limit": Case(lambda p: X, ("limit of 0",), options={"limit": 0}, error=UsageError),
-    "all held out": Case(lambda p: X, ("1.5",), options={"held_out_share": 1.5}, error=UsageError),
+    "all held out": Case(lambda p: X, ("1.5",), options={"held_out": 1.5}, error=UsageError),
 }
 
 
@@ -422,7 +422,7 @@ def test_refusal(name: str, tmp_path: Path):
     case = CASES[name]
     calibration = case.make(tmp_path)
     with pytest.raises(case.error) as caught:
-        load_frames(calibration, case.inputs, **case.options)
+        load_frames(calibration, case.inputs, FrameOptions(**case.options))
     assert type(caught.value) is case.error
     assert caught.value.hint
     for words in case.says:

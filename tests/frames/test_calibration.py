@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from repsimc.compiler.errors import UsageError
-from repsimc.compiler.frames.calibration import Preprocessing, load_frames, load_labels
+from repsimc.compiler.frames.calibration import (
+    FrameOptions,
+    Preprocessing,
+    load_frames,
+    load_labels,
+)
 from tests.frames.given_frames import ONE, UNIT, fed, floats, pixels, save_images, spec
 
 # -- files of arrays -------------------------------------------------------------------------
@@ -51,7 +56,7 @@ def test_frames_named_like_a_model_come_before_those_of_its_input(tmp_path):
 def test_pixels_named_like_a_model_are_its_frames_where_there_is_a_recipe(tmp_path):
     own, x = pixels(), floats()
     np.savez(tmp_path / "c.npz", a=own, x=x)
-    frames = load_frames(tmp_path / "c.npz", ONE, preprocessing={"a": UNIT})
+    frames = load_frames(tmp_path / "c.npz", ONE, FrameOptions(preprocessing={"a": UNIT}))
     np.testing.assert_array_equal(fed(frames), own.transpose(0, 3, 1, 2).astype(np.float32))
     # Without one only the array that fits is taken.
     np.testing.assert_array_equal(fed(load_frames(tmp_path / "c.npz", ONE)), x)
@@ -131,7 +136,7 @@ def test_arrays_by_model_are_separate_streams_unless_they_are_the_same():
         assert frames.tied_groups() == []
     same = load_frames({"a": x, "b": x}, inputs)
     assert same.aligned("a", "b")
-    said = load_frames({"a": x, "b": x + 1}, inputs, same_frames=True)
+    said = load_frames({"a": x, "b": x + 1}, inputs, FrameOptions(same_frames=True))
     assert said.aligned("a", "b")
     assert said.tied_groups() == []  # the same frames, but not the same arrays
 
@@ -148,7 +153,7 @@ def test_a_path_per_model(tmp_path):
     apart = load_frames(paths, inputs)
     assert apart.streams == (("a",), ("b",), ("c",))
     assert apart.tied_groups() == []
-    together = load_frames(paths, inputs, same_frames=True)
+    together = load_frames(paths, inputs, FrameOptions(same_frames=True))
     assert together.streams == (("a", "b", "c"),)
     # a.npz and b.npz have the same content, so one array can feed both
     assert together.tied_groups() == [[("a", "x"), ("b", "x")]]
@@ -170,7 +175,7 @@ def test_different_batch_or_preprocessing_is_not_tied():
     inputs = {"a": [spec()], "b": [spec(shape=(1, 3, 4, 4))], "c": [spec()]}
     assert load_frames(floats(), inputs).tied_groups() == [[("a", "x"), ("c", "x")]]
     recipes = {"": UNIT, "c": Preprocessing(scale=2.0)}
-    images = load_frames(pixels(), inputs, preprocessing=recipes)
+    images = load_frames(pixels(), inputs, FrameOptions(preprocessing=recipes))
     assert images.tied_groups() == []
     assert images.aligned("a", "c")
 
@@ -192,7 +197,7 @@ def test_image_folder_is_recursive_sorted_and_preprocessed(tmp_path):
     (tmp_path / "f" / "notes.txt").write_text("not a frame")
     (tmp_path / "f" / "loop").symlink_to(tmp_path / "f")
     recipe = Preprocessing(scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(1, 2, 4), colour="BGR")
-    frames = load_frames(tmp_path / "f", ONE, preprocessing={"a": recipe})
+    frames = load_frames(tmp_path / "f", ONE, FrameOptions(preprocessing={"a": recipe}))
     wanted = (images[..., ::-1] / 255 - [0.1, 0.2, 0.3]) / [1, 2, 4]
     assert fed(frames).dtype == np.float32
     np.testing.assert_allclose(fed(frames), wanted.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-6)
@@ -205,7 +210,7 @@ def test_one_frame_feeds_models_of_different_preprocessing(tmp_path):
         "b": [spec("y", (1, 6, 6, 3))],
         "c": [spec("z", ("N", 1, 8, 8))],
     }
-    frames = load_frames(tmp_path, inputs, preprocessing={"": UNIT})
+    frames = load_frames(tmp_path, inputs, FrameOptions(preprocessing={"": UNIT}))
     assert frames.streams == (("a", "b", "c"),)
     assert fed(frames, "b", "y").shape == (20, 6, 6, 3)
     assert fed(frames, "c", "z").shape == (20, 1, 8, 8)
@@ -215,19 +220,23 @@ def test_images_in_an_npz(tmp_path):
     images = pixels(20)
     np.savez(tmp_path / "c.npz", images=images, labels=np.arange(20))
     recipe = Preprocessing(scale=1 / 255, array="images")
-    frames = load_frames(tmp_path / "c.npz", ONE, preprocessing={"a": recipe})
+    frames = load_frames(tmp_path / "c.npz", ONE, FrameOptions(preprocessing={"a": recipe}))
     wanted = (images.astype(np.float32) * np.float32(1 / 255)).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(fed(frames), wanted)
     np.savez(tmp_path / "g.npz", images=images[..., 0])  # grey, without an axis of channels
     gray = load_frames(
-        tmp_path / "g.npz", {"a": [spec(shape=("N", 1, 4, 4))]}, preprocessing={"": UNIT}
+        tmp_path / "g.npz",
+        {"a": [spec(shape=("N", 1, 4, 4))]},
+        FrameOptions(preprocessing={"": UNIT}),
     )
     np.testing.assert_array_equal(fed(gray)[:, 0], images[..., 0])
 
 
 def test_float_frames_are_not_preprocessed_again(tmp_path):
     np.savez(tmp_path / "c.npz", x=floats())
-    frames = load_frames(tmp_path / "c.npz", ONE, preprocessing={"a": Preprocessing(scale=9.0)})
+    frames = load_frames(
+        tmp_path / "c.npz", ONE, FrameOptions(preprocessing={"a": Preprocessing(scale=9.0)})
+    )
     np.testing.assert_array_equal(fed(frames), floats())
 
 
@@ -249,7 +258,9 @@ def test_resize(tmp_path, resize, corner, middle):
     save_images(tmp_path, [wide] * 17)
     recipe = Preprocessing(size=(8, 8), scale=1.0, resize=resize)
     frame = fed(
-        load_frames(tmp_path, {"a": [spec(shape=("N", 3, 8, 8))]}, preprocessing={"a": recipe})
+        load_frames(
+            tmp_path, {"a": [spec(shape=("N", 3, 8, 8))]}, FrameOptions(preprocessing={"a": recipe})
+        )
     )[0]
     assert frame[0, 0, 0] == corner
     assert frame[0, 4, 4] == middle
@@ -258,14 +269,14 @@ def test_resize(tmp_path, resize, corner, middle):
 def test_a_very_long_image_does_not_grow_when_cropped(tmp_path):
     save_images(tmp_path, [np.full((1, 100_000, 3), 7, np.uint8)] * 17)
     recipe = Preprocessing(size=(4, 4), scale=1.0, resize="crop")
-    frames = load_frames(tmp_path, ONE, preprocessing={"a": recipe})
+    frames = load_frames(tmp_path, ONE, FrameOptions(preprocessing={"a": recipe}))
     assert np.unique(frames.feed("a", np.arange(2))["x"]).tolist() == [7]
 
 
 def test_images_of_one_size_need_no_size_where_the_model_takes_any(tmp_path):
     save_images(tmp_path, pixels(17, (5, 6, 3)))
     frames = load_frames(
-        tmp_path, {"a": [spec(shape=("N", 3, "H", "W"))]}, preprocessing={"": UNIT}
+        tmp_path, {"a": [spec(shape=("N", 3, "H", "W"))]}, FrameOptions(preprocessing={"": UNIT})
     )
     assert fed(frames).shape == (17, 3, 5, 6)
 
@@ -284,9 +295,9 @@ def load_data():
 def test_script_runs_only_when_allowed(tmp_path):
     (tmp_path / "beside.py").write_text("SHAPE = (1, 3, 4, 4)")
     (tmp_path / "frames.py").write_text(SCRIPT)
-    frames = load_frames(tmp_path / "frames.py", ONE, allow_script=True)
+    frames = load_frames(tmp_path / "frames.py", ONE, FrameOptions(allow_script=True))
     assert fed(frames)[:, 0, 0, 0].tolist() == list(range(100))
-    few = load_frames(tmp_path / "frames.py", ONE, allow_script=True, limit=20)
+    few = load_frames(tmp_path / "frames.py", ONE, FrameOptions(allow_script=True, limit=20))
     assert few.count("a") == 20
 
 

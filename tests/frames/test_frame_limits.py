@@ -11,7 +11,7 @@ from PIL import Image
 
 from repsimc.compiler.errors import DataError
 from repsimc.compiler.frames import array_files
-from repsimc.compiler.frames.calibration import load_frames, load_labels
+from repsimc.compiler.frames.calibration import FrameOptions, load_frames, load_labels
 from tests.frames.test_bad_frames import (
     ONE,
     UNIT,
@@ -57,7 +57,7 @@ def test_an_endless_script_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(array_files, "MAX_DECODED_NBYTES", 1 << 20)
     path = script(tmp_path, "def load_data():\n  while True: yield {'x': np.ones((9, 3, 4, 4))}")
     with pytest.raises(DataError, match=r"item \d+ of load_data.*unpacks"):
-        load_frames(path, ONE, allow_script=True)
+        load_frames(path, ONE, FrameOptions(allow_script=True))
 
 
 def test_an_image_above_the_pixel_limit_is_refused(tmp_path, monkeypatch):
@@ -65,20 +65,20 @@ def test_an_image_above_the_pixel_limit_is_refused(tmp_path, monkeypatch):
     for limit in (99, 10):  # below 100 pixels Pillow warns, below 50 it raises
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(DataError, match=rf"000\.png has more pixels than.* {limit}"):
-            load_frames(tmp_path, ONE, preprocessing=UNIT)
+            load_frames(tmp_path, ONE, FrameOptions(preprocessing=UNIT))
 
 
 def test_pixels_deeper_than_8_bits_are_refused(tmp_path):
     images(tmp_path)
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(DataError, match=r"deep\.png has pixels of mode I"):
-        load_frames(tmp_path, ONE, preprocessing=UNIT)
+        load_frames(tmp_path, ONE, FrameOptions(preprocessing=UNIT))
 
 
 def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
     bad_image(tmp_path, lambda content: content[: len(content) // 2])
     inputs = {"a": [spec(shape=("N", 3, 64, 64))]}
-    frames = load_frames(tmp_path, inputs, preprocessing=UNIT)
+    frames = load_frames(tmp_path, inputs, FrameOptions(preprocessing=UNIT))
     with pytest.raises(DataError, match=r"016\.png can't be decoded.*truncated"):
         frames.feed("a", np.array([3, 16]))
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from repsimc.compiler.errors import ModelError, UsageError
-from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.frontends.read import read_model
 from tests.programs import program_of
 
 GOOD = """<ir_version: 8, opset_import: ["" : 17]>

@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 
 from repsimc.compiler.errors import ModelError, UsageError
-from repsimc.compiler.frontends.onnx import join
+from repsimc.compiler.frontends.join import join
 from repsimc.compiler.graph.export import to_proto
 from tests.programs import assert_close, joined, program_of, run
 

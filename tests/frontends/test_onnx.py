@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.weights import array_of
 from tests.programs import (
@@ -337,7 +337,8 @@ def test_source_covers_all_files(tmp_path: Path):
 READ_A_LARGE_MODEL = """
 import sys
 from pathlib import Path
-from repsimc.compiler.frontends.onnx import read_model, join
+from repsimc.compiler.frontends.join import join
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.export import write_model
 
 def resident():

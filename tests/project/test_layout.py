@@ -58,7 +58,6 @@ UPWARDS = {
     ("compiler.actions", "compiler.planning"),
     ("compiler.execution", "compiler.fitting"),
     ("compiler.execution", "compiler.planning"),
-    ("compiler.progress", "compiler.reports"),
     ("passes", "compiler.planning"),
     ("passes", "compiler.actions"),
 }

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from repsimc.compiler.similarity import measures
-from repsimc.compiler.similarity.features import ModelFeatures, Recipe, features_of_arrays
+from repsimc.compiler.similarity.extraction import features_of_arrays
+from repsimc.compiler.similarity.features import ModelFeatures, Recipe
 from repsimc.compiler.similarity.measures import CATALOG
 from repsimc.compiler.similarity.pairs import compare
 from repsimc.compiler.similarity.row_pairs import affine_r2_of

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.similarity.features import Recipe, extract
+from repsimc.compiler.similarity.extraction import extract
+from repsimc.compiler.similarity.features import Recipe
 from repsimc.compiler.similarity.layers import layers_of
 from repsimc.compiler.similarity.reduction import Reduced, ReducedRun, positions, reduce_array
 from tests.nets.networks import Net
@@ -94,7 +95,7 @@ def test_how_many_frames_run_at_a_time_changes_nothing() -> None:
 
     def features(batch: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         batches = ({value: frames[k : k + batch]} for k in range(0, 20, batch))
-        found = extract(program, "a", layers, batches, 20, Recipe(maps=False))
+        found = extract(program, layers, batches, 20, Recipe(maps=False))
         return [(layer.pooled, layer.rows) for layer in found.layers]
 
     for one, other in zip(features(20), features(3)):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from repsimc.compiler.similarity import store as store_module
-from repsimc.compiler.similarity.features import ModelFeatures, Recipe, features_of_arrays
+from repsimc.compiler.similarity.extraction import features_of_arrays
+from repsimc.compiler.similarity.features import ModelFeatures, Recipe
 from repsimc.compiler.similarity.store import Store, cache_folder, key_of
 
 KEY = key_of(what="test")
