@@ -12,6 +12,7 @@ import pytest
 
 import repsimc
 from repsimc.compiler.errors import DataError, UsageError
+from repsimc.compiler.frames.preprocessing import Preprocessing
 from repsimc.compiler.similarity import reduction as reduction_module
 from repsimc.compiler.similarity.compare import similarity
 from repsimc.compiler.similarity.report import similarity_grid
@@ -94,7 +95,7 @@ def test_the_second_call_runs_nothing(folder: Path, runs: type[Counted], cache: 
     assert runs.frames == 4 * 96
 
 
-@pytest.mark.parametrize("change", ["model", "frames", "seed", "limit", "sketch"])
+@pytest.mark.parametrize("change", ["model", "frames", "seed", "limit", "sketch", "maps"])
 def test_anything_that_matters_misses_the_cache(
     folder: Path, runs: type[Counted], change: str
 ) -> None:
@@ -106,9 +107,23 @@ def test_anything_that_matters_misses_the_cache(
     elif change == "frames":
         np.savez(folder / "frames.npz", x=smooth_images(96, seed=1))
     else:
-        wishes = {"seed": {"seed": 1}, "limit": {"frames": 90}, "sketch": {"sketch": True}}[change]
+        wishes = {
+            "seed": {"seed": 1},
+            "limit": {"frames": 90},
+            "sketch": {"sketch": True},
+            "maps": {"measures": ("cka-maps",)},
+        }[change]
     similarity([folder / "a.onnx"], folder / "frames.npz", **wishes)
     assert runs.frames > before
+
+
+def test_other_preprocessing_misses_the_cache(folder: Path, runs: type[Counted]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    np.savez(folder / "pixels.npz", x=pixels)
+    for count, scale in enumerate((1.0, 2.0, 1.0)):
+        recipe = {"a": Preprocessing(scale=scale)}
+        similarity([folder / "a.onnx"], folder / "pixels.npz", preprocessing=recipe)
+        assert runs.frames == 20 * min(count + 1, 2)
 
 
 def test_without_a_cache_nothing_is_kept(folder: Path, runs: type[Counted], cache: Path) -> None:
