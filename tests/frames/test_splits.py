@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repsimc.compiler.frames.calibration import (
-    MIN_FIT_FRAMES,
-    FrameOptions,
-    Preprocessing,
-    load_frames,
-)
-from tests.frames.given_frames import ONE, UNIT, all_rows, floats, pixels, spec
+from repsimc.compiler.frames.calibration import FrameOptions, load_frames
+from repsimc.compiler.frames.splits import MIN_FIT_FRAMES
+from tests.frames.given_frames import ONE, Case, X, all_rows, check_refused, floats, npz, spec
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,18 +80,25 @@ def test_limit_draws_from_all_frames():
     assert all_rows(frames, "a").max() > 100
 
 
-def test_fingerprint_follows_content_and_preprocessing(tmp_path):
-    images = pixels()
-    np.save(tmp_path / "a.npy", images)
-    np.save(tmp_path / "b.npy", images)
-    changed = images.copy()
-    changed[19, 0, 0, 0] ^= 1
-    np.save(tmp_path / "c.npy", changed)
+CASES = {
+    "too few frames": Case(
+        lambda p: npz(p, x=X[:5]), ("there are 5 frames", "c.npz", "17 (16 to fit on, 1 held out)")
+    ),
+    "too few batches": Case(
+        lambda p: npz(p, x=X), ("24 (16 to fit on, 8 held out)",), {"a": [spec(shape=(8, 3, 4, 4))]}
+    ),
+    "too low a limit": Case(
+        lambda p: npz(p, x=X), ("limit of 10 frames", "17"), options={"limit": 10}
+    ),
+    "not a whole batch to verify": Case(
+        lambda p: npz(p, x=X),
+        ("there are 20 frames", "at least 32", "batches of 32"),
+        {"a": [spec(shape=(32, 3, 4, 4))]},
+        {"held_out": None},
+    ),
+}
 
-    def mark(path, recipe=UNIT):
-        return load_frames(
-            tmp_path / path, ONE, FrameOptions(preprocessing={"": recipe})
-        ).fingerprint()
 
-    assert mark("a.npy") == mark("b.npy")
-    assert len({mark("a.npy"), mark("c.npy"), mark("a.npy", Preprocessing(scale=2.0))}) == 3
+@pytest.mark.parametrize("name", CASES)
+def test_refusal(name: str, tmp_path: Path):
+    check_refused(CASES[name], tmp_path)
