@@ -25,7 +25,7 @@ from ..progress import NoProgress, Progress
 from .extraction import features_of_arrays
 from .features import LayerFeatures, ModelFeatures, Recipe
 from .measures import CATALOG
-from .model_runs import DEFAULT_FRAMES, MIN_FRAMES, FeatureSource, ModelRuns, Stores
+from .model_runs import DEFAULT_FRAMES, MIN_FRAMES, ModelRuns, Stores
 from .pair_matrix import PairMatrix
 from .pairs import compare
 from .report import LayerReport, Match, PairReport, SimilarityResult, SiteMark, best_rows
@@ -157,6 +157,10 @@ class ArrayLayers:
     def marks(self) -> dict[tuple[str, str], list[tuple[str, str, float]]]:
         """No sites: there is nothing to plan with."""
         return {}
+
+
+# Where features come from: arrays that the caller has, or models that are run.
+FeatureSource = ArrayLayers | ModelRuns
 
 
 def _analysed(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,40 +38,6 @@ MIN_FRAMES = 4
 DEFAULT_FRAMES = 1024
 # Features of all models together stay in memory up to this, then they are read from files.
 HELD_NBYTES = 256 << 20
-
-
-class FeatureSource(Protocol):
-    """Where features come from: models that are run, or arrays that the caller has."""
-
-    @property
-    def recipe(self) -> Recipe:
-        """What is kept of a layer."""
-        ...
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models' names."""
-        ...
-
-    def aligned(self, a: str, b: str) -> bool:
-        """Whether row k is the same frame for both."""
-        ...
-
-    def run(self) -> dict[str, ModelFeatures]:
-        """Layers and statistics of every model; its arrays may be missing."""
-        ...
-
-    def features(self, model: str, kinds: Sequence[str]) -> ModelFeatures:
-        """A model's features with the arrays of those kinds."""
-        ...
-
-    def warnings(self) -> list[str]:
-        """What the user should know about the frames."""
-        ...
-
-    def marks(self) -> Marks:
-        """The sites that the planner would try."""
-        ...
 
 
 class Stores(NamedTuple):

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from repsimc.compiler.similarity import measures
 from repsimc.compiler.similarity.extraction import features_of_arrays
@@ -16,7 +15,6 @@ from repsimc.compiler.similarity.pairs import compare
 from repsimc.compiler.similarity.row_pairs import affine_r2_of
 from tests.similarity.activations import blended, maps
 
-Array = NDArray[np.float32]
 EXACT = Recipe(batch=16)
 
 
