@@ -84,12 +84,17 @@ def verify_bundle(
         replace(options.frames, held_out=None),
     )
     _require_needed(entries, found)
-    comparisons = {
-        name: _Comparison(
-            entry,
-            options.metrics,
-            _labels(name, _set_of(data, name), wanted[name], found) if name in wanted else None,
+    labelled = {
+        name: load_labels(
+            data[name] if isinstance(data, Mapping) else data,
+            wanted[name],
+            found.held_out_rows(name),
         )
+        for name in entries
+        if name in wanted
+    }
+    comparisons = {
+        name: _Comparison(entry, options.metrics, labelled.get(name))
         for name, entry in entries.items()
     }
     # One name for all models is meant for those that classify; a model's own is meant for it.
@@ -139,21 +144,6 @@ def _input_spec(model: str, spec: TensorSpec) -> InputSpec:
     if spec.shape is None:
         raise DataError(f"input '{spec.name}' of model '{model}' has no known number of axes")
     return InputSpec(spec.name, dtype, spec.shape)
-
-
-def _set_of(data: Path | Mapping[str, Path], model: str) -> Path:
-    return data[model] if isinstance(data, Mapping) else data
-
-
-def _labels(model: str, path: Path, array: str, frames: Frames) -> NDArray[np.int64]:
-    found = load_labels(path, array)
-    rows = frames.held_out_rows(model)
-    if len(found) <= int(rows.max(initial=-1)):
-        raise DataError(
-            f"{path} has {len(found)} labels '{array}' for {int(rows.max()) + 1} frames",
-            "give one label per frame, in the frames' order",
-        )
-    return found
 
 
 def _open(model: str, path: Path) -> onnxruntime.InferenceSession:

@@ -72,6 +72,10 @@ class Frames:
         """Rows that no fit may see, in whole batches; all rows in order when for verification."""
         return self.splits[self._stream(model)][1]
 
+    def rows(self, model: str) -> Rows:
+        """All rows in use for the model, in order."""
+        return np.sort(np.concatenate(self.splits[self._stream(model)]))
+
     def feed(self, model: str, rows: Rows) -> dict[str, Array]:
         """What the model is fed for these rows: arrays [n, ...] by its own input names.
 
@@ -208,10 +212,11 @@ def load_frames(
     )
 
 
-def load_labels(path: Path, name: str) -> NDArray[np.int64]:
+def load_labels(path: Path, name: str, rows: Rows | None = None) -> NDArray[np.int64]:
     """Labels [frames] from array `name` of an .npz, or of a folder of them in the frames' order.
 
-    Class indices: integers, shape [n] or [n, 1]. Raises DataError saying what the file holds.
+    Class indices: integers, shape [n] or [n, 1]. Raises DataError saying what the file holds, or
+    that it has too few labels for the `rows` in use.
     """
     given = read_set(path, Allowance())
     if isinstance(given, ImageFiles) or NAMELESS in given.columns:
@@ -232,7 +237,13 @@ def load_labels(path: Path, name: str) -> NDArray[np.int64]:
                 "per frame",
                 "save class indices: np.savez(path, labels=scores.argmax(-1))",
             )
-    return np.concatenate([piece.array.reshape(-1).astype(np.int64) for piece in pieces])
+    labels = np.concatenate([piece.array.reshape(-1).astype(np.int64) for piece in pieces])
+    if rows is not None and len(labels) <= (last := int(rows.max(initial=-1))):
+        raise DataError(
+            f"{path} has {len(labels)} labels '{name}' for {last + 1} frames",
+            "give one label per frame, in the frames' order",
+        )
+    return labels
 
 
 def _sets(
