@@ -21,7 +21,7 @@ from measuring import (
 )
 from records import Record, figure
 
-from repsimc.compiler.bundle.verification import verify_bundle
+from repsimc.compiler.bundle.verification import VerificationOptions, verify_bundle
 from repsimc.compiler.reports.measurements import OutputVerification
 from repsimc.runtime.session import load
 
@@ -227,7 +227,9 @@ def verification(case: Classifiers, round_: Round, found: Compiled) -> list[Outp
     )
     # Accuracy is only told of outputs that are judged as class scores.
     metrics = dict.fromkeys(case.tasks, "top1")
-    checked = verify_bundle(load(found.bundle), data, labels=case.tasks, metrics=metrics)
+    checked = verify_bundle(
+        load(found.bundle), data, VerificationOptions(labels=case.tasks, metrics=metrics)
+    )
     data.unlink()
     return checked
 

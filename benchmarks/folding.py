@@ -26,7 +26,8 @@ from records import Record, figure, grid, missed, write_records
 
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.errors import BudgetError
-from repsimc.compiler.frontends.onnx import import_model, read_model
+from repsimc.compiler.frontends.onnx import import_model
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program, Source
 from repsimc.compiler.options import CompileOptions

@@ -22,9 +22,9 @@ from repsimc.compiler.execution.outputs import OriginalOutputs, measurement
 from repsimc.compiler.execution.samples import Samples, sample_values
 from repsimc.compiler.fitting.affine_ranking import AffineRanking
 from repsimc.compiler.fitting.cka import debiased_cka
-from repsimc.compiler.frames.calibration import Frames, InputSpec, load_frames
+from repsimc.compiler.frames.calibration import FrameOptions, Frames, InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
-from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.cuts import cuts
 from repsimc.compiler.graph.program import Program
@@ -115,7 +115,7 @@ class Trials:
         inputs = {name: [spec] for name, spec in specs.items()}
         given = {name: _images(zoo, pair, name, "calib2000", frames) for name in names}
         self._frames: Frames = load_frames(
-            given if RAW & set(names) else given[pair.donor], inputs, same_frames=True
+            given if RAW & set(names) else given[pair.donor], inputs, FrameOptions(same_frames=True)
         )
         self._original = join(apart, self._frames.tied_groups())
         self._judges: dict[int, Judge] = {}

@@ -23,7 +23,7 @@ from repsimc.compiler.case import frames_of
 from repsimc.compiler.depth.curve import DepthResult, depth
 from repsimc.compiler.driver import compile_models
 from repsimc.compiler.execution.executable import Executable
-from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.regions import find_regions

@@ -181,15 +181,16 @@ def comparing(case: str, models: Models, frames: NDArray[np.float32]) -> list[Re
 
 def model_features(name: str, path: Path, frames: NDArray[np.float32]) -> ModelFeatures:
     """A model's pooled features over the frames."""
-    from repsimc.compiler.frontends.onnx import read_model
-    from repsimc.compiler.similarity.features import Recipe, extract
+    from repsimc.compiler.frontends.read import read_model
+    from repsimc.compiler.similarity.extraction import extract
+    from repsimc.compiler.similarity.features import Recipe
     from repsimc.compiler.similarity.layers import layers_of
 
     program = read_model(path, name)
     layers, _ = layers_of(program, name)
     [value] = program.models[name].inputs.values()
     batches = ({value: frames[k : k + BATCH]} for k in range(0, len(frames), BATCH))
-    return extract(program, name, layers, batches, len(frames), Recipe(maps=False))
+    return extract(program, layers, batches, len(frames), Recipe(maps=False))
 
 
 def best_of(times: int, call: Callable[[], object]) -> float:

@@ -19,7 +19,7 @@ from repsimc.compiler.fitting.affine_ranking import AffineRanking
 from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.frames.calibration import InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
-from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
 from repsimc.passes.pipeline import run_exact

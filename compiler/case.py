@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..passes.pipeline import run_exact
-from .frames.calibration import Frames, InputRef, InputSpec, load_frames
+from .execution.feeds import input_specs
+from .frames.calibration import FrameOptions, Frames, InputRef, load_frames
 from .frontends.join import join
-from .frontends.onnx import read_model
+from .frontends.read import read_model
 from .graph.program import Program
 from .options import CompileOptions
 from .progress import Progress
@@ -56,23 +57,17 @@ def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | Non
     """The frames that the options give for the models, None without any. Raises DataError."""
     if options.calibration is None:
         return None
-    specs: dict[str, list[InputSpec]] = {}
-    for program in apart:
-        (model,) = program.models.values()
-        values = program.values()
-        specs[model.name] = [
-            InputSpec(own, values[value].dtype, tuple(values[value].shape or ()))
-            for own, value in model.inputs.items()
-        ]
     return load_frames(
         options.calibration,
-        specs,
-        preprocessing=options.preprocessing,
-        same_frames=options.same_frames,
-        allow_script=options.allow_script,
-        seed=options.seed,
-        held_out_share=options.held_out,
-        limit=options.frames,
+        {name: input_specs(program) for program in apart for name in program.models},
+        FrameOptions(
+            options.preprocessing,
+            same_frames=options.same_frames,
+            allow_script=options.allow_script,
+            seed=options.seed,
+            limit=options.frames,
+            held_out=options.held_out,
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from .actions.action import Stage
 from .actions.kinds import chosen
 from .bundle.lowering import is_quantised
 from .bundle.references import references_of
-from .bundle.writing import check_output, write_bundle
+from .bundle.writing import BundleContents, check_output, write_bundle
 from .case import case_of, read_models
 from .errors import FidelityError, UsageError
 from .execution.outputs import OutputComparison
@@ -28,7 +28,7 @@ from .planning.planner import Planner
 from .planning.workbench import Workbench
 from .progress import NoProgress, Progress
 from .reports.report import Report
-from .reports.summary import report_of
+from .reports.summary import Compilation, report_of
 from .structure.cost import predicted_memory
 from .units import Budget, format_bytes, format_count, parse_budget
 
@@ -92,27 +92,28 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
     program, frames, tied = trial.program, case.frames, case.tied
     memory = predicted_memory(program, apart)
     notes = _notes(options, frames, tied, plan)
-    report = report_of(
-        case.original, program, plan, trial.outputs, memory, frames, tied, notes, options.budget
-    )
+    compiled = Compilation(case.original, program, plan, trial.outputs)
+    report = report_of(compiled, memory, frames, bool(tied), notes, options.budget)
     bundle = None
     if writing:
         assert options.output is not None
         progress.stage("writing the bundle", None)
         bundle = write_bundle(
             options.output,
-            program,
-            plan=plan.to_json(),
-            report=report.to_json(),
-            memory=memory,
-            fidelity={
-                model.name: [output.to_json() for output in model.fidelity]
-                for model in report.models
-            },
-            layout=options.layout,
-            precision=options.precision,
-            references=None if frames is None else references_of(program, frames),
-            overwrite=options.overwrite,
+            BundleContents(
+                program,
+                plan.to_json(),
+                report.to_json(),
+                memory,
+                {
+                    model.name: [output.to_json() for output in model.fidelity]
+                    for model in report.models
+                },
+                options.layout,
+                options.precision,
+                None if frames is None else references_of(program, frames),
+            ),
+            options.overwrite,
         )
     return CompileResult(report, plan, program, bundle)
 

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING, Protocol
 
-from .reports.table import printable
+from .units import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

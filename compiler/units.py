@@ -1,4 +1,4 @@
-"""Byte counts and shares as people write them: parsing and printing."""
+"""Byte counts and shares as people write them, parsed and printed; text that may be printed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ _COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)\s*", re.IGNORECASE)
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", re.IGNORECASE)
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -147,3 +148,8 @@ def format_count(count: float) -> str:
             return f"{value:.3g} {unit}".rstrip()
         value /= 1000
     raise AssertionError("unreachable")
+
+
+def printable(text: str) -> str:
+    """The text without control characters: no name may steer the terminal."""
+    return _CONTROL.sub("?", text)

@@ -12,7 +12,8 @@ import onnx.parser
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from repsimc.compiler.frontends.onnx import import_model, join
+from repsimc.compiler.frontends.join import join
+from repsimc.compiler.frontends.onnx import import_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program, Source
 

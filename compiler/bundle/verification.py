@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +14,7 @@ from ...runtime.bench import check_original
 from ...runtime.manifest import ModelEntry, TensorSpec
 from ...runtime.ort import import_onnxruntime, session_options
 from ...runtime.session import Bundle
-from ..frames.calibration import Frames, InputSpec, Preprocessing, load_frames, load_labels
+from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames, load_labels
 from ..errors import BackendError, DataError, ModelError, UsageError
 from ..options import DEFAULT_FLOOR
 from ..execution.fidelity import TOP1, FidelityMeter, metric_for
@@ -31,31 +31,37 @@ Array = NDArray[Any]
 _BATCH = 64
 
 
+@dataclass(frozen=True)
+class VerificationOptions:
+    """What a bundle is compared by beside frames.
+
+    `originals` is a folder that holds the models that were compiled, by file name; without one
+    they are where the manifest says. `labels` names the array of class indices in the data: one
+    for all models, or by model. `metrics` ('model' or 'model/output') overrides the manifest's.
+    `frames` says how the data is read; all of it is held out.
+    """
+
+    originals: Path | None = None
+    labels: str | Mapping[str, str] | None = None
+    metrics: Mapping[str, str] = field(default_factory=dict[str, str])
+    frames: FrameOptions = FrameOptions(held_out=None)
+
+
 def verify_bundle(
     bundle: Bundle,
     data: Path | Mapping[str, Path],
-    *,
-    labels: str | Mapping[str, str] | None = None,
-    originals: Path | None = None,
-    preprocessing: Mapping[str, Preprocessing] | None = None,
-    metrics: Mapping[str, str] | None = None,
-    same_frames: bool = False,
-    allow_script: bool = False,
-    frames: int | None = None,
-    seed: int = 0,
+    options: VerificationOptions | None = None,
     progress: Progress | None = None,
 ) -> list[OutputVerification]:
     """Every output of every model, measured on `data`: one set for all models, or one per model.
 
-    The originals are found where the manifest says, relative to the bundle, or by file name in
-    the folder `originals`; they must be the files that were compiled (sha256). `labels` names
-    the array of class indices in the data: one for all models, or by model. Floors and metrics
-    are those of the manifest; `metrics` ('model' or 'model/output') overrides. At most `frames`
-    frames are used, drawn by `seed`.
+    The originals must be the files that were compiled (sha256). Floors are those of the manifest.
 
     Raises ModelError (a bundle or original that can't be used), DataError (frames or labels),
     UsageError (unknown models).
     """
+    options = options or VerificationOptions()
+    labels = options.labels
     entries = {entry.name: entry for entry in bundle.manifest.models}
     wanted = dict.fromkeys(entries, labels) if isinstance(labels, str) else dict(labels or {})
     for name in wanted:
@@ -66,27 +72,29 @@ def verify_bundle(
             )
     steps = progress or NoProgress()
     steps.stage("reading originals and frames", None)
-    paths = {name: original_path(bundle, entry, originals) for name, entry in entries.items()}
+    paths = {
+        name: original_path(bundle, entry, options.originals) for name, entry in entries.items()
+    }
     found = load_frames(
         data,
         {
             name: [_input_spec(name, spec) for spec in entry.inputs]
             for name, entry in entries.items()
         },
-        preprocessing=dict(preprocessing or {}),
-        same_frames=same_frames,
-        allow_script=allow_script,
-        seed=seed,
-        limit=frames,
-        for_fit=False,
+        replace(options.frames, held_out=None),
     )
     _require_needed(entries, found)
-    comparisons = {
-        name: _Comparison(
-            entry,
-            metrics or {},
-            _labels(name, _set_of(data, name), wanted[name], found) if name in wanted else None,
+    labelled = {
+        name: load_labels(
+            data[name] if isinstance(data, Mapping) else data,
+            wanted[name],
+            found.held_out_rows(name),
         )
+        for name in entries
+        if name in wanted
+    }
+    comparisons = {
+        name: _Comparison(entry, options.metrics, labelled.get(name))
         for name, entry in entries.items()
     }
     # One name for all models is meant for those that classify; a model's own is meant for it.
@@ -136,21 +144,6 @@ def _input_spec(model: str, spec: TensorSpec) -> InputSpec:
     if spec.shape is None:
         raise DataError(f"input '{spec.name}' of model '{model}' has no known number of axes")
     return InputSpec(spec.name, dtype, spec.shape)
-
-
-def _set_of(data: Path | Mapping[str, Path], model: str) -> Path:
-    return data[model] if isinstance(data, Mapping) else data
-
-
-def _labels(model: str, path: Path, array: str, frames: Frames) -> NDArray[np.int64]:
-    found = load_labels(path, array)
-    rows = frames.held_out_rows(model)
-    if len(found) <= int(rows.max(initial=-1)):
-        raise DataError(
-            f"{path} has {len(found)} labels '{array}' for {int(rows.max()) + 1} frames",
-            "give one label per frame, in the frames' order",
-        )
-    return found
 
 
 def _open(model: str, path: Path) -> onnxruntime.InferenceSession:

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,33 @@ HALF = "half"  # stem of the graph in half precision
 _MARK = ".being-written"  # tells our unfinished folders from anyone else's
 
 
-def write_bundle(
-    directory: Path,
-    program: Program,
-    *,
-    plan: Any,
-    report: Any,
-    memory: Mapping[str, int] | None = None,
-    fidelity: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    layout: str = MERGED,
-    precision: str = "fp32",
-    references: References | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """The folder `directory`, holding the program as a bundle that `repsimc.load` opens.
+@dataclass(frozen=True)
+class BundleContents:
+    """What a bundle is written from.
 
     `plan` and `report` are JSON values; `memory` and `fidelity` (per model, one mapping per
     output) go into the manifest, as do the `layout` and the `precision` that the bundle is meant
     for; any but fp32 puts a graph in half precision beside the plain one. `references` are what
-    engines will be checked against. All is written into a hidden folder beside `directory`, which
-    then takes its place, so that whatever happens there is either the old bundle or the new.
-    The same arguments give the same bytes.
+    engines will be checked against.
+    """
+
+    program: Program
+    plan: Any
+    report: Any
+    memory: Mapping[str, int] = field(default_factory=dict[str, int])
+    fidelity: Mapping[str, Sequence[Mapping[str, Any]]] = field(
+        default_factory=dict[str, Sequence[Mapping[str, Any]]]
+    )
+    layout: str = MERGED
+    precision: str = "fp32"
+    references: References | None = None
+
+
+def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = False) -> Path:
+    """The folder `directory`, holding the contents as a bundle that `repsimc.load` opens.
+
+    All is written into a hidden folder beside `directory`, which then takes its place, so that
+    whatever happens there is either the old bundle or the new. Equal contents give equal bytes.
     Raises UsageError if `directory` exists and is not empty, unless it is a bundle and
     `overwrite` is given; or if it cannot be written, say because the disk is full.
     """
@@ -63,15 +69,10 @@ def write_bundle(
         partial.mkdir()
         try:
             write_file(partial / _MARK, b"")
-            ready = program.copy()
-            narrow_integers(ready)
-            manifest = replace(
-                manifest_of(ready, target, memory or {}, fidelity or {}),
-                layout=layout,
-                precision=precision,
-                references=() if references is None else references.groups,
-            )
-            _fill(partial, manifest, ready, plan, report, references)
+            program = contents.program.copy()
+            narrow_integers(program)
+            ready = replace(contents, program=program)
+            _fill(partial, manifest_of(ready, target), ready)
             (partial / _MARK).unlink()
             sync(partial)
             check_output(target, overwrite)
@@ -108,48 +109,44 @@ def check_output(directory: Path, overwrite: bool) -> None:
         )
 
 
-def manifest_of(
-    program: Program,
-    directory: Path,
-    memory: Mapping[str, int],
-    fidelity: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> Manifest:
-    """The manifest of the program as a bundle at `directory`; its `files` are still empty.
+def manifest_of(contents: BundleContents, directory: Path) -> Manifest:
+    """The manifest of the contents as a bundle at `directory`; its `files` are still empty.
 
     Raises ModelError if an input has a type that the runtime has no word for.
     """
+    program, references = contents.program, contents.references
     return Manifest(
         models=tuple(
-            _model_entry(program, model, directory, fidelity.get(model.name, ()))
+            _model_entry(program, model, directory, contents.fidelity.get(model.name, ()))
             for model in program.models.values()
         ),
         files={},
         repsimc=__version__,
-        memory=dict(memory),
+        memory=dict(contents.memory),
         segments=segments_of(program),
         quantised=is_quantised(program),
+        layout=contents.layout,
+        precision=contents.precision,
+        references=() if references is None else references.groups,
     )
 
 
 def _fill(
     folder: Path,
     manifest: Manifest,
-    program: Program,
-    plan: Any,
-    report: Any,
-    references: References | None,
+    contents: BundleContents,
 ) -> None:
-    written = write_model(program, folder, Path(GRAPH).stem)
+    written = write_model(contents.program, folder, Path(GRAPH).stem)
     _check_model(folder / GRAPH)
     if manifest.precision != "fp32":
-        half = write_model(to_half(program), folder, HALF)
+        half = write_model(to_half(contents.program), folder, HALF)
         _check_model(half[0])
         manifest.lowered["fp16"] = half[0].name
         written += half
-    if references is not None:
-        write_references(folder / REFERENCES, references)
+    if contents.references is not None:
+        write_references(folder / REFERENCES, contents.references)
         written.append(folder / REFERENCES)
-    for name, value in ((PLAN, plan), (REPORT, report)):
+    for name, value in ((PLAN, contents.plan), (REPORT, contents.report)):
         write_file(folder / name, _json(value))
         written.append(folder / name)
     for path in sorted(written):

@@ -63,7 +63,8 @@ def verify(
     call = call_of(ctx).take(format, verbose, quiet)
     settings = load_config(config, Path.cwd())
     from ...runtime.session import load
-    from ..bundle.verification import verify_bundle
+    from ..bundle.verification import VerificationOptions, verify_bundle
+    from ..frames.calibration import FrameOptions
     from ..reports.measurements import missed_floor, verification_grid, verification_json
 
     opened = load(bundle)
@@ -73,14 +74,18 @@ def verify(
         found = verify_bundle(
             opened,
             paths_per_model(data, "--data", names),
-            labels=None if labels is None else per_model(labels, "--labels", names),
-            originals=originals,
-            preprocessing=preprocessings(settings, names),
-            metrics=settings.get("metrics", {}),
-            same_frames=same_frames or settings.get("same-frames", False),
-            allow_script=allow_script,
-            frames=frames,
-            progress=progress,
+            VerificationOptions(
+                originals,
+                None if labels is None else per_model(labels, "--labels", names),
+                settings.get("metrics", {}),
+                FrameOptions(
+                    preprocessings(settings, names),
+                    same_frames=same_frames or settings.get("same-frames", False),
+                    allow_script=allow_script,
+                    limit=frames,
+                ),
+            ),
+            progress,
         )
     finally:
         progress.done()

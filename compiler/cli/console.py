@@ -175,7 +175,7 @@ def _as_shown(error: Exception) -> RepsimcError:
 
 
 def _tell(text: str) -> None:
-    from ..reports.table import printable
+    from ..units import printable
 
     print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
 

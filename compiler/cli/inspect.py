@@ -30,7 +30,7 @@ def inspect(
     """Tell what a model or a bundle is made of, where it can be cut, and what is shared."""
     call = call_of(ctx).take(format, verbose)
     from ...runtime.session import load
-    from ..frontends.onnx import read_model
+    from ..frontends.read import read_model
     from ..reports import inspection
     from ..reports.table import report_grid
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ..case import frames_of
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..execution.executable import Executable
 from ..execution.feeds import held_out_feeds
 from ..frames.calibration import load_labels
@@ -36,19 +34,9 @@ class Judge:
             replace(options, calibration=labelled.data, frames=None, held_out=0.5), [original]
         )
         assert self._frames is not None
-        self._labels = load_labels(labelled.data, labelled.labels)
         (self._model,) = original.models
-        rows = np.sort(
-            np.concatenate(
-                [self._frames.fit_rows(self._model), self._frames.held_out_rows(self._model)]
-            )
-        )
-        if len(self._labels) <= int(rows.max()):
-            raise DataError(
-                f"{labelled.data} has {len(self._labels)} labels '{labelled.labels}' for "
-                f"{int(rows.max()) + 1} frames",
-                "give one label per frame, in the frames' order",
-            )
+        self._rows = self._frames.rows(self._model)
+        self._labels = load_labels(labelled.data, labelled.labels, self._rows)
         values = original.values()
         outputs = original.models[self._model].outputs
         self._scores = {
@@ -59,7 +47,6 @@ class Judge:
                 f"labels are given, and no output of {self._model} holds class scores [N, C]",
                 "leave --labels out",
             )
-        self._rows = rows
 
     def accuracy(self, program: Program) -> dict[str, float]:
         """The share of frames whose largest score is the label's, 0..1, by output."""

@@ -16,7 +16,7 @@ from ..driver import CompileResult, compile_models
 from ..errors import FidelityError, ModelError, UsageError
 from ..execution.latency import latencies
 from ..fitting.effort import CURVE, GLANCE, TRIAL, Effort
-from ..frontends.onnx import read_model
+from ..frontends.read import read_model
 from ..graph.program import own_name
 from ..graph.regions import Refusal, find_regions
 from ..options import CompileOptions

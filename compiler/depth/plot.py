@@ -6,7 +6,7 @@ import io
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..reports.table import printable
+from ..units import printable
 from .report import DepthCurve
 
 _WIDTH, _HEIGHT = 760, 440

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..reports.report import OutputFidelity, json_number
+from ..reports.report import OutputFidelity, json_fields
 from ..reports.table import Column, Grid
 from ..units import format_bytes, format_count
 
@@ -38,17 +38,7 @@ class DepthPoint:
 
     def to_json(self) -> dict[str, Any]:
         """The point as JSON types."""
-        return {
-            "regions": self.regions,
-            "removed": self.removed,
-            "instead": self.instead,
-            "weights_nbytes": self.weights_nbytes,
-            "macs": self.macs,
-            "latency_seconds": json_number(self.latency_seconds),
-            "fidelity": [output.to_json() for output in self.fidelity],
-            "error": json_number(self.error),
-            "accuracy": self.accuracy,
-        }
+        return json_fields(self)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..frames.calibration import Frames
+from ..frames.calibration import Frames, InputSpec
 from ..graph.program import Program
 from .executable import BATCH, BATCH_NBYTES, batches_of
 
@@ -142,3 +142,13 @@ def _feeds(
         return feeds
     unit = feeds.batch if feeds.fixed else 1
     return StreamFeeds(program, frames, models, rows[: max(limit // unit, 1) * unit])
+
+
+def input_specs(program: Program) -> list[InputSpec]:
+    """What the inputs of a program's one model take, in its order."""
+    (model,) = program.models.values()
+    values = program.values()
+    return [
+        InputSpec(own, values[value].dtype, tuple(values[value].shape or ()))
+        for own, value in model.inputs.items()
+    ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from .splits import MIN_FIT_FRAMES, all_held_out, split
 __all__ = [
     "MAX_DECODED_NBYTES",
     "MIN_FIT_FRAMES",
+    "FrameOptions",
     "FrameSource",
     "Frames",
     "InputRef",
@@ -70,6 +71,10 @@ class Frames:
     def held_out_rows(self, model: str) -> Rows:
         """Rows that no fit may see, in whole batches; all rows in order when for verification."""
         return self.splits[self._stream(model)][1]
+
+    def rows(self, model: str) -> Rows:
+        """All rows in use for the model, in order."""
+        return np.sort(np.concatenate(self.splits[self._stream(model)]))
 
     def feed(self, model: str, rows: Rows) -> dict[str, Array]:
         """What the model is fed for these rows: arrays [n, ...] by its own input names.
@@ -136,43 +141,55 @@ class Frames:
         raise KeyError(model)
 
 
+@dataclass(frozen=True)
+class FrameOptions:
+    """How frames are read and divided.
+
+    `preprocessing` for images goes by 'model/input', 'model', or '' for every model. `same_frames`
+    says that row k of every model's set is the same frame; `allow_script` that a script may run.
+    Of each stream at most `limit` frames are used, drawn by `seed`, of which the share `held_out`
+    (at least one batch, leaving MIN_FIT_FRAMES to fit on) is held out; all are where it is None.
+
+    Raises UsageError for a value that makes no sense.
+    """
+
+    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict[str, Preprocessing])
+    same_frames: bool = False
+    allow_script: bool = False
+    seed: int = 0
+    limit: int | None = None
+    held_out: float | None = 0.25
+
+    def __post_init__(self) -> None:
+        if self.held_out is not None and not 0 < self.held_out < 1:
+            raise UsageError(f"{self.held_out} of the frames can't be held out", "give e.g. 0.25")
+        if self.seed < 0:
+            raise UsageError(f"a seed of {self.seed} is negative", "give 0 or more")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"a limit of {self.limit} frames leaves none", "give at least 17")
+
+
 def load_frames(
     calibration: Calibration,
     inputs: Mapping[str, Sequence[InputSpec]],
-    *,
-    preprocessing: Mapping[str, Preprocessing] | None = None,
-    same_frames: bool = False,
-    allow_script: bool = False,
-    seed: int = 0,
-    held_out_share: float = 0.25,
-    limit: int | None = None,
-    for_fit: bool = True,
+    options: FrameOptions | None = None,
 ) -> Frames:
     """Frames for the models of `inputs` from a path, a path per model, or arrays.
 
     One path or array feeds every model: one stream. A path per model gives a stream per model,
-    unless the paths are the same or `same_frames` says that row k is the same frame. In a mapping
-    of arrays a key is an input's name (one stream), or 'model' or 'model/input' (a stream per
-    model, unless the arrays are the same or `same_frames`); {model: {input: array}} is the latter.
-    `preprocessing` for images goes by 'model/input', 'model', or '' for every model.
-
-    Of each stream at most `limit` frames are used, drawn by `seed`, of which `held_out_share` (at
-    least one batch, leaving MIN_FIT_FRAMES to fit on) are held out. With `for_fit` false all are.
-    With models of fixed batch, frames are cut to whole batches, which stay together.
+    unless the paths are the same or `options` say that row k is the same frame. In a mapping of
+    arrays a key is an input's name (one stream), or 'model' or 'model/input' (a stream per model,
+    unless the arrays are the same or row k is the same frame); {model: {input: array}} is the
+    latter. With models of fixed batch, frames are cut to whole batches, which stay together.
 
     Raises DataError (files, arrays, images that can't be used, too few frames) and UsageError.
     """
-    if not 0 < held_out_share < 1:
-        raise UsageError(f"{held_out_share} of the frames can't be held out", "give e.g. 0.25")
-    if seed < 0:
-        raise UsageError(f"a seed of {seed} is negative", "give 0 or more")
-    if limit is not None and limit < 1:
-        raise UsageError(f"a limit of {limit} frames leaves none", "give at least 17")
+    options = options or FrameOptions()
     specs = {model: tuple(given) for model, given in inputs.items()}
-    matcher = Matcher(specs, preprocessing or {})
+    matcher = Matcher(specs, options.preprocessing)
     _refuse_unknown(matcher.preprocessing, specs, "preprocessing")
-    sets, shared = _sets(calibration, specs, allow_script, limit)
-    if same_frames:
+    sets, shared = _sets(calibration, specs, options)
+    if options.same_frames:
         shared = dict.fromkeys(specs, "all")
     sources: dict[InputRef, FrameSource] = {}
     streams: dict[object, list[str]] = {}
@@ -186,19 +203,20 @@ def load_frames(
         count = _common_count(models, sources)
         unit = math.lcm(*(_batch(model, specs[model]) or 1 for model in models))
         where = sources[models[0], specs[models[0]][0].name].description
-        if for_fit:
-            splits.append(split(count, unit, seed, held_out_share, limit, where))
+        if options.held_out is None:
+            splits.append(all_held_out(count, unit, options.seed, options.limit, where))
         else:
-            splits.append(all_held_out(count, unit, seed, limit, where))
+            splits.append(split(count, unit, options.seed, options.held_out, options.limit, where))
     return Frames(
         sources, tuple(tuple(models) for models in streams.values()), specs, tuple(splits)
     )
 
 
-def load_labels(path: Path, name: str) -> NDArray[np.int64]:
+def load_labels(path: Path, name: str, rows: Rows | None = None) -> NDArray[np.int64]:
     """Labels [frames] from array `name` of an .npz, or of a folder of them in the frames' order.
 
-    Class indices: integers, shape [n] or [n, 1]. Raises DataError saying what the file holds.
+    Class indices: integers, shape [n] or [n, 1]. Raises DataError saying what the file holds, or
+    that it has too few labels for the `rows` in use.
     """
     given = read_set(path, Allowance())
     if isinstance(given, ImageFiles) or NAMELESS in given.columns:
@@ -219,20 +237,27 @@ def load_labels(path: Path, name: str) -> NDArray[np.int64]:
                 "per frame",
                 "save class indices: np.savez(path, labels=scores.argmax(-1))",
             )
-    return np.concatenate([piece.array.reshape(-1).astype(np.int64) for piece in pieces])
+    labels = np.concatenate([piece.array.reshape(-1).astype(np.int64) for piece in pieces])
+    if rows is not None and len(labels) <= (last := int(rows.max(initial=-1))):
+        raise DataError(
+            f"{path} has {len(labels)} labels '{name}' for {last + 1} frames",
+            "give one label per frame, in the frames' order",
+        )
+    return labels
 
 
 def _sets(
     calibration: Calibration,
     specs: Mapping[str, Sequence[InputSpec]],
-    allow_script: bool,
-    limit: int | None,
+    options: FrameOptions,
 ) -> tuple[dict[str, Table | ImageFolder], dict[str, object]]:
     """Each model's set of frames, and what names its stream where that is known already."""
     allowance = Allowance()
 
     def read(path: Path) -> Table | ImageFolder:
-        return opened(read_set(path, allowance, allow_script=allow_script, limit=limit))
+        return opened(
+            read_set(path, allowance, allow_script=options.allow_script, limit=options.limit)
+        )
 
     if isinstance(calibration, str | Path):
         one = read(Path(calibration))

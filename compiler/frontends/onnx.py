@@ -1,12 +1,14 @@
-"""ONNX models as programs: read, check, and join into one."""
+"""ONNX models as programs: read and checked."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from ..errors import ModelError, UsageError
 from ..graph.program import SEPARATOR, Program, Source
@@ -14,14 +16,13 @@ from .build import build
 from .check import check_proto, check_runs, check_weights
 from .external_data import TensorFiles
 from .inference import add_types, with_types
-from .join import join
 from .opset import OLDEST_OPSET, raise_opset
 from .prepare import prepare
 
-__all__ = ["import_model", "join", "read_model"]
+Array = NDArray[Any]
 
 
-def read_model(path: Path, name: str) -> Program:
+def read_onnx(path: Path, name: str) -> Program:
     """The program of one model file, called `name`.
 
     Weights in external data files are memory-mapped, not loaded; data files must lie in the
@@ -46,18 +47,17 @@ def read_model(path: Path, name: str) -> Program:
         raise _not_onnx(path) from error
     if not proto.HasField("graph") or not proto.ir_version or not proto.graph.output:
         raise _not_onnx(path)
-    hashed = hashlib.sha256(content)
-    nbytes = len(content)
+    _check_name(name)
+    hashed, nbytes = hashlib.sha256(content), len(content)
     del content
     files = TensorFiles(path.parent, where)
-    program = _import(proto, name, Source(path, nbytes, ""), files)
+    weights = prepare(proto, files)
     for data in sorted(files.paths, key=lambda data: data.name):
         nbytes += data.stat().st_size
         with data.open("rb") as stream:
             while piece := stream.read(2**20):
                 hashed.update(piece)
-    program.models[name].source = Source(path, nbytes, hashed.hexdigest())
-    return program
+    return _program(proto, weights, name, Source(path, nbytes, hashed.hexdigest()), where)
 
 
 def import_model(
@@ -66,23 +66,29 @@ def import_model(
     """The program of one model in memory; its external data, if any, lies in folder `base`."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    return _import(copy, name, source, TensorFiles(base, f"model '{name}' ({source.path})"))
+    _check_name(name)
+    where = f"model '{name}' ({source.path})"
+    return _program(copy, prepare(copy, TensorFiles(base, where)), name, source, where)
 
 
-def _import(proto: onnx.ModelProto, name: str, source: Source, files: TensorFiles) -> Program:
+def _check_name(name: str) -> None:
     if not name or SEPARATOR in name:
         raise UsageError(
             f"'{name}' cannot be a model's name", f"it is empty or has a '{SEPARATOR}'"
         )
-    weights = prepare(proto, files)
+
+
+def _program(
+    proto: onnx.ModelProto, weights: dict[str, Array], name: str, source: Source, where: str
+) -> Program:
     proto = with_types(proto)
-    check_proto(proto, files.where)
+    check_proto(proto, where)
     program = build(proto, weights, name, source)
     if program.graph.opset < OLDEST_OPSET:
-        raise_opset(program, OLDEST_OPSET, files.where)
+        raise_opset(program, OLDEST_OPSET, where)
         add_types(program)
-    check_weights(program, files.where)
-    check_runs(program, files.where)
+    check_weights(program, where)
+    check_runs(program, where)
     return program
 
 

@@ -86,16 +86,7 @@ def _top(array: NDArray[Any]) -> list[tuple[int, float]]:
 def _values(array: NDArray[Any]) -> Any:
     if array.dtype.kind == "f":
         flat = [json_number(float(value)) for value in array.ravel()]
-        return _nested(flat, array.shape)
+        return np.array(flat, object).reshape(array.shape).tolist()
     if array.dtype.kind in "iubO":
         return array.tolist()
     return array.astype(str).tolist()
-
-
-def _nested(flat: list[float | str], shape: tuple[int, ...]) -> Any:
-    if not shape:
-        return flat[0]
-    if len(shape) == 1:
-        return flat
-    step = len(flat) // shape[0] if shape[0] else 0
-    return [_nested(flat[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]

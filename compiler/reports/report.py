@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
 from ..errors import ModelError
@@ -51,13 +51,7 @@ class OutputFidelity:
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types; a non-finite number is written as 'nan', 'inf' or '-inf'."""
-        return {
-            "output": self.output,
-            "metric": self.metric,
-            "value": json_number(self.value),
-            "floor": json_number(self.floor),
-            "frames": self.frames,
-        }
+        return json_fields(self)
 
     @staticmethod
     def from_json(data: object) -> OutputFidelity:
@@ -88,13 +82,7 @@ class Sharing:
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types."""
-        return {
-            "donor": self.donor,
-            "donor_values": list(self.donor_values),
-            "receiver_values": list(self.receiver_values),
-            "depth": self.depth,
-            "exact": self.exact,
-        }
+        return json_fields(self)
 
     @staticmethod
     def from_json(data: object) -> Sharing:
@@ -134,17 +122,7 @@ class ModelReport:
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types."""
-        return {
-            "name": self.name,
-            "weights_before_nbytes": self.weights_before_nbytes,
-            "weights_after_nbytes": self.weights_after_nbytes,
-            "macs_before": self.macs_before,
-            "macs_after": self.macs_after,
-            "activations_before_nbytes": self.activations_before_nbytes,
-            "activations_after_nbytes": self.activations_after_nbytes,
-            "sharing": [sharing.to_json() for sharing in self.sharing],
-            "fidelity": [output.to_json() for output in self.fidelity],
-        }
+        return json_fields(self)
 
     @staticmethod
     def from_json(data: object) -> ModelReport:
@@ -211,22 +189,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types, with its schema."""
-        return {
-            "schema": SCHEMA,
-            "models": [model.to_json() for model in self.models],
-            "weights_before_nbytes": self.weights_before_nbytes,
-            "weights_after_nbytes": self.weights_after_nbytes,
-            "memory_before_nbytes": self.memory_before_nbytes,
-            "memory_after_nbytes": self.memory_after_nbytes,
-            "macs_before": self.macs_before,
-            "macs_after": self.macs_after,
-            "budget_nbytes": self.budget_nbytes,
-            "budget_counts": self.budget_counts,
-            "frames_fit": self.frames_fit,
-            "frames_held_out": self.frames_held_out,
-            "inputs_tied": self.inputs_tied,
-            "notes": list(self.notes),
-        }
+        return {"schema": SCHEMA, **json_fields(self)}
 
     @staticmethod
     def from_json(data: object) -> Report:
@@ -263,6 +226,19 @@ class Report:
 def json_number(value: float) -> float | str:
     """The number, or 'nan', 'inf', '-inf': JSON has no words for those and its readers stop."""
     return float(value) if math.isfinite(value) else str(float(value))
+
+
+def json_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON types under their own names, in their order."""
+    return {field.name: _json(getattr(value, field.name)) for field in fields(value)}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, float):
+        return json_number(value)
+    if isinstance(value, tuple):
+        return [_json(item) for item in cast("tuple[Any, ...]", value)]
+    return json_fields(value) if is_dataclass(value) else value
 
 
 class _Fields:

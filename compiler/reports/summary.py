@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
 from ..actions.action import Action, Stage
 from ..execution.outputs import OutputComparison
-from ..frames.calibration import Frames, InputRef
+from ..frames.calibration import Frames
 from ..graph.program import Program, model_of, own_name
 from ..graph.weights import digest, nbytes_of
 from ..planning.plan import Plan
@@ -17,23 +18,35 @@ from ..units import Budget
 from .report import MEMORY, WEIGHTS, ModelReport, OutputFidelity, Report, Sharing
 
 
+@dataclass(frozen=True)
+class Compilation:
+    """What a compilation came to: from `original` (as read) to `program` by the plan.
+
+    `compared` are the outputs of the two beside each other.
+    """
+
+    original: Program
+    program: Program
+    plan: Plan
+    compared: Sequence[OutputComparison]
+
+
 def report_of(
-    original: Program,
-    program: Program,
-    plan: Plan,
-    compared: Sequence[OutputComparison],
+    compiled: Compilation,
     memory: Mapping[str, int],
     frames: Frames | None,
-    tied: Sequence[Sequence[InputRef]],
+    inputs_tied: bool,
     notes: tuple[str, ...],
     budget: Budget | None,
 ) -> Report:
-    """The report of a compilation from `original` (as read) to `program`.
+    """The report of a compilation.
 
-    `memory` is what `analysis.cost.predicted_memory` says of the two.
+    `memory` is what `structure.cost.predicted_memory` says of the merged program beside the
+    models apart.
     """
+    original, program = compiled.original, compiled.program
     sharing = _exact_sharing(program)
-    for planned in plan.actions:
+    for planned in compiled.plan.actions:
         if planned.action.stage is Stage.SHARING:
             mine = sharing.setdefault(planned.action.models[-1], [])
             mine.append(_sharing_of(original, planned.action))
@@ -55,7 +68,7 @@ def report_of(
                 tuple(sharing.get(name, ())),
                 tuple(
                     OutputFidelity(c.output, c.metric, c.value, c.floor, c.frames)
-                    for c in compared
+                    for c in compiled.compared
                     if c.model == name
                 ),
             )
@@ -74,7 +87,7 @@ def report_of(
         budget_counts=MEMORY if budget is None or budget.nbytes is not None else WEIGHTS,
         frames_fit=sum(len(rows) for rows in counts),
         frames_held_out=sum(len(rows) for rows in held_out),
-        inputs_tied=bool(tied),
+        inputs_tied=inputs_tied,
         notes=notes,
     )
 

@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..units import format_bytes, format_count
+from ..units import format_bytes, format_count, printable
 from .report import MAX_DIFFERENCE, WEIGHTS, ModelReport, OutputFidelity, Report, Sharing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")
 # Where the output is no terminal its width is unknown; CI logs and files take this one.
 WIDTH = 100
@@ -111,11 +110,6 @@ def markdown(grid: Grid) -> str:
     if grid.notes:
         lines.extend(["", *(f"- {_escaped(note)}" for note in grid.notes)])
     return "\n".join(lines) + "\n"
-
-
-def printable(text: str) -> str:
-    """The text without control characters: no name may steer the terminal."""
-    return _CONTROL.sub("?", text)
 
 
 def _escaped(text: str) -> str:

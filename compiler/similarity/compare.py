@@ -19,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
+from ..frames.calibration import FrameOptions
 from ..options import model_names
 from ..progress import NoProgress, Progress
-from .features import LayerFeatures, ModelFeatures, Recipe, features_of_arrays
+from .extraction import features_of_arrays
+from .features import LayerFeatures, ModelFeatures, Recipe
 from .measures import CATALOG
-from .model_runs import MIN_FRAMES, FeatureSource, ModelRuns
+from .model_runs import DEFAULT_FRAMES, MIN_FRAMES, ModelRuns, Stores
 from .pair_matrix import PairMatrix
 from .pairs import compare
 from .report import LayerReport, Match, PairReport, SimilarityResult, SiteMark, best_rows
@@ -86,13 +88,16 @@ def similarity(
                         {name: Path(path) for name, path in (names or {}).items()},
                     ),
                     Path(calibration) if isinstance(calibration, str) else calibration,
+                    FrameOptions(
+                        preprocessing or {},
+                        same_frames=same_frames,
+                        allow_script=allow_script,
+                        seed=seed,
+                        limit=DEFAULT_FRAMES if frames is None else frames,
+                        held_out=None,
+                    ),
                     recipe,
-                    Store(cache_folder()) if cache else None,
-                    Store(Path(scratch)),
-                    frames,
-                    preprocessing,
-                    same_frames,
-                    allow_script,
+                    Stores(Store(cache_folder()) if cache else None, Store(Path(scratch))),
                     progress,
                 )
             return _analysed(source, tuple(measures), within, sites, progress)
@@ -152,6 +157,10 @@ class ArrayLayers:
     def marks(self) -> dict[tuple[str, str], list[tuple[str, str, float]]]:
         """No sites: there is nothing to plan with."""
         return {}
+
+
+# Where features come from: arrays that the caller has, or models that are run.
+FeatureSource = ArrayLayers | ModelRuns
 
 
 def _analysed(

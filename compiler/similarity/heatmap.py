@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..reports.table import printable
+from ..units import printable
 from .report import PairReport, SimilarityResult, cell
 
 Array = NDArray[Any]

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
 from ..execution.executable import batches_of
-from ..frames.calibration import Frames, InputSpec, load_frames
-from ..frames.preprocessing import Preprocessing
+from ..execution.feeds import input_specs
+from ..frames.calibration import FrameOptions, Frames, load_frames
 from ..frames.warnings import frame_warnings
-from ..frontends.onnx import read_model
+from ..frontends.read import read_model
 from ..graph.program import Program
 from ..progress import Progress
-from .features import ModelFeatures, Recipe, batch_for, extract
-from .layers import Layer, Skipped, layers_of
+from .extraction import batch_for, extract
+from .features import ModelFeatures, Recipe
+from .layers import Layer, layers_of
 from .site_marks import Marks, site_marks
-from .store import Store, key_of
+from .store import FeaturesKey, SitesKey, Store
 
 if TYPE_CHECKING:
     from ..options import Calibration
@@ -39,58 +40,26 @@ DEFAULT_FRAMES = 1024
 HELD_NBYTES = 256 << 20
 
 
-class FeatureSource(Protocol):
-    """Where features come from: models that are run, or arrays that the caller has."""
+class Stores(NamedTuple):
+    """The cache, if any, and `scratch`, which takes what neither it nor memory will."""
 
-    @property
-    def recipe(self) -> Recipe:
-        """What is kept of a layer."""
-        ...
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models' names."""
-        ...
-
-    def aligned(self, a: str, b: str) -> bool:
-        """Whether row k is the same frame for both."""
-        ...
-
-    def run(self) -> dict[str, ModelFeatures]:
-        """Layers and statistics of every model; its arrays may be missing."""
-        ...
-
-    def features(self, model: str, kinds: Sequence[str]) -> ModelFeatures:
-        """A model's features with the arrays of those kinds."""
-        ...
-
-    def warnings(self) -> list[str]:
-        """What the user should know about the frames."""
-        ...
-
-    def marks(self) -> Marks:
-        """The sites that the planner would try."""
-        ...
+    cache: Store | None
+    scratch: Store
 
 
 class ModelRuns:
     """Models that run over frames once each; what they gave is kept by content.
 
-    `store` is the cache, if any; `scratch` takes what neither it nor memory will. Raises as
-    `read_model` and `load_frames` do, and DataError for too few frames.
+    Raises as `read_model` and `load_frames` do, and DataError for too few frames.
     """
 
     def __init__(
         self,
         models: Sequence[tuple[str, Path]],
         calibration: Calibration | None,
+        options: FrameOptions,
         recipe: Recipe,
-        store: Store | None,
-        scratch: Store,
-        limit: int | None,
-        preprocessing: Mapping[str, Preprocessing] | None,
-        same_frames: bool,
-        allow_script: bool,
+        stores: Stores,
         progress: Progress,
     ) -> None:
         if not models:
@@ -101,23 +70,15 @@ class ModelRuns:
                 "give --calib PATH: an .npz keyed by input name, a folder of them, or of images",
             )
         self.recipe = recipe
-        self._store, self._scratch, self._progress = store, scratch, progress
+        self._stores, self._progress = stores, progress
         progress.stage("reading models", len(models))
         self.programs: dict[str, Program] = {}
         for name, path in models:
             self.programs[name] = read_model(path, name)
             progress.advance()
         progress.stage("reading frames", None)
-        self.frames = load_frames(
-            calibration,
-            {name: _specs(program, name) for name, program in self.programs.items()},
-            preprocessing=preprocessing,
-            same_frames=same_frames,
-            allow_script=allow_script,
-            seed=recipe.seed,
-            limit=DEFAULT_FRAMES if limit is None else limit,
-            for_fit=False,
-        )
+        inputs = {name: input_specs(program) for name, program in self.programs.items()}
+        self.frames = load_frames(calibration, inputs, options)
         self._rows = {name: _shuffled(self.frames, name, recipe.seed) for name in self.programs}
         self._layers: dict[str, list[Layer]] = {}
         self._held: dict[str, ModelFeatures] = {}
@@ -154,7 +115,7 @@ class ModelRuns:
         if known is None:
             # Another process emptied the cache meanwhile: compute it again, and hold it.
             known = self._held[model] = self._computed(model)
-        return _renamed(known, model)
+        return known.renamed(model)
 
     def warnings(self) -> list[str]:
         """What makes these frames a poor sample."""
@@ -166,18 +127,18 @@ class ModelRuns:
 
     def marks(self) -> Marks:
         """The sites that the planner would try, by donor and receiver; kept like features."""
-        key = key_of(
-            what="sites",
-            models={name: p.models[name].source.sha256 for name, p in self.programs.items()},
-            frames=self.frames.fingerprint(),
-            seed=self.recipe.seed,
+        cache = self._stores.cache
+        key = SitesKey(
+            tuple((name, p.models[name].source.sha256) for name, p in self.programs.items()),
+            self.frames.fingerprint(),
+            self.recipe.seed,
         )
-        known = None if self._store is None else _marks_of(self._store.note(key))
+        known = None if cache is None else _marks_of(cache.note(str(key)))
         if known is None:
             self._progress.stage("finding sites", None)
             known = site_marks(self.programs, self.frames, self._rows, self.recipe.seed)
-            if self._store is not None:
-                self._store.keep_note(key, [[*pair, sites] for pair, sites in known.items()])
+            if cache is not None:
+                cache.keep_note(str(key), [[*pair, sites] for pair, sites in known.items()])
         return known
 
     def _run(self, name: str) -> ModelFeatures:
@@ -185,23 +146,23 @@ class ModelRuns:
         known = None
         # What was kept with maps serves those who need none.
         for maps in dict.fromkeys((self.recipe.maps, True)):
-            if self._store is not None and known is None:
-                self._kept[name] = (self._store, self._key(name, maps))
-                known = self._store.features(self._kept[name][1])
+            if self._stores.cache is not None and known is None:
+                self._kept[name] = (self._stores.cache, self._key(name, maps))
+                known = self._stores.cache.features(self._kept[name][1])
         if known is None:
             known = self._computed(name)
             self._kept.pop(name, None)
-            for store in (self._store, self._scratch):
+            for store in self._stores:
                 # Without a cache only what is too much for memory goes to files.
-                if store is self._scratch and self._fits(known):
+                if store is self._stores.scratch and self._fits(known):
                     break
                 if store is not None and store.keep_features(self._key(name), known):
                     self._kept[name] = (store, self._key(name))
                     break
-        known = _renamed(known, name)
+        known = known.renamed(name)
         if self._fits(known) or name not in self._kept:
             self._held[name] = known
-        return _light(known, skipped)
+        return known.described(skipped)
 
     def _fits(self, features: ModelFeatures) -> bool:
         held = sum(known.nbytes for known in self._held.values())
@@ -221,7 +182,7 @@ class ModelRuns:
         recipe = self._recipe(name)
         feeds = self._feeds(name, batch_for(self._layers[name], recipe))
         advance = self._progress.advance
-        return extract(self.programs[name], name, layers, feeds, len(rows), recipe, advance)
+        return extract(self.programs[name], layers, feeds, len(rows), recipe, advance)
 
     def _feeds(self, name: str, batch: int) -> Iterator[dict[str, Array]]:
         owned = self.programs[name].models[name].inputs
@@ -231,53 +192,18 @@ class ModelRuns:
 
     def _key(self, name: str, maps: bool | None = None) -> str:
         recipe = self._recipe(name, maps)
-        rows = hashlib.sha256(self._rows[name].astype("<i8").tobytes()).hexdigest()
-        sources = {
-            spec.name: self.frames.sources[name, spec.name].digest()
-            for spec in self.frames.inputs[name]
-        }
-        return key_of(
-            what="features",
+        key = FeaturesKey(
             model=self.programs[name].models[name].source.sha256,
-            frames=sources,
-            rows=rows,
-            recipe=[recipe.sketched, recipe.seed, recipe.batch],
-            maps=recipe.maps,
+            frames=tuple(
+                (spec.name, self.frames.sources[name, spec.name].digest())
+                for spec in self.frames.inputs[name]
+            ),
+            rows=hashlib.sha256(self._rows[name].astype("<i8").tobytes()).hexdigest(),
+            recipe=recipe,
             # A sketch's signs are drawn by the model's name.
             name=name if recipe.sketched else "",
         )
-
-
-def _renamed(known: ModelFeatures, name: str) -> ModelFeatures:
-    """Features that may have been kept under another name of the same model."""
-    if known.model == name:
-        return known
-    layers = tuple(
-        replace(each, layer=replace(each.layer, value=f"{name}/{each.layer.name}"))
-        for each in known.layers
-    )
-    skipped = tuple(replace(each, model=name) for each in known.skipped)
-    return replace(known, model=name, layers=layers, skipped=skipped)
-
-
-def _light(known: ModelFeatures, skipped: Sequence[Skipped]) -> ModelFeatures:
-    """The same without its arrays."""
-    nothing = np.zeros((0, 0), np.float32)
-    return replace(
-        known,
-        layers=tuple(
-            replace(each, pooled=nothing, maps=None, rows=nothing) for each in known.layers
-        ),
-        skipped=(*skipped, *known.skipped),
-    )
-
-
-def _specs(program: Program, name: str) -> list[InputSpec]:
-    values = program.values()
-    return [
-        InputSpec(own, values[value].dtype, tuple(values[value].shape or ()))
-        for own, value in program.models[name].inputs.items()
-    ]
+        return str(key)
 
 
 def _shuffled(frames: Frames, model: str, seed: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ import time
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,8 +45,43 @@ def cache_folder() -> Path:
     return home / "repsimc" / "similarity"
 
 
+@dataclass(frozen=True)
+class FeaturesKey:
+    """All that decides the features of a model; as text the name of their entry.
+
+    `model` is the sha256 of its files, `frames` a digest per input of the rows as the model takes
+    them, after preprocessing, `rows` the sha256 of which are used, in which order. `name` is the
+    model's where it decides something, else ''.
+    """
+
+    model: str
+    frames: tuple[tuple[str, str], ...]
+    rows: str
+    recipe: Recipe
+    name: str
+
+    def __str__(self) -> str:
+        return key_of(what="features", **asdict(self))
+
+
+@dataclass(frozen=True)
+class SitesKey:
+    """All that decides the sites between models; as text the name of their entry.
+
+    `models` are name and sha256 of each, in order (of equal weights the first model's stay),
+    `frames` is the fingerprint of all.
+    """
+
+    models: tuple[tuple[str, str], ...]
+    frames: str
+    seed: int
+
+    def __str__(self) -> str:
+        return key_of(what="sites", **asdict(self))
+
+
 def key_of(**parts: object) -> str:
-    """The sha256 (hex) of everything that decides an entry's content: JSON types by name."""
+    """The sha256 (hex) of JSON types by name, and of the entries' format."""
     text = json.dumps({"format": FORMAT, **parts}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from repsimc.compiler.bundle import writing as writer
-from repsimc.compiler.bundle.writing import check_output, write_bundle
+from repsimc.compiler.bundle.writing import BundleContents, check_output, write_bundle
 from repsimc.compiler.errors import UsageError
 from repsimc.runtime import placing
 from repsimc.runtime.manifest import TensorSpec
@@ -90,9 +90,9 @@ def test_figures_that_are_no_json_are_a_fault_and_write_nothing(tmp_path: Path) 
 
 def test_parents_are_made_and_an_empty_folder_is_filled(tmp_path: Path) -> None:
     target = tmp_path / "some" / "where"
-    write_bundle(target, tied_pair(), plan={}, report={})
+    write_bundle(target, BundleContents(tied_pair(), {}, {}))
     (tmp_path / "empty").mkdir()
-    write_bundle(tmp_path / "empty", tied_pair(), plan={}, report={})
+    write_bundle(tmp_path / "empty", BundleContents(tied_pair(), {}, {}))
     assert names(target) == names(tmp_path / "empty")
 
 
@@ -137,7 +137,7 @@ def test_the_new_takes_the_place_of_the_old_with_and_without_renameat2(
         monkeypatch.setattr(Path, "rename", None)  # the other way must not be needed
     path = tmp_path / "bundle"
     for program in (tied_pair(), joined(c=NEGATIVE)):
-        write_bundle(path, program, plan={}, report={}, overwrite=True)
+        write_bundle(path, BundleContents(program, {}, {}), overwrite=True)
     assert load(path).models == ("c",)
     assert names(tmp_path) == ["bundle"]
 

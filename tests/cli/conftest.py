@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.bundle.writing import write_bundle
+from repsimc.compiler.bundle.writing import BundleContents, write_bundle
 from repsimc.compiler.cli import main as cli
-from repsimc.compiler.frontends.onnx import join, read_model
+from repsimc.compiler.frontends.join import join
+from repsimc.compiler.frontends.read import read_model
 from tests.programs import model_of_text
 
 # Class scores [N, 3]: the largest is that of the largest input times its weight.
@@ -89,12 +90,14 @@ def bundle_of(folder: Path, tied: bool = True, **models: str) -> Path:
     program = join(programs, [[(name, "x") for name in paths]] if tied else [])
     return write_bundle(
         folder / "bundle",
-        program,
-        plan={},
-        report=REPORT.to_json(),
-        fidelity={
-            name: [{"output": "y", "metric": metric, "value": 1.0, "floor": 0.9, "frames": 8}]
-            for name, metric in (("a", "top-1 agreement"), ("b", "explained variance"))
-            if name in models
-        },
+        BundleContents(
+            program,
+            plan={},
+            report=REPORT.to_json(),
+            fidelity={
+                name: [{"output": "y", "metric": metric, "value": 1.0, "floor": 0.9, "frames": 8}]
+                for name, metric in (("a", "top-1 agreement"), ("b", "explained variance"))
+                if name in models
+            },
+        ),
     )

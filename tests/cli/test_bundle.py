@@ -21,8 +21,10 @@ def outputs(ran: Ran) -> dict[str, dict[str, Any]]:
 
 def swap_graph(bundle: Path, text: str) -> None:
     """Let the merged graph compute something else, as a bad rewrite would."""
-    from repsimc.compiler.bundle.writing import write_bundle
-    from repsimc.compiler.frontends.onnx import import_model, join, read_model
+    from repsimc.compiler.bundle.writing import BundleContents, write_bundle
+    from repsimc.compiler.frontends.join import join
+    from repsimc.compiler.frontends.onnx import import_model
+    from repsimc.compiler.frontends.read import read_model
 
     folder = bundle.parent
     kept = [read_model(folder / f"{name}.onnx", name) for name in ("a", "b")]
@@ -30,10 +32,12 @@ def swap_graph(bundle: Path, text: str) -> None:
     entries = json.loads((bundle / "manifest.json").read_text())["models"]
     write_bundle(
         bundle,
-        join([changed, kept[1]], [[("a", "x"), ("b", "x")]]),
-        plan={},
-        report={},
-        fidelity={entry["name"]: entry["fidelity"] for entry in entries},
+        BundleContents(
+            join([changed, kept[1]], [[("a", "x"), ("b", "x")]]),
+            plan={},
+            report={},
+            fidelity={entry["name"]: entry["fidelity"] for entry in entries},
+        ),
         overwrite=True,
     )
 

@@ -23,7 +23,7 @@ from repsimc.compiler.case import frames_of
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.errors import BudgetError, FidelityError, ModelError
 from repsimc.compiler.execution import latency
-from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning import free

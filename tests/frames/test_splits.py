@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repsimc.compiler.frames.calibration import MIN_FIT_FRAMES, Preprocessing, load_frames
-from tests.frames.given_frames import ONE, UNIT, all_rows, floats, pixels, spec
+from repsimc.compiler.frames.calibration import FrameOptions, load_frames
+from repsimc.compiler.frames.splits import MIN_FIT_FRAMES
+from tests.frames.given_frames import ONE, Case, X, all_rows, check_refused, floats, npz, spec
 
 
 @settings(max_examples=60, deadline=None)
@@ -26,7 +29,7 @@ def test_split_is_disjoint_complete_and_deterministic(count, batch, seed, share)
         return
 
     def load(seed=seed):
-        return load_frames(x, inputs, seed=seed, held_out_share=share)
+        return load_frames(x, inputs, FrameOptions(seed=seed, held_out=share))
 
     frames = load()
     fit, held_out = frames.fit_rows("a"), frames.held_out_rows("a")
@@ -45,7 +48,7 @@ def test_split_is_disjoint_complete_and_deterministic(count, batch, seed, share)
 
 
 def test_split_depends_on_the_seed():
-    first, second = (load_frames(floats(60), ONE, seed=seed) for seed in (0, 1))
+    first, second = (load_frames(floats(60), ONE, FrameOptions(seed=seed)) for seed in (0, 1))
     assert set(first.held_out_rows("a")) != set(second.held_out_rows("a"))
     assert len(first.held_out_rows("a")) == len(second.held_out_rows("a")) == 15
     assert first.fingerprint() != second.fingerprint()
@@ -61,32 +64,41 @@ def test_fixed_batches_of_a_stream_are_cut_to_a_common_multiple():
 
 
 def test_for_verification_all_frames_are_held_out_in_order():
-    frames = load_frames(floats(3), ONE, for_fit=False)
+    frames = load_frames(floats(3), ONE, FrameOptions(held_out=None))
     assert frames.held_out_rows("a").tolist() == [0, 1, 2]
     assert len(frames.fit_rows("a")) == 0
-    some = load_frames(floats(50), ONE, for_fit=False, limit=5)
+    some = load_frames(floats(50), ONE, FrameOptions(held_out=None, limit=5))
     rows = some.held_out_rows("a")
     assert len(rows) == 5
     assert (np.diff(rows) > 0).all()
 
 
 def test_limit_draws_from_all_frames():
-    frames = load_frames(floats(200), ONE, limit=40)
+    frames = load_frames(floats(200), ONE, FrameOptions(limit=40))
     assert frames.count("a") == 40
     assert len(frames.fit_rows("a")) == 30
     assert all_rows(frames, "a").max() > 100
 
 
-def test_fingerprint_follows_content_and_preprocessing(tmp_path):
-    images = pixels()
-    np.save(tmp_path / "a.npy", images)
-    np.save(tmp_path / "b.npy", images)
-    changed = images.copy()
-    changed[19, 0, 0, 0] ^= 1
-    np.save(tmp_path / "c.npy", changed)
+CASES = {
+    "too few frames": Case(
+        lambda p: npz(p, x=X[:5]), ("there are 5 frames", "c.npz", "17 (16 to fit on, 1 held out)")
+    ),
+    "too few batches": Case(
+        lambda p: npz(p, x=X), ("24 (16 to fit on, 8 held out)",), {"a": [spec(shape=(8, 3, 4, 4))]}
+    ),
+    "too low a limit": Case(
+        lambda p: npz(p, x=X), ("limit of 10 frames", "17"), options={"limit": 10}
+    ),
+    "not a whole batch to verify": Case(
+        lambda p: npz(p, x=X),
+        ("there are 20 frames", "at least 32", "batches of 32"),
+        {"a": [spec(shape=(32, 3, 4, 4))]},
+        {"held_out": None},
+    ),
+}
 
-    def mark(path, recipe=UNIT):
-        return load_frames(tmp_path / path, ONE, preprocessing={"": recipe}).fingerprint()
 
-    assert mark("a.npy") == mark("b.npy")
-    assert len({mark("a.npy"), mark("c.npy"), mark("a.npy", Preprocessing(scale=2.0))}) == 3
+@pytest.mark.parametrize("name", CASES)
+def test_refusal(name: str, tmp_path: Path):
+    check_refused(CASES[name], tmp_path)

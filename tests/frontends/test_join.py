@@ -8,19 +8,10 @@ import onnx.parser
 import pytest
 
 from repsimc.compiler.errors import ModelError, UsageError
-from repsimc.compiler.frontends.onnx import join
+from repsimc.compiler.frontends.join import join
 from repsimc.compiler.graph.export import to_proto
+from tests.frontends.given_models import SQUARE, TWICE, X, model
 from tests.programs import assert_close, joined, program_of, run
-
-TWICE = """<ir_version: 8, opset_import: ["" : 17]>
-g (float[N,2] x) => (float[N,2] y) <float k = {2}> { y = Mul(x, k) }"""
-SQUARE = """<ir_version: 8, opset_import: ["" : 17]>
-g (float[M,2] image) => (float[M,2] y) { y = Mul(image, image) }"""
-X = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
-
-
-def model(graph: str, opset: int = 17, more: str = "") -> str:
-    return f'<ir_version: 8, opset_import: ["" : {opset}{more}]>\n{graph}'
 
 
 def inputs(program: object) -> list[str]:
@@ -61,9 +52,6 @@ def test_a_name_can_be_used_once():
         join([program_of(TWICE), program_of(SQUARE)])
     with pytest.raises(UsageError):
         join([])
-
-
-# -- tied inputs -------------------------------------------------------------------------
 
 
 def test_tied_inputs_are_one():
@@ -138,42 +126,6 @@ def test_ties_that_name_nothing_or_twice():
             joined(tied, a=TWICE, b=TWICE)
 
 
-# -- dimensions --------------------------------------------------------------------------
-
-
-def shape(program: object, name: str) -> list[object]:
-    return list(program.values()[name].shape)  # type: ignore[attr-defined]
-
-
-def test_equal_symbols_of_untied_models_stay_different():
-    program = joined(a=TWICE, b=TWICE)
-    assert shape(program, "a/y") == ["N", 2]
-    assert shape(program, "b/y") == ["b.N", 2]
-    found = run(program, {"a/x": X, "b/x": X[:2]})
-    assert found["b/y"].shape == (2, 2)
-
-
-def test_symbols_of_tied_inputs_become_one():
-    program = joined([[("a", "x"), ("b", "image")]], a=TWICE, b=SQUARE)
-    assert shape(program, "x") == shape(program, "b/y") == ["N", 2]
-
-
-def test_a_number_wins_over_a_symbol():
-    fixed = model("g (float[3,2] x) => (float[3,2] y) { y = Neg(x) }")
-    program = joined([[("a", "x"), ("b", "x")]], a=TWICE, b=fixed)
-    assert shape(program, "x") == shape(program, "a/y") == [3, 2]
-
-
-def test_a_symbol_cannot_be_two_numbers():
-    square = model("g (float[N,N] x) => (float[N,N] y) { y = Neg(x) }")
-    other = model("g (float[2,3] x) => (float[2,3] y) { y = Neg(x) }")
-    with pytest.raises(ModelError, match=r"2 and 3|3 and 2"):
-        joined([[("a", "x"), ("b", "x")]], a=square, b=other)
-
-
-# -- operator domains and functions ------------------------------------------------------
-
-
 def test_versions_of_a_domain_must_agree():
     one = model("g (float[2] x) => (float[2] y) { y = acme.F(x) }", more=', "acme" : 1')
     two = model("g (float[2] x) => (float[2] y) { y = acme.F(x) }", more=', "acme" : 2')
@@ -234,9 +186,6 @@ def test_functions_inside_a_part():
     program = joined(a=calling("r = Abs(v)"), b=calling("r = Relu(v)"))
     part = to_proto(program, inputs=["b/h"], outputs=["b/y"])
     assert [function.name for function in part.functions] == ["inner"]
-
-
-# -- opsets ------------------------------------------------------------------------------
 
 
 def test_ir_and_opset_are_the_newest_of_all():

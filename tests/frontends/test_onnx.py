@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.parser
 import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from repsimc.compiler.frontends.onnx import read_model
+from repsimc.compiler.errors import ModelError, UsageError
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.weights import array_of
+from tests.frontends.given_models import SMALL, good, refused
 from tests.programs import (
     assert_close,
     assert_same_outputs,
@@ -28,13 +26,6 @@ from tests.programs import (
     program_of,
     run,
 )
-
-SMALL = """<ir_version: 8, opset_import: ["" : 17]>
-g (float[N,4] x) => (float[N,3] y) <float[4,3] w = {1,2,3,4,5,6,7,8,9,10,11,12}>
-{ h = MatMul(x, w)  y = Relu(h) }"""
-
-
-# -- names -------------------------------------------------------------------------------
 
 
 def test_names_carry_the_model():
@@ -46,78 +37,11 @@ def test_names_carry_the_model():
     assert set(program.weights()) == {"net/w"}
 
 
-def test_empty_and_duplicate_node_names_become_unique():
-    model = model_of_text(
-        """<ir_version: 8, opset_import: ["" : 17]>
-        g (float[2] x) => (float[2] y)
-        { a = Neg(x)  b = Neg(a)  c = Neg(b)  d = Abs(c)  y = Neg(d) }"""
-    )
-    for node, name in zip(model.graph.node, ["n", "n", "", "Neg_2", "n"]):
-        node.name = name
-    program = program_of(model)
-    found = [node.name for node in program.graph.nodes]
-    assert found == ["a/n", "a/n_2", "a/Neg_2_2", "a/Neg_2", "a/n_3"]
-    assert [node.name for node in program_of(model).graph.nodes] == found
-
-
-def test_values_know_their_type_and_shape():
-    program = program_of(SMALL)
-    for name, shape in {"a/x": ["N", 4], "a/h": ["N", 3], "a/y": ["N", 3]}.items():
-        value = program.values()[name]
-        assert value.dtype == np.float32
-        assert value.shape == shape
-
-
-def test_shapes_are_told_through_shape_arithmetic():
-    program = program_of(
-        """<ir_version: 8, opset_import: ["" : 17]>
-        g (float[2,3,4] x) => (float[p,q] y)
-        <int64[1] zero = {0}, int64[1] minus = {-1}>
-        { s = Shape(x)  n = Gather(s, zero)  t = Concat<axis=0>(n, minus)  r = Reshape(x, t)
-          y = Neg(r) }"""
-    )
-    assert program.values()["a/r"].shape == [2, 12]
-
-
-def test_an_output_without_a_shape_gets_one():
-    model = model_of_text(SMALL)
-    model.graph.output[0].type.tensor_type.ClearField("shape")
-    assert program_of(model).values()["a/y"].shape == ["N", 3]
-
-
-def test_initializers_listed_as_inputs_are_weights():
-    model = model_of_text(SMALL)
-    model.ir_version = 3
-    model.graph.input.append(helper.make_tensor_value_info("w", 1, [4, 3]))
-    program = program_of(model)
-    assert list(program.models["a"].inputs) == ["x"]
-    assert set(program.weights()) == {"a/w"}
-    assert_same_outputs(model, program)
-
-
-def test_constant_nodes_become_weights():
-    model = model_of_text(
-        """<ir_version: 8, opset_import: ["" : 17]>
-        g (float[2] x) => (float[2] y)
-        { a = Constant<value = float[2] {1, 2}>()  b = Constant<value_float = 3.0>()
-          i = Constant<value_ints = [1]>()
-          p = Mul(x, a)  q = Add(p, b)  y = Gather<axis=0>(q, i) }"""
-    )
-    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
-    program = program_of(model)
-    assert [node.op for node in program.graph.nodes] == ["Mul", "Add", "Gather"]
-    assert set(program.weights()) == {"a/a", "a/b", "a/i"}
-    assert_same_outputs(model, program)
-
-
 def test_the_given_model_is_not_changed():
     model = model_of_text(SMALL)
     before = model.SerializeToString(deterministic=True)
     program_of(model)
     assert model.SerializeToString(deterministic=True) == before
-
-
-# -- annotations -------------------------------------------------------------------------
 
 
 def test_annotations_survive_reading_joining_and_writing():
@@ -152,8 +76,6 @@ def test_annotations_survive_a_newer_opset():
     assert program.metadata["a/my_Clip"]["stage"] == "Clip"
     assert program.docs["a/my_Clip"] == "doc of Clip"
 
-
-# -- what models may contain -------------------------------------------------------------
 
 MODELS = {
     "several inputs and outputs": """<ir_version: 8, opset_import: ["" : 17]>
@@ -269,21 +191,6 @@ def test_opaque_operators_keep_everything():
     assert {e.domain: e.version for e in proto.opset_import} == {"": 17, "acme": 3}
 
 
-def test_sparse_weights_are_stored_dense():
-    values = numpy_helper.from_array(np.array([2.0, -3.0], np.float32), "w")
-    indices = numpy_helper.from_array(np.array([1, 5], np.int64), "w_at")
-    model = model_of_text(
-        """<ir_version: 8, opset_import: ["" : 17]>
-        g (float[3] x) => (float[2] y) { y = MatMul(w, x) }"""
-    )
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [2, 3]))
-    program = program_of(model)
-    expected = np.array([[0, 2, 0], [0, 0, -3]], np.float32)
-    np.testing.assert_array_equal(array_of(program.weights()["a/w"]), expected)
-    x = np.array([1, 2, 3], np.float32)
-    assert_close(run(program, {"a/x": x})["a/y"], expected @ x)
-
-
 def test_infinite_masks_are_kept():
     program = program_of(
         """<ir_version: 8, opset_import: ["" : 17]>
@@ -297,98 +204,9 @@ def test_infinite_masks_are_kept():
     assert np.isneginf(array_of(again.weights()["b/a/z"]))
 
 
-# -- external data -----------------------------------------------------------------------
-
-
-def external(tmp_path: Path, rows: int = 600) -> Path:
-    """A model whose 1.2 MiB weight lies in a file beside it."""
-    random = np.random.default_rng(0)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["N", rows])],
-        [helper.make_tensor_value_info("y", 1, ["N", 512])],
-        [numpy_helper.from_array(random.standard_normal((rows, 512)).astype(np.float32), "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = tmp_path / "m.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
-    return path
-
-
-def test_external_weights_are_mapped(tmp_path: Path):
-    path = external(tmp_path)
-    program = read_model(path, "a")
-    weight = array_of(program.weights()["a/w"])
-    assert isinstance(weight, np.memmap)
-    assert not weight.flags.writeable
-    x = np.random.default_rng(1).standard_normal((2, 600)).astype(np.float32)
-    assert_close(run(program, {"a/x": x})["a/y"], run(path, {"x": x})["y"])
-
-
-def test_source_covers_all_files(tmp_path: Path):
-    path = external(tmp_path)
-    content = path.read_bytes() + (tmp_path / "m.data").read_bytes()
-    source = read_model(path, "a").models["a"].source
-    assert source.path == path
-    assert source.nbytes == len(content)
-    assert source.sha256 == hashlib.sha256(content).hexdigest()
-
-
-READ_A_LARGE_MODEL = """
-import sys
-from pathlib import Path
-from repsimc.compiler.frontends.onnx import read_model, join
-from repsimc.compiler.graph.export import write_model
-
-def resident():
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            return int(line.split()[1]) * 1024
-
-folder = Path(sys.argv[1])
-read_model(folder / "small.onnx", "small")
-before = resident()
-program = join([read_model(folder / "m.onnx", name) for name in ("a", "b")])
-write_model(program, folder / "out")
-print(resident() - before)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
-def test_large_models_are_never_loaded_at_once(tmp_path: Path):
-    """Two models of 150 MiB each (sparse files) are read, joined and written."""
-    rows = 150 * 2**20 // (4 * 1024)
-    weight = onnx.TensorProto(
-        name="w", data_type=1, dims=[rows, 1024], data_location=TensorProto.EXTERNAL
-    )
-    weight.external_data.add(key="location", value="m.data")
-    with (tmp_path / "m.data").open("wb") as stream:
-        stream.truncate(rows * 1024 * 4)
-    graph = helper.make_graph(
-        [helper.make_node("Gemm", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["N", rows])],
-        [helper.make_tensor_value_info("y", 1, ["N", 1024])],
-        [weight],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
-    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    (tmp_path / "small.onnx").write_bytes(model_of_text(SMALL).SerializeToString())
-    (tmp_path / "out").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", READ_A_LARGE_MODEL, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) < 60 * 2**20
-    assert (tmp_path / "out" / "merged.onnx.data").stat().st_size >= 300 * 2**20
-
-
-# -- random graphs -----------------------------------------------------------------------
-
 UNARY = ["Relu", "Neg", "Abs", "Sigmoid", "Tanh", "Identity"]
+
+
 BINARY = ["Add", "Mul", "Sub", "Max"]
 
 
@@ -440,3 +258,59 @@ def test_random_models_compute_the_same_alone_and_joined(
             assert_close(actual[f"{name}/{output}"], expected, rtol=1e-6, atol=1e-6)
     assert len({node.name for node in program.graph.nodes}) == len(program.graph.nodes)
     assert all(isinstance(tensor, gs.Constant) for tensor in program.weights().values())
+
+
+def test_missing_file(tmp_path: Path):
+    assert "there is no file" in refused(tmp_path / "none.onnx").message
+
+
+def test_folder(tmp_path: Path):
+    assert "is a folder" in refused(tmp_path).message
+
+
+def test_empty_file(tmp_path: Path):
+    (tmp_path / "m.onnx").touch()
+    assert "m.onnx' is empty" in refused(tmp_path / "m.onnx").message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.random.default_rng(0).bytes(5000),
+        b"this is a text file\n" * 40,
+        b"\x80\x02}q\x00.",
+        b"PK\x03\x04" + bytes(100),
+        bytes(64),
+    ],
+    ids=["random", "text", "pickle", "zip", "zeros"],
+)
+def test_not_onnx(tmp_path: Path, content: bytes):
+    (tmp_path / "m.onnx").write_bytes(content)
+    assert "m.onnx' is not an ONNX model" in refused(tmp_path / "m.onnx").message
+
+
+def test_truncated_file_is_refused_wherever_it_ends(tmp_path: Path):
+    content = good().SerializeToString()
+    for length in range(1, len(content), 7):
+        (tmp_path / "m.onnx").write_bytes(content[:length])
+        refused(tmp_path / "m.onnx")
+
+
+def test_flipped_bytes_never_escape_as_other_errors(tmp_path: Path):
+    content = bytearray(good().SerializeToString())
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(content)
+        for place in random.integers(0, len(content), 3):
+            damaged[place] = random.integers(0, 256)
+        (tmp_path / "m.onnx").write_bytes(damaged)
+        try:
+            read_model(tmp_path / "m.onnx", "net")
+        except ModelError as error:
+            assert "m.onnx" in error.message
+
+
+def test_names_that_cannot_be_a_models():
+    for name in ("", "a/b"):
+        with pytest.raises(UsageError):
+            program_of(SMALL, name)

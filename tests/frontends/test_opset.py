@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 from repsimc.compiler.graph.export import to_proto
+from tests.frontends.given_models import SMALL
 from tests.programs import (
     assert_close,
     assert_same_outputs,
@@ -15,10 +16,6 @@ from tests.programs import (
     program_of,
     run,
 )
-
-SMALL = """<ir_version: 8, opset_import: ["" : 17]>
-g (float[N,4] x) => (float[N,3] y) <float[4,3] w = {1,2,3,4,5,6,7,8,9,10,11,12}>
-{ h = MatMul(x, w)  y = Relu(h) }"""
 
 OLD: dict[str, tuple[int, str]] = {
     "Relu": (9, "g (float[2,4,6,6] x) => (float[2,4,6,6] y) { y = Relu(x) }"),

@@ -202,3 +202,12 @@ def features_net(seed: int = 0, width: int = 12) -> onnx.ModelProto:
     x = net.relu(net.gemm(x, width, 14, out="f3"), out="f4")
     net.gemm(x, 14, 5, out="y")
     return net.model(x=("N", 10))
+
+
+def strided(dtype: type[np.floating[Any]] = np.float32) -> onnx.ModelProto:
+    """Maps, means, features and class scores over images [N, 3, 8, 6], strides [2, 1]."""
+    net = Net(0, dtype)
+    x = net.node("Relu", net.conv("x", 3, 5, strides=[2, 1]))
+    x = net.node("Flatten", net.node("GlobalAveragePool", x))
+    y = net.node("Softmax", net.node("Sigmoid", x))
+    return net.model((y,), x=["N", 3, 8, 6])

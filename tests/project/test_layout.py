@@ -57,7 +57,6 @@ LEVELS = {entry: level for level, line in enumerate(COLUMN) for entry in line}
 UPWARDS = {
     ("compiler.actions", "compiler.planning"),
     ("compiler.execution", "compiler.planning"),
-    ("compiler.progress", "compiler.reports"),
     ("passes", "compiler.planning"),
     ("passes", "compiler.actions"),
 }

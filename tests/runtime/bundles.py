@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from repsimc.compiler.bundle.writing import write_bundle
+from repsimc.compiler.bundle.writing import BundleContents, write_bundle
 from repsimc.compiler.graph.program import Program
 from tests.programs import joined
 
@@ -66,9 +66,10 @@ def tied_pair() -> Program:
     return joined([[("a", "x"), ("b", "x")]], a=PLAIN, b=NEGATIVE)
 
 
-def bundled(folder: Path, program: Program, **parts: Any) -> Path:
+def bundled(folder: Path, program: Program, overwrite: bool = False, **parts: Any) -> Path:
     """The program as a bundle in `folder`."""
-    return write_bundle(folder / "bundle", program, **{"plan": {}, "report": {}, **parts})
+    contents = BundleContents(program, **{"plan": {}, "report": {}, **parts})
+    return write_bundle(folder / "bundle", contents, overwrite)
 
 
 def in_child(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.frontends.onnx import join, read_model
+from repsimc.compiler.frontends.join import join
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.runtime import bench as module
 from repsimc.runtime.bench import GIVEN, NOISE, bench, check_original

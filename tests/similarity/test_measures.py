@@ -12,28 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, rankdata
 
-from repsimc.compiler.execution.signs import SignCounts, two_nn
 from repsimc.compiler.similarity import measures
-from repsimc.compiler.similarity.accumulators import Moments, jackknife, u_centred
+from repsimc.compiler.similarity.accumulators import Moments
+from tests.similarity.activations import hsic_1, pair
 
 Float64 = NDArray[np.float64]
-
-
-def pair(n: int = 40, p: int = 7, q: int = 5, seed: int = 0) -> tuple[Float64, Float64]:
-    """Two related representations with means far from 0."""
-    random = np.random.default_rng(seed)
-    x = random.normal(size=(n, p)) + 3
-    y = x @ random.normal(size=(p, q)) + random.normal(size=(n, q)) - 2
-    return x, y
-
-
-def hsic_1(k: Float64, k2: Float64) -> float:
-    """Song et al. 2012, equation 5, written with n x n matrices as it stands there."""
-    n = len(k)
-    k, m = k - np.diag(np.diag(k)), k2 - np.diag(np.diag(k2))
-    one = np.ones(n)
-    middle = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
-    return (np.trace(k @ m) + middle - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))
 
 
 def textbook_cka(x: Float64, y: Float64) -> float:
@@ -45,14 +28,6 @@ def textbook_cka(x: Float64, y: Float64) -> float:
 def test_debiased_cka_is_the_textbook_one(q: int) -> None:
     x, y = pair(q=q)
     assert measures.debiased_cka(x, y) == pytest.approx(textbook_cka(x, y), abs=1e-9)
-
-
-def test_u_centring_gives_hsic() -> None:
-    x, y = pair()
-    k, m = x @ x.T, y @ y.T
-    n = len(x)
-    inner = float((u_centred(k.copy()) * u_centred(m.copy())).sum()) / (n * (n - 3))
-    assert inner == pytest.approx(hsic_1(k, m), rel=1e-9)
 
 
 def test_minibatch_cka_sums_over_batches_then_divides() -> None:
@@ -223,37 +198,3 @@ def test_any_invertible_map_is_seen_through(seed: int, name: str) -> None:
         assert measures.svcca(x, mixed, share=1.0) == pytest.approx(1, abs=1e-6)
     else:
         assert MEASURES[name](x, mixed) == pytest.approx(1, abs=1e-3)
-
-
-def test_moments_add_and_come_apart() -> None:
-    x, y = pair()
-    whole, first, rest = (Moments.of(x[s], y[s]) for s in (slice(None), slice(9), slice(9, None)))
-    for combined, expected in ((first + rest, whole), (whole - first, rest)):
-        assert combined.rows == expected.rows
-        for a, b in zip(combined.centred(), expected.centred()):
-            np.testing.assert_allclose(a, b, atol=1e-8)
-
-
-def test_jackknife_of_a_mean_is_its_standard_error() -> None:
-    values = np.random.default_rng(0).normal(size=10)
-    left_out = [np.delete(values, k).mean() for k in range(10)]
-    expected = values.std(ddof=1) / math.sqrt(10)
-    assert float(jackknife([np.asarray(v) for v in left_out])) == pytest.approx(expected)
-
-
-def test_sign_statistics() -> None:
-    counts = SignCounts.empty(3)
-    counts.add(np.array([[1.0, 0, -1], [1, 2, 0]]))
-    counts.add(np.array([[1.0, 3, 1], [1, 0, 0]]))
-    quarter = -(0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))
-    assert counts.entropy() == pytest.approx((0 + 1 + quarter) / 3)
-    assert counts.sign_entropy() == pytest.approx((0 + 1 + 1.5) / 3)
-    assert counts.shares() == pytest.approx((7 / 12, 1 / 12))
-
-
-@pytest.mark.parametrize("dimension", [1, 2, 5])
-def test_two_nn_finds_the_dimension(dimension: int) -> None:
-    random = np.random.default_rng(0)
-    flat = random.uniform(size=(800, dimension)) @ rotation(20, 1)[:dimension]
-    assert two_nn(flat) == pytest.approx(dimension, rel=0.25)
-    assert math.isnan(two_nn(np.zeros((50, 4))))

@@ -1,4 +1,4 @@
-"""All pairs at once against each pair on its own; nulls, spreads, sketches, what is undefined."""
+"""All pairs at once against each pair on its own; nulls, spreads, what is undefined."""
 
 from __future__ import annotations
 
@@ -6,32 +6,16 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from repsimc.compiler.similarity import measures
-from repsimc.compiler.similarity.features import ModelFeatures, Recipe, features_of_arrays
+from repsimc.compiler.similarity.extraction import features_of_arrays
+from repsimc.compiler.similarity.features import ModelFeatures, Recipe
 from repsimc.compiler.similarity.measures import CATALOG
 from repsimc.compiler.similarity.pairs import compare
 from repsimc.compiler.similarity.row_pairs import affine_r2_of
-from repsimc.compiler.similarity.sketch import WIDTH, sketch
+from tests.similarity.activations import blended, maps
 
-Array = NDArray[np.float32]
 EXACT = Recipe(batch=16)
-
-
-def maps(seed: int, frames: int = 96, channels: int = 5, size: int = 6) -> Array:
-    """Activations after a ReLU, with something per frame that all places share."""
-    random = np.random.default_rng(seed)
-    frame = random.normal(size=(frames, channels, 1, 1))
-    return np.maximum(frame + random.normal(size=(frames, channels, size, size)), 0).astype("f4")
-
-
-def blended(x: Array, seed: int, noise: float = 0.5) -> Array:
-    """Another network's view of the same frames: channels mixed, noise, a ReLU."""
-    random = np.random.default_rng(seed)
-    mix = random.normal(size=(x.shape[1], x.shape[1]))
-    mixed = np.einsum("nchw,cd->ndhw", x, mix) + noise * random.normal(size=x.shape)
-    return np.maximum(mixed, 0).astype("f4")
 
 
 @pytest.fixture(scope="module")
@@ -174,60 +158,3 @@ def test_frames_must_be_the_same() -> None:
     a, b = (features_of_arrays(n, {"x": maps(0, k)}, EXACT) for n, k in (("a", 8), ("b", 9)))
     with pytest.raises(ValueError, match="8 frames"):
         compare(a, b, ["cka"])
-
-
-# -- sketches --------------------------------------------------------------------------------
-
-
-def test_a_sketch_keeps_inner_products_on_average() -> None:
-    x = np.random.default_rng(0).normal(size=(2, 4000)).astype("f4")
-    exact = float(x[0] @ x[1]), float(x[0] @ x[0])
-    error = math.sqrt(2 / WIDTH)
-    errors: list[float] = []
-    for seed in range(60):
-        s = sketch(x, seed, "layer")
-        assert s.shape == (2, WIDTH)
-        errors.append((float(s[0] @ s[0]) / 2 - exact[1]) / exact[1])
-    assert abs(np.mean(errors)) < 3 * error / math.sqrt(60)
-    assert np.std(errors) < 1.5 * error
-
-
-def test_sketches_of_two_layers_are_independent_and_repeatable() -> None:
-    x = np.random.default_rng(0).normal(size=(1, 2000)).astype("f4")
-    np.testing.assert_array_equal(sketch(x, 0, "p"), sketch(x, 0, "p"))
-    assert not np.array_equal(sketch(x, 0, "p"), sketch(x, 0, "q"))
-    assert not np.array_equal(sketch(x, 0, "p")[:, :127], sketch(x, 0, "p")[:, 127:])
-
-
-def test_the_stated_sketch_error_is_honest() -> None:
-    x = maps(0, 128, 8)
-    arrays = [{"x": x, "z": blended(x, 4, 2.0)}, {"y": blended(x, 2), "w": blended(x, 3, 1.0)}]
-    exact = [features_of_arrays(n, a, Recipe(batch=128)) for n, a in zip("ab", arrays)]
-    truth = compare(exact[0], exact[1], ["cka-maps"])["cka-maps"].values
-    errors: list[float] = []
-    stated: list[float] = []
-    for seed in range(6):
-        sketched = [features_of_arrays(n, a, Recipe(True, seed)) for n, a in zip("ab", arrays)]
-        found = compare(sketched[0], sketched[1], ["cka-maps"])["cka-maps"]
-        errors += list((found.values - truth).reshape(-1))
-        stated.append(found.sketch_error)
-        assert found.sketch_error > 0
-    root = float(np.sqrt(np.mean(np.square(errors))))
-    assert root < 2.5 * float(np.mean(stated))
-    assert abs(float(np.mean(errors))) < 2 * root / math.sqrt(6)
-
-
-def test_wide_pooled_features_are_sketched_without_bias() -> None:
-    random = np.random.default_rng(0)
-    x = random.normal(size=(200, 10)) @ random.normal(size=(10, 600))
-    y = x + 2 * random.normal(size=x.shape)
-    truth = measures.debiased_cka(x, y)
-    values = [
-        compare(
-            features_of_arrays("a", {"x": x.astype("f4")}, Recipe(True, seed)),
-            features_of_arrays("b", {"y": y.astype("f4")}, Recipe(True, seed)),
-            ["cka"],
-        )["cka"].values[0, 0]
-        for seed in range(5)
-    ]
-    assert np.mean(values) == pytest.approx(truth, abs=0.05)

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.similarity.features import Recipe, extract
 from repsimc.compiler.similarity.layers import layers_of
 from repsimc.compiler.similarity.reduction import Reduced, ReducedRun, positions, reduce_array
-from tests.nets.networks import Net
+from tests.nets.networks import strided
 from tests.programs import program_of
 
 TOKENS = """
@@ -28,14 +27,6 @@ TOKENS = """
 """
 
 
-def images(dtype: type[np.floating[Any]] = np.float32) -> Program:
-    net = Net(0, dtype)
-    x = net.node("Relu", net.conv("x", 3, 5, strides=[2, 1]))
-    x = net.node("Flatten", net.node("GlobalAveragePool", x))
-    y = net.node("Softmax", net.node("Sigmoid", x))
-    return program_of(net.model((y,), x=["N", 3, 8, 6]))
-
-
 def whole(program: Program, names: list[str], frames: NDArray[Any]) -> list[NDArray[Any]]:
     proto = to_proto(program, outputs=names)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -45,8 +36,8 @@ def whole(program: Program, names: list[str], frames: NDArray[Any]) -> list[NDAr
 @pytest.mark.parametrize(
     ("program", "shape", "dtype"),
     [
-        (images(), (6, 3, 8, 6), np.float32),
-        (images(np.float16), (6, 3, 8, 6), np.float16),
+        (program_of(strided()), (6, 3, 8, 6), np.float32),
+        (program_of(strided(np.float16)), (6, 3, 8, 6), np.float16),
         (program_of(TOKENS.replace("float", "double")), (6, 7, 4), np.float64),
         (program_of(TOKENS), (6, 7, 4), np.float32),
     ],
@@ -86,24 +77,8 @@ def test_a_place_is_the_same_corner_of_every_map() -> None:
     assert positions(places, ()).tolist() == [[0]]
 
 
-def test_how_many_frames_run_at_a_time_changes_nothing() -> None:
-    program = images()
-    layers, _ = layers_of(program, "a")
-    frames = np.random.default_rng(2).standard_normal((20, 3, 8, 6)).astype(np.float32)
-    [value] = program.models["a"].inputs.values()
-
-    def features(batch: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        batches = ({value: frames[k : k + batch]} for k in range(0, 20, batch))
-        found = extract(program, "a", layers, batches, 20, Recipe(maps=False))
-        return [(layer.pooled, layer.rows) for layer in found.layers]
-
-    for one, other in zip(features(20), features(3)):
-        np.testing.assert_allclose(one[0], other[0], atol=1e-6)
-        np.testing.assert_allclose(one[1], other[1], atol=1e-6)
-
-
 def test_a_model_that_does_not_run_is_an_error() -> None:
-    program = images()
+    program = program_of(strided())
     layers, _ = layers_of(program, "a")
     run = ReducedRun(program, "a", layers, False)
     with pytest.raises(ModelError, match="running the graph"):

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from repsimc.compiler.similarity import store as store_module
-from repsimc.compiler.similarity.features import ModelFeatures, Recipe, features_of_arrays
-from repsimc.compiler.similarity.store import Store, cache_folder, key_of
+from repsimc.compiler.similarity.extraction import features_of_arrays
+from repsimc.compiler.similarity.features import ModelFeatures, Recipe
+from repsimc.compiler.similarity.store import (
+    FeaturesKey,
+    SitesKey,
+    Store,
+    cache_folder,
+    key_of,
+)
 
 KEY = key_of(what="test")
 
@@ -145,3 +154,31 @@ def test_the_place_follows_the_base_directory_specification(
 def test_keys_tell_options_apart() -> None:
     assert key_of(a=1, b=[2]) == key_of(b=[2], a=1)
     assert len({key_of(a=1), key_of(a=2), key_of(b=1), key_of(a="1")}) == 4
+
+
+RECIPE = {"sketched": True, "seed": 1, "batch": 8, "maps": False}
+# Keys, and other values of each of their fields.
+KEYS: dict[FeaturesKey | SitesKey, dict[str, list[Any]]] = {
+    FeaturesKey("m", (("x", "d"),), "r", Recipe(), ""): {
+        "model": ["n"],
+        "frames": [(("x", "e"),), (("y", "d"),)],
+        "rows": ["s"],
+        "recipe": [Recipe(**{name: value}) for name, value in RECIPE.items()],
+        "name": ["a"],
+    },
+    SitesKey((("a", "m"), ("b", "n")), "f", 0): {
+        "models": [(("a", "m"), ("b", "m")), (("a", "m"), ("c", "n")), (("b", "n"), ("a", "m"))],
+        "frames": ["g"],
+        "seed": [1],
+    },
+}
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: type(key).__name__)
+def test_whatever_decides_an_entry_changes_its_key(key: FeaturesKey | SitesKey) -> None:
+    assert list(KEYS[key]) == [field.name for field in fields(key)]
+    assert list(RECIPE) == [field.name for field in fields(Recipe)]
+    others = [replace(key, **{name: v}) for name, values in KEYS[key].items() for v in values]
+    texts = [str(each) for each in (key, *others)]
+    assert len(set(texts)) == len(texts)
+    assert str(replace(key)) == texts[0]

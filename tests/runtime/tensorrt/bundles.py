@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from repsimc.compiler.bundle.references import References
-from repsimc.compiler.bundle.writing import write_bundle
+from repsimc.compiler.bundle.writing import BundleContents, write_bundle
 from repsimc.compiler.graph.program import Program
 from repsimc.runtime.manifest import ReferenceGroup
 from tests.programs import joined, run
@@ -51,10 +51,12 @@ def references(program: Program) -> References:
     return References((ReferenceGroup(tuple(program.models), 2),), arrays)
 
 
-def bundle(folder: Path, program: Program | None = None, **wishes: Any) -> Path:
+def bundle(
+    folder: Path, program: Program | None = None, overwrite: bool = False, **wishes: Any
+) -> Path:
     """A bundle with references, in `folder`/bundle."""
     program = program or pair()
     wishes = {"plan": {}, "report": {}} | wishes
     if "references" not in wishes:
         wishes["references"] = references(program)
-    return write_bundle(folder / "bundle", program, **wishes)
+    return write_bundle(folder / "bundle", BundleContents(program, **wishes), overwrite)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from repsimc.compiler.bundle.writing import manifest_of
+from repsimc.compiler.bundle.writing import BundleContents, manifest_of
 from repsimc.compiler.graph.export import to_proto
 from repsimc.runtime.errors import ModelError, UsageError
 from repsimc.runtime.manifest import Manifest
@@ -20,7 +20,7 @@ g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu (x) }
 def manifest(text: str = IMAGE) -> Manifest:
     from pathlib import Path
 
-    return manifest_of(joined(a=text), Path("bundle"), {}, {})
+    return manifest_of(BundleContents(joined(a=text), {}, {}), Path("bundle"))
 
 
 def test_the_file_tells_shapes_and_types_without_onnx() -> None:
