@@ -12,7 +12,7 @@ from repsimc.compiler.graph import export
 from repsimc.compiler.graph.program import Program
 from repsimc.runtime.errors import BackendError, DataError, ModelError, UsageError
 from repsimc.runtime.manifest import TensorSpec
-from repsimc.runtime.session import Session, load
+from repsimc.runtime.session import load
 from tests.programs import assert_close, joined
 from tests.runtime.bundles import PLAIN, bundled, in_child, share, tied_pair, trunk_and_pick
 
@@ -56,24 +56,26 @@ def test_one_array_feeds_tied_models(tied: Path) -> None:
     ids=["by input", "equal arrays", "by model", "by the other model"],
 )
 def test_tied_inputs_can_be_given_in_any_form(tied: Path, inputs: Any) -> None:
-    assert_close(Session(tied).run(inputs)["b"]["y"], -X)
+    assert_close(load(tied).session().run(inputs)["b"]["y"], -X)
 
 
 def test_two_frames_for_one_input_are_refused(tied: Path) -> None:
     with pytest.raises(DataError, match="input 'x' of model 'b' is given another array"):
-        Session(tied).run({"a": X, "b": X + 1})
+        load(tied).session().run({"a": X, "b": X + 1})
 
 
 def test_several_inputs_by_name(shared: Path) -> None:
-    found = Session(shared).run({"x": X, "extra": EXTRA, "index": INDEX})
+    found = load(shared).session().run({"x": X, "extra": EXTRA, "index": INDEX})
     assert_close(found["trunk"]["y"], np.maximum(T, 0))
     assert_close(found["trunk"]["z"], T + 1)
     assert_close(found["pick"]["y"], T[:, INDEX])
 
 
 def test_untied_models_take_their_own_frames(untied: Path) -> None:
-    found = Session(untied).run(
-        {"trunk": {"x": X, "extra": EXTRA}, "pick": {"x": X[:1], "index": INDEX}}
+    found = (
+        load(untied)
+        .session()
+        .run({"trunk": {"x": X, "extra": EXTRA}, "pick": {"x": X[:1], "index": INDEX}})
     )
     assert_close(found["trunk"]["z"], T + 1)
     assert_close(found["pick"]["y"], T[:1, INDEX])
@@ -81,7 +83,7 @@ def test_untied_models_take_their_own_frames(untied: Path) -> None:
 
 def test_an_input_name_of_several_untied_models_is_ambiguous(untied: Path) -> None:
     with pytest.raises(DataError, match="several models have an input 'x' of their own"):
-        Session(untied).run({"x": X, "extra": EXTRA, "index": INDEX})
+        load(untied).session().run({"x": X, "extra": EXTRA, "index": INDEX})
 
 
 REFUSED: list[tuple[Any, str]] = [
@@ -103,7 +105,7 @@ REFUSED: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("inputs", "says"), REFUSED, ids=[case[1] for case in REFUSED])
 def test_inputs_that_do_not_fit_are_refused(shared: Path, inputs: Any, says: str) -> None:
     with pytest.raises(DataError) as caught:
-        Session(shared).run(inputs)
+        load(shared).session().run(inputs)
     assert says in str(caught.value)
 
 
@@ -117,16 +119,16 @@ def test_channels_last_frames_get_a_hint() -> None:
 
 def test_an_unknown_model_is_named_with_the_nearest(shared: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'trunk'"):
-        Session(shared).run(X, models=["trnk"])
+        load(shared).session().run(X, models=["trnk"])
     with pytest.raises(UsageError, match="no model was asked for"):
-        Session(shared).run(X, models=[])
+        load(shared).session().run(X, models=[])
 
 
 # -- some of the models ------------------------------------------------------------------
 
 
 def test_models_not_asked_for_are_not_computed_and_need_no_inputs(shared: Path) -> None:
-    session = Session(shared)
+    session = load(shared).session()
     broken = INDEX + 7  # makes `pick` fail
     frame = {"x": X, "extra": EXTRA, "index": broken}
     with pytest.raises(DataError):
@@ -139,8 +141,8 @@ def test_models_not_asked_for_are_not_computed_and_need_no_inputs(shared: Path) 
 
 def test_a_session_that_ran_one_model_still_runs_all_the_same(shared: Path) -> None:
     frame = {"x": X, "extra": EXTRA, "index": INDEX}
-    before = Session(shared).run(frame)
-    session = Session(shared)
+    before = load(shared).session().run(frame)
+    session = load(shared).session()
     session.warm("pick")
     after = session.run(frame)
     for model, outputs in before.items():
@@ -149,7 +151,7 @@ def test_a_session_that_ran_one_model_still_runs_all_the_same(shared: Path) -> N
 
 
 def test_weights_are_held_once_when_the_graph_is_in_parts(shared: Path) -> None:
-    session = Session(shared)
+    session = load(shared).session()
     session.warm("pick")
     assert session._execution._whole is None
     assert [sorted(part.models) for part, _ in session._execution._parts or []] == [
@@ -194,14 +196,14 @@ def test_weights_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert "merged.onnx.data" in load(path).manifest.files
     frame = {"x": X, "extra": EXTRA, "index": INDEX}
     for models in (None, "trunk"):  # whole, then in parts
-        assert_close(Session(path).run(frame, models)["trunk"]["z"], T + 1)
+        assert_close(load(path).session().run(frame, models)["trunk"]["z"], T + 1)
 
 
 def test_a_graph_that_cannot_be_cut_runs_whole(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("repsimc.runtime.wire.GraphFile.parts", lambda *_: None)
-    session = Session(shared)
+    session = load(shared).session()
     frame = {"x": X, "extra": EXTRA, "index": INDEX}
     assert list(session.run(frame, "trunk")) == ["trunk"]
     with pytest.raises(DataError, match="no array for input 'index'"):
@@ -212,7 +214,7 @@ def test_a_graph_that_cannot_be_cut_runs_whole(
 
 
 def test_a_closed_session_says_so(tied: Path) -> None:
-    with Session(tied) as session:
+    with load(tied).session() as session:
         session.run(X)
     with pytest.raises(UsageError, match="closed"):
         session.run(X)
@@ -222,9 +224,9 @@ def test_a_closed_session_says_so(tied: Path) -> None:
 
 def test_an_unknown_backend_and_no_threads_are_refused(tied: Path) -> None:
     with pytest.raises(UsageError, match="no backend 'tensorflow'"):
-        Session(tied, backend="tensorflow")
+        load(tied).session(backend="tensorflow")
     with pytest.raises(UsageError, match="0 threads"):
-        Session(tied, threads=0)
+        load(tied).session(threads=0)
 
 
 def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
@@ -242,13 +244,13 @@ def test_changed_bytes_are_refused(tmp_path: Path, name: str) -> None:
     content[-2] ^= 1
     (path / name).write_bytes(content)
     with pytest.raises(ModelError, match=f"file '{name}' .* sha256 differs"):
-        Session(path)
+        load(path).session()
 
 
 def test_hashes_can_be_trusted(tmp_path: Path) -> None:
     path = bundled(tmp_path, tied_pair())
     (path / "plan.json").write_text("{ }")
-    assert_close(Session(path, verify_hashes=False).run(X)["b"]["y"], -X)
+    assert_close(load(path).session(verify_hashes=False).run(X)["b"]["y"], -X)
 
 
 def test_a_missing_or_longer_file_is_refused(tmp_path: Path) -> None:
@@ -256,10 +258,10 @@ def test_a_missing_or_longer_file_is_refused(tmp_path: Path) -> None:
     with (path / "report.json").open("a") as file:
         file.write(" ")
     with pytest.raises(ModelError, match=r"report\.json.* bytes, not"):
-        Session(path)
+        load(path).session()
     (path / "report.json").unlink()
     with pytest.raises(ModelError, match=r"report\.json.* is missing"):
-        Session(path)
+        load(path).session()
 
 
 def test_a_file_that_is_a_link_out_of_the_bundle_is_refused(tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_a_file_that_is_a_link_out_of_the_bundle_is_refused(tmp_path: Path) -> N
     (path / "plan.json").rename(tmp_path / "outside.json")
     (path / "plan.json").symlink_to("../outside.json")
     with pytest.raises(ModelError, match="leads out of its folder"):
-        Session(path)
+        load(path).session()
 
 
 def edited(path: Path, edit: Any) -> Path:
@@ -282,7 +284,7 @@ def test_a_manifest_that_is_not_the_graphs_is_refused(tmp_path: Path) -> None:
         data["models"][0]["outputs"][0]["value"] = "a/gone"
 
     with pytest.raises(ModelError, match="disagree about a/gone"):
-        Session(edited(bundled(tmp_path, tied_pair()), rename))
+        load(edited(bundled(tmp_path, tied_pair()), rename)).session()
 
 
 def test_weights_outside_the_bundle_are_refused(
@@ -291,7 +293,7 @@ def test_weights_outside_the_bundle_are_refused(
     path = bundled(tmp_path, tied_pair())
     monkeypatch.setattr("repsimc.runtime.files.external_files", lambda _: ["../secret.bin"])
     with pytest.raises(ModelError, match=r"keeps weights in '\.\./secret\.bin'"):
-        Session(path)
+        load(path).session()
 
 
 def test_a_graph_that_onnxruntime_refuses(tmp_path: Path) -> None:
@@ -299,7 +301,7 @@ def test_a_graph_that_onnxruntime_refuses(tmp_path: Path) -> None:
     content = (path / "merged.onnx").read_bytes().replace(b"Tanh", b"Tahn")
     (path / "merged.onnx").write_bytes(content)
     with pytest.raises(BackendError, match="cannot open"):
-        Session(path, verify_hashes=False)
+        load(path).session(verify_hashes=False)
 
 
 # -- what it imports ---------------------------------------------------------------------
@@ -326,5 +328,5 @@ def test_without_onnxruntime_the_error_says_what_to_install(
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r"pip install .repsimc\[onnxruntime\]") as caught:
-        Session(tied)
+        load(tied).session()
     assert caught.value.exit_code == 6

@@ -12,7 +12,7 @@ import pytest
 from repsimc.runtime.errors import BackendError, ModelError, UsageError
 from repsimc.runtime.session import load
 from repsimc.runtime.tensorrt.checking import difference, read_references
-from repsimc.runtime.tensorrt.engines import Plan, plan_version, read_plan, replacing
+from repsimc.runtime.tensorrt.engines import EngineFile, plan_version, read_engine_file, replacing
 from tests.runtime.tensorrt.bundles import bundle
 
 X = np.float32([1, -2, 4])
@@ -60,10 +60,10 @@ def test_a_plan_of_another_version_is_not_loaded(tmp_path: Path) -> None:
     content = header(b"ftrt", 10, 3, 0) + b"rest"
     (tmp_path / "0.plan").write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    plan = Plan("0.plan", ("a",), (), (), len(content), digest, 1.0)
-    assert read_plan(tmp_path, plan, "10.3.0.26") == content
+    plan = EngineFile("0.plan", ("a",), (), (), len(content), digest, 1.0)
+    assert read_engine_file(tmp_path, plan, "10.3.0.26") == content
     with pytest.raises(BackendError, match=r"built by TensorRT 10\.3\.0, here is 8\.6\.1"):
-        read_plan(tmp_path, plan, "8.6.1")
+        read_engine_file(tmp_path, plan, "8.6.1")
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`Session(backend="tensorrt")` on a pretended device: arena, buffers, graphs, foreign plans."""
+"""Sessions on engines of a pretended device: arena, buffers, graphs, foreign plans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRELUDE = """
 import json, sys
 import numpy as np
 import repsimc
-from repsimc.runtime.session import Session
+from repsimc.runtime.session import load
 from tests.runtime.tensorrt.bundles import FRAMES
 path = sys.argv[1]
 def same(one, other):
@@ -63,8 +63,8 @@ def test_both_backends_give_the_same(
         machine,
         path,
         f"""
-ort = Session(path)
-with Session(path, backend="tensorrt", layout="{layout}") as engines:
+ort = load(path).session()
+with load(path).session(backend="tensorrt", layout="{layout}") as engines:
     for frame in (FRAMES[:1], FRAMES[1:], FRAMES[:1]):
         same(engines.run(frame), ort.run(frame))
         same(engines.run(frame, "b"), ort.run(frame, "b"))
@@ -82,7 +82,7 @@ def test_one_arena_of_the_largest_need_and_nothing_left_after_close(
         machine,
         path,
         """
-engines = Session(path, backend="tensorrt", layout="trunk-heads")
+engines = load(path).session(backend="tensorrt", layout="trunk-heads")
 engines.run(FRAMES[:1])
 loaded = engines._execution.engines
 print(json.dumps([loaded.scratch_nbytes, list(loaded.needs_nbytes), loaded.cuda.allocated_nbytes]))
@@ -103,7 +103,7 @@ def test_values_between_engines_stay_on_the_device(machine: Machine, ready: Path
         machine,
         path,
         """
-engines = Session(path, backend="tensorrt", layout="trunk-heads")
+engines = load(path).session(backend="tensorrt", layout="trunk-heads")
 engines.run(FRAMES[:1])
 buffers = engines._execution.engines._buffers
 inner = [name for name, buffer in buffers.items() if buffer.host is None]
@@ -118,11 +118,11 @@ def test_one_model_runs_its_own_engines_only(machine: Machine, ready: Path) -> N
         machine,
         path,
         """
-engines = Session(path, backend="tensorrt", layout="trunk-heads")
+engines = load(path).session(backend="tensorrt", layout="trunk-heads")
 ran = []
 for stage in engines._execution.engines._stages:
     def noted(stream, stage=stage, execute=stage.context.execute):
-        ran.append("+".join(stage.plan.models))
+        ran.append("+".join(stage.file.models))
         execute(stream)
     stage.context.execute = noted
 engines._execution.engines._graphs = False
@@ -141,7 +141,7 @@ def test_the_second_run_is_a_cuda_graph_if_it_can_be_captured(
         machine,
         path,
         f"""
-ort, engines = Session(path), Session(path, backend="tensorrt")
+ort, engines = load(path).session(), load(path).session(backend="tensorrt")
 for frame in (FRAMES[:1], FRAMES[1:], FRAMES[:1]):
     same(engines.run(frame), ort.run(frame))
 assert engines._execution.engines.captured == {graphs}
@@ -160,7 +160,7 @@ def test_batches_within_the_profile_run_and_others_are_refused(
         path,
         """
 from repsimc.runtime.errors import RepsimcError
-ort, engines = Session(path), Session(path, backend="tensorrt")
+ort, engines = load(path).session(), load(path).session(backend="tensorrt")
 for frame in (FRAMES[:1], FRAMES, FRAMES[:1], FRAMES):
     same(engines.run(frame), ort.run(frame))
 try:
@@ -179,7 +179,7 @@ same(engines.run(FRAMES), ort.run(FRAMES))
 REFUSED = """
 from repsimc.runtime.errors import RepsimcError
 try:
-    Session(path, backend="tensorrt")
+    load(path).session(backend="tensorrt")
 except RepsimcError as error:
     print(error.exit_code, error)
 else:
@@ -299,7 +299,7 @@ def test_64_bit_integers_go_in_where_the_engine_has_32(machine: Machine, tmp_pat
         """
 from repsimc.runtime.errors import DataError
 x = np.float32([[1, 2, 3, 4]])
-with Session(path, backend="tensorrt") as engines:
+with load(path).session(backend="tensorrt") as engines:
     found = engines.run({"x": x, "index": np.int64([3, 0])})
     np.testing.assert_array_equal(found["a"]["y"], [[4, 1]])
     try:
