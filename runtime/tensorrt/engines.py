@@ -138,7 +138,8 @@ def read_record(folder: Path) -> EngineRecord:
         content = file.read(_MAX_NBYTES + 1)
     if len(content) > _MAX_NBYTES:
         raise ModelError(f"{path} is too large", _HINT)
-    top = read_json(content.decode(errors="replace"), str(path), _HINT)
+    data = read_json(content.decode(errors="replace"), str(path), _HINT)
+    top = Reader(str(path), _HINT, data)
     if top.get("schema", Reader.text) != SCHEMA:
         raise ModelError(f"{path} is of another schema than {SCHEMA}", _HINT)
     layout, precision = top.get("layout", Reader.text), top.get("precision", Reader.text)
@@ -154,7 +155,7 @@ def read_record(folder: Path) -> EngineRecord:
         checked=tuple(top.items("checked", _checked)),
         notes=tuple(top.items("notes", Reader.text)),
         workspace_nbytes=top.get("workspace_nbytes", lambda r: r.count() if r.value else None),
-        device={key: entry.value for key, entry in top.get("device", Reader.entries).items()},
+        device=top.get("device", lambda device: device.entries(Reader.anything)),
     )
 
 
