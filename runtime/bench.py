@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BackendError, ModelError, RepsimcError, UsageError
-from .feeds import Inputs, arrange, placeholder
+from .feeds import Array, Inputs, arrange, placeholder
 from .files import check_files, file_entry, inside
 from .manifest import Manifest, ModelEntry
 from .memory import Usage, can_measure
@@ -165,7 +165,7 @@ def bench(
     manifest = opened.manifest
     check_files(opened.path, manifest)
     names = [entry.name for entry in manifest.models]
-    feeds = _noise(manifest, sizes or {}) if inputs is None else arrange(manifest, names, inputs)
+    feeds = with_noise({}, manifest, sizes) if inputs is None else arrange(manifest, names, inputs)
     found, notes = _find_originals(opened, originals or {})
     keys = {value: f"arr{index}" for index, value in enumerate(feeds)}
     merged = [_model(inside(opened.path, manifest.graph), {v: v for v in feeds}, keys)]
@@ -250,9 +250,12 @@ def _child(job: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def _noise(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+def with_noise(
+    frame: Mapping[str, Array], manifest: Manifest, sizes: Mapping[str, int] | None = None
+) -> dict[str, Array]:
+    """The frame, with noise for every input value that it lacks; symbols are 1 or as in `sizes`."""
     random = np.random.default_rng(0)
-    found: dict[str, NDArray[Any]] = {}
+    found = dict(frame)
     for entry in manifest.models:
         for spec in entry.inputs:
             if spec.value not in found:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from .errors import ModelError
 
 Item = TypeVar("Item")
-Path = tuple[str | int, ...]  # the keys and indices that lead to a value
+Place = tuple[str | int, ...]  # the keys and indices that lead to a value
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -52,7 +52,7 @@ class Reader:
     LIST = "a list"
     TEXT = "a non-empty text"
 
-    def __init__(self, document: str, hint: str, value: object, path: Path = ()) -> None:
+    def __init__(self, document: str, hint: str, value: object, path: Place = ()) -> None:
         self.document = document
         self.hint = hint
         self.value = value

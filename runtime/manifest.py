@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .errors import ModelError
@@ -69,12 +69,7 @@ class SourceFile:
 
     def to_json(self) -> dict[str, Any]:
         """The source as JSON values."""
-        return {
-            "file": self.file,
-            "path": self.path,
-            "sha256": self.sha256,
-            "nbytes": self.nbytes,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -201,10 +196,7 @@ class Manifest:
             "plan": self.plan,
             "report": self.report,
             "models": [entry.to_json() for entry in self.models],
-            "files": {
-                name: {"sha256": entry.sha256, "nbytes": entry.nbytes}
-                for name, entry in self.files.items()
-            },
+            "files": {name: asdict(entry) for name, entry in self.files.items()},
             "memory": dict(self.memory),
             "layout": self.layout,
             "precision": self.precision,

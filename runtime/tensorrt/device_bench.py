@@ -7,16 +7,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bench import Latency, check_original
+from ..bench import NOISE, Latency, check_original, with_noise
 from ..errors import ModelError, RepsimcError
-from ..feeds import placeholder
 from ..files import read_manifest
 from ..manifest import Manifest, ModelEntry
 from ..memory import release_memory
@@ -55,13 +54,7 @@ class Phases:
 
     def to_json(self) -> dict[str, Any]:
         """The phases as JSON values."""
-        return {
-            "idle": dict(self.idle),
-            "loaded": dict(self.loaded),
-            "running": dict(self.running),
-            "scratch_nbytes": self.scratch_nbytes,
-            "allocated_nbytes": self.allocated_nbytes,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -311,17 +304,8 @@ def _side(
 def _frame(bundle: Path, manifest: Manifest) -> tuple[dict[str, Array], str]:
     """The first reference's frame; noise, and told to be that, where there are none."""
     runs = read_references(bundle, manifest)
-    frame: dict[str, Array] = dict(runs[0]["in"]) if runs else {}
-    random = np.random.default_rng(0)
-    for entry in manifest.models:
-        for spec in entry.inputs:
-            if spec.value not in frame:
-                zeros = placeholder(spec)
-                floating = zeros.dtype.kind == "f"
-                noise = random.standard_normal(zeros.shape) if floating else zeros
-                frame[spec.value] = noise.astype(zeros.dtype)
-    told = "a held-out frame" if runs else "standard-normal noise, seed 0 (integers: zero)"
-    return frame, told
+    frame = with_noise(runs[0]["in"] if runs else {}, manifest)
+    return frame, "a held-out frame" if runs else NOISE
 
 
 class _Tegrastats:

@@ -10,7 +10,7 @@ import shutil
 import struct
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,7 @@ class Checked:
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON values."""
-        return {
-            "model": self.model,
-            "output": self.output,
-            "difference": self.difference,
-            "tolerance": self.tolerance,
-            "runs": self.runs,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
