@@ -19,14 +19,20 @@ from records import Record, figure
 
 from repsimc.runtime.errors import RepsimcError
 from repsimc.runtime.manifest import Manifest
-from repsimc.runtime.session import Session, load
-from repsimc.runtime.tensorrt.building import BuildOptions, Piece, build_job, pieces, plan_of
+from repsimc.runtime.session import load
+from repsimc.runtime.tensorrt.building import (
+    BuildOptions,
+    EngineGraph,
+    build_job,
+    engine_file_of,
+    engine_graphs,
+)
 from repsimc.runtime.tensorrt.checking import difference, read_references
 from repsimc.runtime.tensorrt.child import run_child
-from repsimc.runtime.tensorrt.engines import Plan
+from repsimc.runtime.tensorrt.engines import EngineFile
 from repsimc.runtime.tensorrt.execution import output_values
 from repsimc.runtime.tensorrt.gate import MODULE
-from repsimc.runtime.tensorrt.loaded_engines import LoadedEngines
+from repsimc.runtime.tensorrt.loaded_engines import Library, LoadedEngines
 from repsimc.runtime.tensorrt.probe import Device, probe
 from repsimc.runtime.wire import GraphFile
 
@@ -66,21 +72,21 @@ def _capability(device: Device) -> int:
 
 
 def _built(
-    found: Sequence[Piece], device: Device, scratch: Path, stem: str
-) -> tuple[list[Plan], Path]:
+    found: Sequence[EngineGraph], device: Device, scratch: Path, stem: str
+) -> tuple[list[EngineFile], Path]:
     folder = scratch / stem
     folder.mkdir()
-    plans: list[Plan] = []
-    for number, piece in enumerate(found):
-        job = build_job(piece, folder / f"{number}.plan") | {
+    files: list[EngineFile] = []
+    for number, part in enumerate(found):
+        job = build_job(part, folder / f"{number}.plan") | {
             "module": MODULE,
             "precision": "fp32",
             "typed": True,
             "quantised": False,
             "capability": _capability(device),
         }
-        plans.append(plan_of(piece, run_child("build", job, folder / "build.log")))
-    return plans, folder
+        files.append(engine_file_of(part, run_child("build", job, folder / "build.log")))
+    return files, folder
 
 
 def _bundle(models: Models, bundle: Path, device: Device, scratch: Path, runs: int) -> list[Record]:
@@ -103,15 +109,15 @@ def _bundle(models: Models, bundle: Path, device: Device, scratch: Path, runs: i
     outputs = sorted(output_values(manifest))
     sides: dict[str, Mapping[str, Any]] = {}
     for layout in ("merged", "trunk-heads"):
-        with pieces(bundle, manifest, layout, manifest.graph, BuildOptions()) as found:
-            plans, folder = _built(found, device, scratch, f"{stem}-{layout}")
-        furthest = _parity(bundle, manifest, folder, plans, device, frame)
+        with engine_graphs(bundle, manifest, layout, manifest.graph, BuildOptions()) as found:
+            files, folder = _built(found, device, scratch, f"{stem}-{layout}")
+        furthest = _parity(bundle, manifest, folder, files, device, frame)
         records.append(
             figure(f"{title}/{layout} differs from ONNX Runtime", furthest, "share", "<= 0.005")
         )
         group = {
             "folder": str(folder),
-            "plans": [plan.to_json() for plan in plans],
+            "plans": [file.to_json() for file in files],
             "outputs": outputs,
             "feeds": keys,
         }
@@ -152,18 +158,18 @@ def _parity(
     bundle: Path,
     manifest: Manifest,
     folder: Path,
-    plans: Sequence[Plan],
+    files: Sequence[EngineFile],
     device: Device,
     frame: Mapping[str, Any],
 ) -> float:
     """The largest difference from ONNX Runtime, by the largest value of the output."""
     names = [entry.name for entry in manifest.models]
-    engines = LoadedEngines(folder, plans, device.version, output_values(manifest), MODULE)
+    engines = LoadedEngines(folder, files, output_values(manifest), Library(device.version, MODULE))
     try:
         found = engines.run(names, dict(frame))
     finally:
         engines.close()
-    with Session(bundle) as session:
+    with load(bundle).session() as session:
         own = {e.name: {s.name: frame[s.value] for s in e.inputs} for e in manifest.models}
         expected = session.run(own)
     return max(
@@ -191,12 +197,12 @@ def _apart(
                 profile[value] = (one, one, one)
         entry = manifest.model(name)
         outputs = tuple(spec.name for spec in entry.outputs)
-        piece = Piece((name,), tuple(file.inputs), outputs, path, profile)
-        plans, folder = _built([piece], device, scratch, f"{stem}-apart-{name}")
+        part = EngineGraph((name,), tuple(file.inputs), outputs, path, profile)
+        files, folder = _built([part], device, scratch, f"{stem}-apart-{name}")
         groups.append(
             {
                 "folder": str(folder),
-                "plans": [plan.to_json() for plan in plans],
+                "plans": [file.to_json() for file in files],
                 "outputs": list(outputs),
                 "feeds": {spec.name: keys[spec.value] for spec in entry.inputs},
             }
@@ -230,7 +236,7 @@ def _other_paths(bundle: Path, title: str, frame: Mapping[str, Any], runs: int) 
 
 
 def _twice_one_constant(device: Device, scratch: Path) -> Record:
-    """Plan bytes of two identical 16 MiB constants by those of one: 1 if an engine keeps one."""
+    """Bytes of an engine with two equal 16 MiB constants by those with one: 1 if it keeps one."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -256,9 +262,9 @@ def _twice_one_constant(device: Device, scratch: Path) -> Record:
         onnx.save(model, path)
         inputs = tuple(f"x{i}" for i in range(count))
         outputs = tuple(f"y{i}" for i in range(count))
-        piece = Piece(("a",), inputs, outputs, path, {})
-        plans, _ = _built([piece], device, scratch, f"constants{count}")
-        sizes.append(plans[0].nbytes)
+        part = EngineGraph(("a",), inputs, outputs, path, {})
+        files, _ = _built([part], device, scratch, f"constants{count}")
+        sizes.append(files[0].nbytes)
     return figure(
         "gpu/plan of two identical constants by one", sizes[1] / sizes[0], "ratio", None, f"{sizes}"
     )

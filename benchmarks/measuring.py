@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from records import Record, figure, write_records
 from zoo import Zoo
 
-from repsimc.runtime.bench import BenchResult, bench
+from repsimc.runtime.bench import BenchOptions, BenchResult, bench
 
 # Frames per run of the plain pass: as many as the compiler takes at a time.
 BATCH = 64
@@ -172,7 +172,7 @@ def benched(bundle: Path, runs: int, times: int = 3) -> list[BenchResult]:
     by them many times over, and the models apart more often than the merged graph: with two
     threads on two busy cores the same bundle was measured at 0.41 and at 0.07 of the models apart.
     """
-    return [bench(bundle, runs=runs, threads=1, repeats=1) for _ in range(times)]
+    return [bench(bundle, BenchOptions(runs, repeats=1, threads=1)) for _ in range(times)]
 
 
 def latency_records(
@@ -182,7 +182,7 @@ def latency_records(
     ratio, remark = latency_ratio(results)
     found = [figure(f"{case}/latency", ratio, "ratio", bar, f"one thread, {remark}")]
     if all_cores:
-        ratio, remark = latency_ratio([bench(bundle, results[0].runs, repeats=1)])
+        ratio, remark = latency_ratio([bench(bundle, BenchOptions(results[0].runs, repeats=1))])
         found.append(figure(f"{case}/latency, all cores", ratio, "ratio", None, remark))
     return found
 

@@ -33,7 +33,7 @@ from repsimc.compiler.options import CompileOptions  # noqa: E402
 from repsimc.compiler.reports.table import print_grid  # noqa: E402
 from repsimc.compiler.units import parse_budget  # noqa: E402
 from repsimc.runtime.errors import RepsimcError  # noqa: E402
-from repsimc.runtime.session import Session, load  # noqa: E402
+from repsimc.runtime.session import load  # noqa: E402
 from repsimc.runtime.tensorrt.building import BuildOptions  # noqa: E402
 from repsimc.runtime.tensorrt.gate import (  # noqa: E402
     MODULE,
@@ -246,8 +246,8 @@ def segments(zoo: Zoo | None, scratch: Path) -> list[Record]:
     frame = zoo.frames("cifar10", "dev4000", 64)
     batch = frame[:1]
     with (
-        Session(path, layout="merged", threads=1) as whole,
-        Session(path, layout="trunk-heads", threads=1) as cut,
+        load(path).session(layout="merged", threads=1) as whole,
+        load(path).session(layout="trunk-heads", threads=1) as cut,
     ):
         expected, found = whole.run(frame), cut.run(frame)
         furthest = max(

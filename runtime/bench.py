@@ -8,8 +8,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BackendError, ModelError, RepsimcError, UsageError
-from .feeds import Inputs, arrange, placeholder
+from .feeds import Array, Inputs, arrange, placeholder
 from .files import check_files, file_entry, inside
 from .manifest import Manifest, ModelEntry
 from .memory import Usage, can_measure
@@ -43,14 +43,15 @@ class Latency:
     p99_seconds: float
     mean_seconds: float
 
+    @staticmethod
+    def of(seconds: Sequence[float]) -> Latency:
+        """The latency of runs that took so long."""
+        p50, p90, p99 = (float(np.percentile(seconds, q)) for q in (50, 90, 99))
+        return Latency(p50, p90, p99, statistics.fmean(seconds))
+
     def to_json(self) -> dict[str, float]:
         """The latency as JSON values."""
-        return {
-            "p50_seconds": self.p50_seconds,
-            "p90_seconds": self.p90_seconds,
-            "p99_seconds": self.p99_seconds,
-            "mean_seconds": self.mean_seconds,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,29 @@ class BenchResult:
         return self.apart.predicted_nbytes - self.merged.predicted_nbytes
 
 
+@dataclass(frozen=True)
+class BenchOptions:
+    """How much is measured: `runs` timed runs after `warmup` others, memory `repeats` times.
+
+    `threads` are those of ONNX Runtime (None: all cores). Raises UsageError for less than nothing.
+    """
+
+    runs: int = 100
+    warmup: int = 10
+    repeats: int = 3
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.runs < 1 or self.warmup < 0 or self.repeats < 1:
+            raise UsageError("runs and repeats must be 1 or more, warmup 0 or more")
+
+
 def bench(
     bundle: Bundle | str | Path,
-    runs: int = 100,
-    warmup: int = 10,
-    threads: int | None = None,
+    options: BenchOptions | None = None,
     originals: Mapping[str, str | Path] | None = None,
     inputs: Inputs | None = None,
     sizes: Mapping[str, int] | None = None,
-    repeats: int = 3,
 ) -> BenchResult:
     """Latency and memory of the bundle's merged graph, beside those of its originals.
 
@@ -144,14 +159,13 @@ def bench(
     symbolic dimensions are 1 or as in `sizes`. Raises UsageError, ModelError, DataError,
     BackendError.
     """
-    if runs < 1 or warmup < 0 or repeats < 1:
-        raise UsageError("runs and repeats must be 1 or more, warmup 0 or more")
+    options = options or BenchOptions()
     onnxruntime = import_onnxruntime()
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
     manifest = opened.manifest
     check_files(opened.path, manifest)
     names = [entry.name for entry in manifest.models]
-    feeds = _noise(manifest, sizes or {}) if inputs is None else arrange(manifest, names, inputs)
+    feeds = with_noise({}, manifest, sizes) if inputs is None else arrange(manifest, names, inputs)
     found, notes = _find_originals(opened, originals or {})
     keys = {value: f"arr{index}" for index, value in enumerate(feeds)}
     merged = [_model(inside(opened.path, manifest.graph), {v: v for v in feeds}, keys)]
@@ -159,15 +173,15 @@ def bench(
     if found is not None:
         own = {e.name: {s.name: s.value for s in e.inputs} for e in manifest.models}
         cases.append([_model(path, own[name], keys) for name, path in found.items()])
-    job: dict[str, Any] = {"threads": threads, "runs": runs, "warmup": warmup, "kind": "latency"}
+    job: dict[str, Any] = {**asdict(options), "kind": "latency"}
     with tempfile.TemporaryDirectory(prefix="repsimc-bench-") as scratch:
         job["frame"] = str(Path(scratch) / "frame.npz")
         arrays: dict[str, Any] = {keys[value]: _plain(array) for value, array in feeds.items()}
         np.savez(job["frame"], **arrays)
-        latencies = [_latency(s) for s in _child({**job, "cases": cases})["seconds"]]
+        latencies = [Latency.of(s) for s in _child({**job, "cases": cases})["seconds"]]
         memories: list[Usage | None] = [None] * len(cases)
         if can_measure():
-            memories = list(_memories({**job, "kind": "memory"}, cases, repeats))
+            memories = list(_memories({**job, "kind": "memory"}, cases, options.repeats))
         else:
             notes.append("memory: not measured, this is possible on Linux only")
     predicted = [manifest.memory.get("merged_nbytes"), manifest.memory.get("apart_nbytes")]
@@ -176,9 +190,9 @@ def bench(
         merged=sides[0],
         apart=sides[1] if len(sides) > 1 else None,
         frame=NOISE if inputs is None else GIVEN,
-        runs=runs,
-        warmup=warmup,
-        threads=threads,
+        runs=options.runs,
+        warmup=options.warmup,
+        threads=options.threads,
         onnxruntime=onnxruntime.__version__,
         notes=tuple(notes),
     )
@@ -194,11 +208,6 @@ def _model(path: Path, inputs: Mapping[str, str], keys: Mapping[str, str]) -> di
         "path": str(path),
         "inputs": {name: keys[value] for name, value in inputs.items() if value in keys},
     }
-
-
-def _latency(seconds: list[float]) -> Latency:
-    p50, p90, p99 = (float(np.percentile(seconds, q)) for q in (50, 90, 99))
-    return Latency(p50, p90, p99, statistics.fmean(seconds))
 
 
 def _memories(
@@ -241,9 +250,12 @@ def _child(job: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def _noise(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+def with_noise(
+    frame: Mapping[str, Array], manifest: Manifest, sizes: Mapping[str, int] | None = None
+) -> dict[str, Array]:
+    """The frame, with noise for every input value that it lacks; symbols are 1 or as in `sizes`."""
     random = np.random.default_rng(0)
-    found: dict[str, NDArray[Any]] = {}
+    found = dict(frame)
     for entry in manifest.models:
         for spec in entry.inputs:
             if spec.value not in found:

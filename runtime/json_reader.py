@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from .errors import ModelError
 
 Item = TypeVar("Item")
+Place = tuple[str | int, ...]  # the keys and indices that lead to a value
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -43,49 +44,73 @@ def _no_constant(text: str) -> Any:
 class Reader:
     """A JSON value of the file `document`, and the path to it; `hint` goes with every error.
 
-    What is read is checked; whatever is wrong raises ModelError.
+    What is read is checked; whatever is wrong raises ModelError. A document whose errors are told
+    in other words has a subclass that says `wrong` and `missing` its own way.
     """
 
-    def __init__(self, document: str, hint: str, where: str, value: Any) -> None:
+    OBJECT = "an object"
+    LIST = "a list"
+    TEXT = "a non-empty text"
+
+    def __init__(self, document: str, hint: str, value: object, path: Place = ()) -> None:
         self.document = document
         self.hint = hint
-        self.where = where
         self.value = value
+        self.path = path
 
-    def _at(self, where: str, value: Any) -> Reader:
-        return Reader(self.document, self.hint, where, value)
+    @property
+    def where(self) -> str:
+        """The path as people write it: 'models[0].name'."""
+        steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path]
+        return "".join(steps).removeprefix(".")
 
     def wrong(self, wanted: str) -> ModelError:
         """The error that says this value is not what was `wanted`."""
         where = self.where or "top level"
         return ModelError(f"{self.document}: '{where}' is not {wanted}", self.hint)
 
+    def missing(self, key: str) -> Reader:
+        """What stands for an entry that is not there. Raises ModelError, unless overridden."""
+        where = self.at(key, None).where
+        raise ModelError(f"{self.document} has no '{where}'", self.hint)
+
+    def at(self, step: str | int, value: Any) -> Reader:
+        """The reader of a value inside this one."""
+        return type(self)(self.document, self.hint, value, (*self.path, step))
+
     def get(self, key: str, read: Callable[[Reader], Item]) -> Item:
         """What `read` makes of the entry `key`."""
         entries = self._object()
-        where = f"{self.where}.{key}" if self.where else key
-        if key not in entries:
-            raise ModelError(f"{self.document} has no '{where}'", self.hint)
-        return read(self._at(where, entries[key]))
+        return read(self.at(key, entries[key]) if key in entries else self.missing(key))
 
-    def entries(self) -> dict[str, Reader]:
-        """The entries of this object, by key."""
-        found = self._object()
-        return {key: self._at(f"{self.where}.{key}", value) for key, value in found.items()}
+    def find(self, key: str, read: Callable[[Reader], Item]) -> Item | None:
+        """What `read` makes of the entry `key`; None where it is missing or refused."""
+        try:
+            return self.get(key, read)
+        except ModelError:
+            return None
+
+    def entries(self, read: Callable[[Reader], Item]) -> dict[str, Item]:
+        """What `read` makes of each entry of this object, by key."""
+        return {key: read(self.at(key, value)) for key, value in self._object().items()}
+
+    def anything(self) -> Any:
+        """This value as it is."""
+        return self.value
 
     def _object(self) -> dict[str, Any]:
         value: object = self.value
         if not isinstance(value, dict):
-            raise self.wrong("an object")
+            raise self.wrong(self.OBJECT)
         return cast("dict[str, Any]", value)
 
     def each(self, read: Callable[[Reader], Item]) -> list[Item]:
         """What `read` makes of each item of this list."""
         value: object = self.value
         if not isinstance(value, list):
-            raise self.wrong("a list")
+            raise self.wrong(self.LIST)
         found = cast("list[Any]", value)
-        return [read(self._at(f"{self.where}[{i}]", item)) for i, item in enumerate(found)]
+        return [read(self.at(index, item)) for index, item in enumerate(found)]
 
     def items(self, key: str, read: Callable[[Reader], Item]) -> list[Item]:
         """What `read` makes of each item of the list at `key`."""
@@ -94,8 +119,14 @@ class Reader:
     def text(self) -> str:
         """This text, which is not empty."""
         if not isinstance(self.value, str) or not self.value:
-            raise self.wrong("a non-empty text")
+            raise self.wrong(self.TEXT)
         return self.value
+
+    def one_of(self, words: tuple[str, ...]) -> str:
+        """This text, which is one of the words."""
+        if self.text() not in words:
+            raise self.wrong(f"one of {', '.join(words)}")
+        return self.text()
 
     def model_name(self) -> str:
         """This model name."""
@@ -110,11 +141,18 @@ class Reader:
             raise self.wrong("the name of a file inside the bundle")
         return self.text()
 
+    def integer(self, wanted: str = "a whole number") -> int:
+        """This whole number."""
+        if not isinstance(self.value, int) or isinstance(self.value, bool):
+            raise self.wrong(wanted)
+        return self.value
+
     def count(self) -> int:
         """This whole number, zero or more."""
-        if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < 0:
-            raise self.wrong("a count (a whole number, zero or more)")
-        return self.value
+        wanted = "a count (a whole number, zero or more)"
+        if self.integer(wanted) < 0:
+            raise self.wrong(wanted)
+        return self.integer()
 
     def sha256(self) -> str:
         """This digest."""
@@ -138,10 +176,9 @@ class Reader:
         return float(value)
 
 
-def read_json(text: str, document: str, hint: str) -> Reader:
+def read_json(text: str | bytes, document: str, hint: str) -> Any:
     """The values of a JSON text in which no key occurs twice. Raises ModelError."""
     try:
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{document} is not valid JSON: {error}", hint) from error
-    return Reader(document, hint, "", data)

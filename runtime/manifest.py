@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .errors import ModelError
@@ -69,12 +69,7 @@ class SourceFile:
 
     def to_json(self) -> dict[str, Any]:
         """The source as JSON values."""
-        return {
-            "file": self.file,
-            "path": self.path,
-            "sha256": self.sha256,
-            "nbytes": self.nbytes,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -201,10 +196,7 @@ class Manifest:
             "plan": self.plan,
             "report": self.report,
             "models": [entry.to_json() for entry in self.models],
-            "files": {
-                name: {"sha256": entry.sha256, "nbytes": entry.nbytes}
-                for name, entry in self.files.items()
-            },
+            "files": {name: asdict(entry) for name, entry in self.files.items()},
             "memory": dict(self.memory),
             "layout": self.layout,
             "precision": self.precision,
@@ -221,12 +213,12 @@ class Manifest:
     @staticmethod
     def loads(text: str) -> Manifest:
         """The manifest that `text` describes. Raises ModelError."""
-        return Manifest.from_json(read_json(text, MANIFEST, _HINT).value)
+        return Manifest.from_json(read_json(text, MANIFEST, _HINT))
 
     @staticmethod
     def from_json(data: Any) -> Manifest:
         """The manifest of JSON values that no one has checked. Raises ModelError."""
-        top = Reader(MANIFEST, _HINT, "", data)
+        top = Reader(MANIFEST, _HINT, data)
         schema = top.get("schema", Reader.text)
         if schema not in (SCHEMA, *OLDER):
             raise ModelError(
@@ -237,7 +229,7 @@ class Manifest:
             models=tuple(top.items("models", _model)),
             files=top.get("files", _files),
             repsimc=top.get("repsimc", Reader.text),
-            memory=top.get("memory", _memory),
+            memory=top.get("memory", lambda memory: memory.entries(Reader.count)),
             graph=top.get("graph", Reader.file_name),
             plan=top.get("plan", Reader.file_name),
             report=top.get("report", Reader.file_name),
@@ -245,11 +237,11 @@ class Manifest:
         if schema == SCHEMA:
             found = replace(
                 found,
-                layout=top.get("layout", _one_of(LAYOUTS)),
-                precision=top.get("precision", _one_of(PRECISIONS)),
+                layout=top.get("layout", lambda layout: layout.one_of(LAYOUTS)),
+                precision=top.get("precision", lambda precision: precision.one_of(PRECISIONS)),
                 segments=tuple(top.items("segments", _segment)),
                 references=tuple(top.items("references", _reference_group)),
-                lowered=top.get("lowered", _lowered),
+                lowered=top.get("lowered", lambda lowered: lowered.entries(Reader.file_name)),
                 quantised=top.get("quantised", Reader.flag),
             )
         _check(found)
@@ -298,7 +290,7 @@ def _need(reader: Reader) -> tuple[str, str]:
 
 
 def _fidelity(reader: Reader) -> dict[str, Any]:
-    found = {key: entry.value for key, entry in reader.entries().items()}
+    found = reader.entries(Reader.anything)
     for value in found.values():
         if isinstance(value, float) and not math.isfinite(value):  # 1e999 parses as infinity
             raise reader.wrong("free of infinities")
@@ -324,25 +316,10 @@ def _file(reader: Reader) -> FileEntry:
 
 
 def _files(reader: Reader) -> dict[str, FileEntry]:
-    found: dict[str, FileEntry] = {}
-    for name, entry in reader.entries().items():
+    for name in reader.entries(Reader.anything):
         if not safe_name(name) or name == MANIFEST:
-            raise entry.wrong("the name of a file inside the bundle")
-        found[name] = _file(entry)
-    return found
-
-
-def _memory(reader: Reader) -> dict[str, int]:
-    return {name: entry.count() for name, entry in reader.entries().items()}
-
-
-def _one_of(words: tuple[str, ...]) -> Callable[[Reader], str]:
-    def read(reader: Reader) -> str:
-        if reader.text() not in words:
-            raise reader.wrong(f"one of {', '.join(words)}")
-        return reader.text()
-
-    return read
+            raise reader.at(name, None).wrong("the name of a file inside the bundle")
+    return reader.entries(_file)
 
 
 def _segment(reader: Reader) -> Segment:
@@ -359,10 +336,6 @@ def _reference_group(reader: Reader) -> ReferenceGroup:
     return ReferenceGroup(
         tuple(reader.items("models", Reader.model_name)), reader.get("runs", Reader.count)
     )
-
-
-def _lowered(reader: Reader) -> dict[str, str]:
-    return {name: entry.file_name() for name, entry in reader.entries().items()}
 
 
 def _check(manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ import gc
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,7 @@ class Usage:
 
     def to_json(self) -> dict[str, Any]:
         """The usage as JSON values."""
-        return {
-            "uss_nbytes": self.uss_nbytes,
-            "pss_nbytes": self.pss_nbytes,
-            "anonymous_nbytes": self.anonymous_nbytes,
-        }
+        return asdict(self)
 
 
 def can_measure() -> bool:

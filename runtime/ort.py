@@ -12,7 +12,7 @@ from .feeds import Array
 from .files import DAMAGED, check_external_files, inside
 from .manifest import MANIFEST, TRUNK_HEADS, Manifest
 from .memory import release_memory
-from .wire import GraphFile, Part
+from .wire import GraphFile, GraphPart
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -31,7 +31,7 @@ class OnnxRuntimeExecution:
         self._threads = threads
         self._lock = threading.Lock()
         self._closed = False
-        self._parts: list[tuple[Part, onnxruntime.InferenceSession]] | None = None
+        self._parts: list[tuple[GraphPart, onnxruntime.InferenceSession]] | None = None
         self._whole: onnxruntime.InferenceSession | None = None
         check_external_files(path, manifest, manifest.graph)
         if layout != TRUNK_HEADS or not self._open_parts():
@@ -79,7 +79,7 @@ class OnnxRuntimeExecution:
 
     def _run_parts(
         self,
-        parts: list[tuple[Part, onnxruntime.InferenceSession]],
+        parts: list[tuple[GraphPart, onnxruntime.InferenceSession]],
         feeds: dict[str, Array],
     ) -> dict[str, Any]:
         values: dict[str, Any] = dict(feeds)
@@ -88,7 +88,7 @@ class OnnxRuntimeExecution:
             values.update(zip(part.outputs, made))
         return values
 
-    def _open_parts(self) -> list[tuple[Part, onnxruntime.InferenceSession]]:
+    def _open_parts(self) -> list[tuple[GraphPart, onnxruntime.InferenceSession]]:
         """The graph in parts, opened at the first call; empty if it cannot be cut."""
         with self._lock:
             if self._closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -52,8 +53,9 @@ class Bundle:
         precision: str | None = None,
         plugins: Sequence[str | Path] = (),
     ) -> Session:
-        """A new session on this bundle: see `Session`."""
-        return Session(self, backend, threads, verify_hashes, layout, precision, plugins)
+        """A new session on this bundle: see `SessionOptions` and `Session`."""
+        options = SessionOptions(backend, threads, verify_hashes, layout, precision, plugins)
+        return Session(self, options)
 
     def run(self, inputs: Inputs, models: Iterable[str] | str | None = None) -> Outputs:
         """The outputs of all models, or those named, on one frame: see `Session.run`."""
@@ -81,63 +83,79 @@ class Execution(Protocol):
         ...
 
 
-class Session:
-    """A bundle in memory, ready to run, in `backend`: 'onnxruntime' or 'tensorrt'.
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a bundle is opened, in `backend`: 'onnxruntime' or 'tensorrt'.
 
-    ONNX Runtime: `threads` limits its threads (None: all cores). With the layout 'merged', the
-    bundle's unless `layout` says otherwise, the graph runs as one as long as all models are asked
+    `threads` limits those of ONNX Runtime (None: all cores). `layout` is the bundle's unless it
+    is given, and so is TensorRT's `precision`; `plugins` are its libraries of custom operators.
+    The hashes of all files are checked first; `verify_hashes=False` skips that where start-up
+    time matters and the files are trusted. Raises UsageError for what there is none of.
+    """
+
+    backend: str = "onnxruntime"
+    threads: int | None = None
+    verify_hashes: bool = True
+    layout: str | None = None
+    precision: str | None = None
+    plugins: Sequence[str | Path] = ()
+
+    def __post_init__(self) -> None:
+        for what, asked, known in (
+            ("backend", self.backend, BACKENDS),
+            ("layout", self.layout, (None, *LAYOUTS)),
+        ):
+            if asked not in known:
+                there = ", ".join(name for name in known if name)
+                raise UsageError(f"there is no {what} '{asked}'", f"there are {there}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"{self.threads} threads cannot run anything", "give 1 or more")
+
+
+class Session:
+    """A bundle in memory, ready to run: see `SessionOptions`, and `Bundle.session` to get one.
+
+    ONNX Runtime: with the layout 'merged' the graph runs as one as long as all models are asked
     for. The first call that asks for some of them closes it and opens the graph in parts, cut
     where models branch off: from then on every call computes only what it needs, and memory still
     holds a value's and a weight's maker once (a weight that several parts read, once per part).
     `warm` does so ahead; with 'trunk-heads' it is so from the start.
 
-    TensorRT: the engines that `repsimc build` made on this device, of that layout and of
-    `precision` (default: the bundle's). `plugins` are libraries of custom operators.
+    TensorRT: the engines that `repsimc build` made on this device, of that layout and precision.
 
-    The hashes of all files are checked first; `verify_hashes=False` skips that where start-up
-    time matters and the files are trusted. Calls from several threads are allowed.
-    Raises ModelError for a bundle that cannot be used, BackendError (exit code 6) if the backend
-    is missing or refuses the graph.
+    Calls from several threads are allowed. Raises ModelError for a bundle that cannot be used,
+    BackendError (exit code 6) if the backend is missing or refuses the graph.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle | str | Path,
-        backend: str = "onnxruntime",
-        threads: int | None = None,
-        verify_hashes: bool = True,
-        layout: str | None = None,
-        precision: str | None = None,
-        plugins: Sequence[str | Path] = (),
-    ) -> None:
-        if backend not in BACKENDS:
-            raise UsageError(f"there is no backend '{backend}'", f"there are {', '.join(BACKENDS)}")
-        if threads is not None and threads < 1:
-            raise UsageError(f"{threads} threads cannot run anything", "give 1 or more")
-        if layout is not None and layout not in LAYOUTS:
-            raise UsageError(f"there is no layout '{layout}'", f"there are {', '.join(LAYOUTS)}")
-        opened = bundle if isinstance(bundle, Bundle) else load(bundle)
-        self.path = opened.path
-        self.manifest = opened.manifest
-        self.layout = layout or self.manifest.layout
+    def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
+        self.path = bundle.path
+        self.manifest = bundle.manifest
+        self.layout = options.layout or self.manifest.layout
         self._closed = False
-        if backend == "tensorrt":
+        if options.backend == "tensorrt":
             # Without a device this fails at once, and not after minutes of hashing.
             made = importlib.import_module(".tensorrt.execution", __package__)
             self._execution: Execution = made.TensorRTExecution(
-                self.path, self.manifest, self.layout, precision, verify_hashes, plugins
+                self.path,
+                self.manifest,
+                self.layout,
+                options.precision,
+                options.verify_hashes,
+                options.plugins,
             )
             return
-        if precision not in (None, "fp32"):
+        if options.precision not in (None, "fp32"):
             raise UsageError(
-                f"ONNX Runtime runs the bundle in fp32, not in {precision}",
+                f"ONNX Runtime runs the bundle in fp32, not in {options.precision}",
                 "leave precision out, or use backend='tensorrt'",
             )
-        if verify_hashes:
+        if options.verify_hashes:
             check_files(self.path, self.manifest)
         from .ort import OnnxRuntimeExecution
 
-        self._execution = OnnxRuntimeExecution(self.path, self.manifest, self.layout, threads)
+        self._execution = OnnxRuntimeExecution(
+            self.path, self.manifest, self.layout, options.threads
+        )
 
     @property
     def models(self) -> tuple[str, ...]:

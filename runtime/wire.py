@@ -29,7 +29,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Part:
+class GraphPart:
     """A piece of a graph as a model of its own: `content` computes `outputs` from `inputs`."""
 
     models: frozenset[str]
@@ -198,7 +198,7 @@ class GraphFile:
                         return _varint(whole, at)[0]
         return 0
 
-    def parts(self, wanted: Mapping[str, Iterable[str]]) -> list[Part] | None:
+    def parts(self, wanted: Mapping[str, Iterable[str]]) -> list[GraphPart] | None:
         """The graph cut by which models need a node, in an order in which they can run.
 
         `wanted` maps models to the values they ask for. Running the parts whose `models` name
@@ -225,7 +225,7 @@ class GraphFile:
         order = sorted(groups, key=lambda models: (-len(models), sorted(models)))
         asked = {value for values in wanted.values() for value in values}
         reads = {models: {n for node in groups[models] for n in node.reads} for models in order}
-        found: list[Part] = []
+        found: list[GraphPart] = []
         for models in order:
             made = [name for node in groups[models] for name in node.makes if name]
             elsewhere = asked.union(*(reads[other] for other in order if other != models))
@@ -235,7 +235,7 @@ class GraphFile:
             if any(name not in self._types for name in (*inputs, *outputs)):
                 return None
             content = self._model(groups[models], inputs, outputs, given)
-            found.append(Part(models, inputs, outputs, content))
+            found.append(GraphPart(models, inputs, outputs, content))
         return found
 
     def _model(

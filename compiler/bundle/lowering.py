@@ -30,6 +30,7 @@ _FOLLOWER_NAMES = (
 _FOLLOWERS = frozenset(_FOLLOWER_NAMES.split())
 _QUANTISED = frozenset(("QuantizeLinear", "DequantizeLinear"))
 
+
 def is_quantised(program: Program) -> bool:
     """True if the program has QDQ nodes: its precision is decided, and kept."""
     return any(node.op in _QUANTISED for node in program.graph.nodes)

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ...runtime.tensorrt.building import BuildOptions, Piece, chosen, pieces
-from ...runtime.tensorrt.engines import graph_of
 from ...runtime.files import check_files, inside, read_manifest
 from ...runtime.manifest import MERGED, TRUNK_HEADS, Manifest
+from ...runtime.tensorrt.building import BuildOptions, EngineGraph, chosen, engine_graphs
+from ...runtime.tensorrt.engines import graph_of
 from ...runtime.wire import GraphFile, external_files
 from ..errors import UsageError
 
@@ -44,9 +44,9 @@ def trtexec_commands(bundle: Path, options: BuildOptions) -> list[str]:
         )
     check_files(bundle, manifest)
     graph, _ = graph_of(manifest, precision)
-    with pieces(bundle, manifest, layout, graph, options) as [piece]:
+    with engine_graphs(bundle, manifest, layout, graph, options) as [part]:
         plan = f"{bundle.name or 'bundle'}.plan"
-        return [_command(piece, inside(bundle, graph), plan, precision, manifest)]
+        return [_command(part, inside(bundle, graph), plan, precision, manifest)]
 
 
 def export_triton(bundle: Path, target: Path, options: BuildOptions) -> list[Path]:
@@ -62,19 +62,19 @@ def export_triton(bundle: Path, target: Path, options: BuildOptions) -> list[Pat
     _empty(target)
     written: list[Path] = []
     script = ["#!/bin/sh", "# Builds the engines: run it on the device, in this folder.", "set -e"]
-    with pieces(bundle, manifest, layout, graph, options) as parts:
+    with engine_graphs(bundle, manifest, layout, graph, options) as parts:
         content = GraphFile(inside(bundle, graph).read_bytes())
-        names = [_engine_name(piece, number) for number, piece in enumerate(parts)]
-        for name, piece in zip(names, parts):
+        names = [_engine_name(part, number) for number, part in enumerate(parts)]
+        for name, part in zip(names, parts):
             folder = target / name
             (folder / "1").mkdir(parents=True)
             source = target / "onnx" / f"{name}.onnx"
             source.parent.mkdir(exist_ok=True)
-            written += _copy_graph(piece.graph, source)
+            written += _copy_graph(part.graph, source)
             plan = f"{name}/1/model.plan"
             relative = Path("onnx") / source.name
-            script.append(_command(piece, relative, plan, precision, manifest))
-            config = _triton_config(name, piece, content)
+            script.append(_command(part, relative, plan, precision, manifest))
+            config = _triton_config(name, part, content)
             written.append(_write(folder / "config.pbtxt", config))
         if layout == TRUNK_HEADS:
             written += _ensembles(target, manifest, parts, names, content)
@@ -138,7 +138,7 @@ def export_deepstream(bundle: Path, target: Path, options: BuildOptions) -> list
     return sorted(written)
 
 
-def _command(piece: Piece, graph: Path, plan: str, precision: str, manifest: Manifest) -> str:
+def _command(part: EngineGraph, graph: Path, plan: str, precision: str, manifest: Manifest) -> str:
     words = ["trtexec", f"--onnx={graph}", f"--saveEngine={plan}"]
     if precision != "fp32":
         words.append("--fp16")
@@ -147,23 +147,23 @@ def _command(piece: Piece, graph: Path, plan: str, precision: str, manifest: Man
     for place, option in enumerate(("minShapes", "optShapes", "maxShapes")):
         told = [
             f"{name}:{'x'.join(map(str, shapes[place]))}"
-            for name, shapes in sorted(piece.profile.items())
+            for name, shapes in sorted(part.profile.items())
         ]
         if told:
             words.append(f"--{option}={','.join(told)}")
     return shlex.join(words)
 
 
-def _engine_name(piece: Piece, number: int) -> str:
+def _engine_name(part: EngineGraph, number: int) -> str:
     # Triton takes the folder's name as the model's; several names in one may be too long for it.
-    joined = "-".join(piece.models)
+    joined = "-".join(part.models)
     return f"engine{number}-{joined[:80]}"
 
 
-def _triton_config(name: str, piece: Piece, content: GraphFile) -> str:
+def _triton_config(name: str, part: EngineGraph, content: GraphFile) -> str:
     lines = [f'name: "{name}"', 'platform: "tensorrt_plan"', "max_batch_size: 0"]
-    lines += _tensors("input", piece.inputs, content)
-    lines += _tensors("output", piece.outputs, content)
+    lines += _tensors("input", part.inputs, content)
+    lines += _tensors("output", part.outputs, content)
     return "\n".join(lines) + "\n"
 
 
@@ -186,7 +186,7 @@ def _tensors(kind: str, names: Iterable[str], content: GraphFile) -> list[str]:
 def _ensembles(
     target: Path,
     manifest: Manifest,
-    parts: Sequence[Piece],
+    parts: Sequence[EngineGraph],
     names: Sequence[str],
     content: GraphFile,
 ) -> list[Path]:
@@ -194,18 +194,18 @@ def _ensembles(
     written: list[Path] = []
     for entry in manifest.models:
         steps = [(n, p) for n, p in zip(names, parts) if entry.name in p.models]
-        made = {value for _, piece in steps for value in piece.outputs}
+        made = {value for _, part in steps for value in part.outputs}
         inputs = dict.fromkeys(v for _, p in steps for v in p.inputs if v not in made)
         outputs = dict.fromkeys(spec.value for spec in entry.outputs)
         lines = [f'name: "{entry.name}"', 'platform: "ensemble"', "max_batch_size: 0"]
         lines += _tensors("input", inputs, content)
         lines += _tensors("output", outputs, content)
         lines.append("ensemble_scheduling {")
-        for name, piece in steps:
+        for name, part in steps:
             lines.append(f'  step {{ model_name: "{name}" model_version: -1')
-            for value in piece.inputs:
+            for value in part.inputs:
                 lines.append(f'    input_map {{ key: "{value}" value: "{value}" }}')
-            for value in piece.outputs:
+            for value in part.outputs:
                 lines.append(f'    output_map {{ key: "{value}" value: "{value}" }}')
             lines.append("  }")
         lines.append("}")

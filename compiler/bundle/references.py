@@ -13,9 +13,9 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from ...runtime.manifest import ReferenceGroup
-from ..frames.calibration import Frames
 from ..execution.executable import Executable
 from ..execution.feeds import run_groups
+from ..frames.calibration import Frames
 from ..graph.program import Program
 
 Array = NDArray[Any]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ...runtime.manifest import Manifest, TensorSpec
 from ...runtime.session import load
-from ..frames.array_files import Allowance, read_npy, read_npz
 from ..errors import DataError, UsageError
+from ..frames.array_files import Allowance, read_npy, read_npz
 
 Array = NDArray[Any]
 Outputs = dict[str, dict[str, Array]]

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import onnx_graphsurgeon as gs
 
 from ...runtime.manifest import Segment
-from ..structure.cost import node_macs
 from ..graph.program import Program, node_inputs
 from ..graph.weights import unique_nbytes
+from ..structure.cost import node_macs
 
 
 def segments_of(program: Program, batch: int = 1) -> tuple[Segment, ...]:

@@ -14,12 +14,12 @@ from ...runtime.bench import check_original
 from ...runtime.manifest import ModelEntry, TensorSpec
 from ...runtime.ort import import_onnxruntime, session_options
 from ...runtime.session import Bundle
-from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames, load_labels
 from ..errors import BackendError, DataError, ModelError, UsageError
-from ..options import DEFAULT_FLOOR
 from ..execution.fidelity import TOP1, FidelityMeter, metric_for
-from ..reports.measurements import OutputVerification
+from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames, load_labels
+from ..options import DEFAULT_FLOOR
 from ..progress import NoProgress, Progress
+from ..reports.measurements import OutputVerification
 from ..reports.report import OutputFidelity
 
 if TYPE_CHECKING:

@@ -17,7 +17,19 @@ import onnx_graphsurgeon as gs
 
 from ... import __version__
 from ...runtime.files import file_entry, read_manifest
-from ...runtime.manifest import (DTYPES, GRAPH, MANIFEST, MERGED, PLAN, REFERENCES, REPORT, Manifest, ModelEntry, SourceFile, TensorSpec)
+from ...runtime.manifest import (
+    DTYPES,
+    GRAPH,
+    MANIFEST,
+    MERGED,
+    PLAN,
+    REFERENCES,
+    REPORT,
+    Manifest,
+    ModelEntry,
+    SourceFile,
+    TensorSpec,
+)
 from ...runtime.placing import alive, put_in_place, sync, write_file
 from ..errors import ModelError, RepsimcError, UsageError
 from ..graph.export import write_model

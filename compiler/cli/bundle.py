@@ -182,6 +182,7 @@ def bench(
             "--layout, --precision and --plugin are of engines",
             "add --backend tensorrt, on the device",
         )
+    from ...runtime.bench import BenchOptions
     from ...runtime.bench import bench as measure
     from ...runtime.session import load
     from ..reports.measurements import bench_grid
@@ -195,7 +196,7 @@ def bench(
     progress = call.progress()
     progress.stage("measuring in fresh processes", None)
     try:
-        result = measure(opened, runs=runs, warmup=warmup, threads=threads, originals=paths)
+        result = measure(opened, BenchOptions(runs, warmup, threads=threads), paths)
     finally:
         progress.done()
     call.show(result.to_json(), bench_grid(result))
@@ -212,23 +213,16 @@ def _bench_engines(
     plugins: tuple[Path, ...],
 ) -> None:
     from ...runtime.session import load
+    from ...runtime.tensorrt.building import BuildOptions
     from ...runtime.tensorrt.device_bench import device_bench
     from ..reports.engines import device_bench_grid
 
     entries = load(bundle).manifest.models
     paths = None if originals is None else {e.name: originals / e.source.file for e in entries}
+    options = BuildOptions(layout=layout, precision=precision, plugins=plugins)
     progress = call.progress()
     try:
-        found = device_bench(
-            bundle,
-            progress,
-            layout=layout,
-            precision=precision,
-            runs=runs,
-            warmup=warmup,
-            originals=paths,
-            plugins=plugins,
-        )
+        found = device_bench(bundle, options, progress, runs, warmup, paths)
     finally:
         progress.done()
     call.show(found.to_json(), device_bench_grid(found))

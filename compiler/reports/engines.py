@@ -13,14 +13,14 @@ def build_grid(record: EngineRecord) -> Grid:
     """A row per engine: its plan's size, the scratch memory it needs, how long it took."""
     rows = [
         (
-            "+".join(plan.models),
-            format_bytes(plan.nbytes),
-            format_bytes(plan.scratch_nbytes),
-            f"{plan.seconds:.1f} s",
+            "+".join(engine.models),
+            format_bytes(engine.nbytes),
+            format_bytes(engine.scratch_nbytes),
+            f"{engine.seconds:.1f} s",
         )
-        for plan in record.plans
+        for engine in record.engines
     ]
-    largest = max((plan.scratch_nbytes for plan in record.plans), default=0)
+    largest = max((engine.scratch_nbytes for engine in record.engines), default=0)
     return Grid(
         f"engines for {record.key} ({record.layout}, {record.precision})",
         (
@@ -32,9 +32,9 @@ def build_grid(record: EngineRecord) -> Grid:
         tuple(rows),
         total=(
             "together",
-            format_bytes(sum(plan.nbytes for plan in record.plans)),
+            format_bytes(sum(engine.nbytes for engine in record.engines)),
             format_bytes(largest),
-            f"{sum(plan.seconds for plan in record.plans):.1f} s",
+            f"{sum(engine.seconds for engine in record.engines):.1f} s",
         ),
         summary=("one scratch arena of the largest need serves all engines",),
     )

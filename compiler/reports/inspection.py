@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -180,14 +179,12 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
 def read_report(bundle: Path, manifest: Manifest) -> Report:
     """The report of a bundle. Raises ModelError for one that is missing, damaged or too large."""
     from ...runtime.files import inside
+    from ...runtime.json_reader import read_json
 
     path = inside(bundle, manifest.report)
     if path.stat().st_size > _REPORT_MAX_NBYTES:
         raise ModelError(f"{path} is too large for a report", "compile the bundle again")
-    try:
-        return Report.from_json(json.loads(path.read_bytes()))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}", "compile it again") from error
+    return Report.from_json(read_json(path.read_bytes(), str(path), "compile it again"))
 
 
 def bundle_json(manifest: Manifest, report: Report) -> dict[str, Any]:

@@ -7,17 +7,15 @@ printed by `--format json`. Schema "repsimc.report/1": the fields below under th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
+from ...runtime.json_reader import Reader
 from ..errors import ModelError
 
 SCHEMA = "repsimc.report/1"
 MAX_DIFFERENCE = "max abs difference"
 WEIGHTS, MEMORY = "weights", "memory"  # what a budget counts
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,14 +54,7 @@ class OutputFidelity:
     @staticmethod
     def from_json(data: object) -> OutputFidelity:
         """The value `to_json` wrote. Raises ModelError."""
-        fields = _Fields(data, "fidelity")
-        return OutputFidelity(
-            fields.text("output"),
-            fields.text("metric"),
-            fields.number("value"),
-            fields.number("floor"),
-            fields.count("frames"),
-        )
+        return _fidelity(_ReportReader("the report", "", data, ("fidelity",)))
 
 
 @dataclass(frozen=True)
@@ -83,18 +74,6 @@ class Sharing:
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types."""
         return json_fields(self)
-
-    @staticmethod
-    def from_json(data: object) -> Sharing:
-        """The value `to_json` wrote. Raises ModelError."""
-        fields = _Fields(data, "sharing")
-        return Sharing(
-            fields.text("donor"),
-            fields.texts("donor_values"),
-            fields.texts("receiver_values"),
-            fields.number("depth"),
-            fields.flag("exact"),
-        )
 
 
 @dataclass(frozen=True)
@@ -123,22 +102,6 @@ class ModelReport:
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types."""
         return json_fields(self)
-
-    @staticmethod
-    def from_json(data: object) -> ModelReport:
-        """The value `to_json` wrote. Raises ModelError."""
-        fields = _Fields(data, "models")
-        return ModelReport(
-            name=fields.text("name"),
-            weights_before_nbytes=fields.count("weights_before_nbytes"),
-            weights_after_nbytes=fields.count("weights_after_nbytes"),
-            macs_before=fields.count("macs_before"),
-            macs_after=fields.count("macs_after"),
-            activations_before_nbytes=fields.count("activations_before_nbytes"),
-            activations_after_nbytes=fields.count("activations_after_nbytes"),
-            sharing=tuple(Sharing.from_json(item) for item in fields.items("sharing")),
-            fidelity=tuple(OutputFidelity.from_json(item) for item in fields.items("fidelity")),
-        )
 
 
 @dataclass(frozen=True)
@@ -197,29 +160,27 @@ class Report:
 
         Raises ModelError when the schema is another one or a field is missing or mistyped.
         """
-        fields = _Fields(data, "report")
-        schema = fields.text("schema")
+        top = _ReportReader("the report", "", data)
+        schema = top.get("schema", _text)
         if schema != SCHEMA:
             raise ModelError(
                 f"the report has schema '{schema}', this repsimc reads '{SCHEMA}'",
                 "compile the bundle again with this version",
             )
         return Report(
-            models=tuple(ModelReport.from_json(item) for item in fields.items("models")),
-            weights_before_nbytes=fields.count("weights_before_nbytes"),
-            weights_after_nbytes=fields.count("weights_after_nbytes"),
-            memory_before_nbytes=fields.count("memory_before_nbytes"),
-            memory_after_nbytes=fields.count("memory_after_nbytes"),
-            macs_before=fields.count("macs_before"),
-            macs_after=fields.count("macs_after"),
-            budget_nbytes=(
-                None if fields.value("budget_nbytes") is None else fields.count("budget_nbytes")
-            ),
-            budget_counts=fields.one_of("budget_counts", (MEMORY, WEIGHTS)),
-            frames_fit=fields.count("frames_fit"),
-            frames_held_out=fields.count("frames_held_out"),
-            inputs_tied=fields.flag("inputs_tied"),
-            notes=fields.texts("notes"),
+            models=tuple(top.items("models", _model)),
+            weights_before_nbytes=top.get("weights_before_nbytes", Reader.integer),
+            weights_after_nbytes=top.get("weights_after_nbytes", Reader.integer),
+            memory_before_nbytes=top.get("memory_before_nbytes", Reader.integer),
+            memory_after_nbytes=top.get("memory_after_nbytes", Reader.integer),
+            macs_before=top.get("macs_before", Reader.integer),
+            macs_after=top.get("macs_after", Reader.integer),
+            budget_nbytes=top.get("budget_nbytes", _optional_integer),
+            budget_counts=top.get("budget_counts", _counted),
+            frames_fit=top.get("frames_fit", Reader.integer),
+            frames_held_out=top.get("frames_held_out", Reader.integer),
+            inputs_tied=top.get("inputs_tied", Reader.flag),
+            notes=top.get("notes", _texts),
         )
 
 
@@ -241,63 +202,90 @@ def _json(value: Any) -> Any:
     return json_fields(value) if is_dataclass(value) else value
 
 
-class _Fields:
-    """The fields of a JSON object, each read with its type checked."""
+class _ReportReader(Reader):
+    """Reads a report; an error names the field and the object that it is of."""
 
-    def __init__(self, data: object, where: str) -> None:
-        if not isinstance(data, Mapping):
-            raise ModelError(f"the report is damaged: '{where}' is not a JSON object")
-        self.data = cast("Mapping[str, object]", data)
-        self.where = where
+    OBJECT = "a JSON object"
 
-    def value(self, key: str) -> object:
-        if key not in self.data:
-            raise self.fault(key, "is missing")
-        return self.data[key]
+    def wrong(self, wanted: str) -> ModelError:
+        if wanted == self.OBJECT:
+            return ModelError(f"the report is damaged: '{_names(self)[-1]}' is not {wanted}")
+        return _fault(self, f"is not {wanted}")
 
-    def text(self, key: str) -> str:
-        return self._typed(key, str, "a text")
+    def missing(self, key: str) -> Reader:
+        raise _fault(self.at(key, None), "is missing")
 
-    def one_of(self, key: str, words: tuple[str, ...]) -> str:
-        word = self.text(key)
-        if word not in words:
-            raise self.fault(key, f"is none of {', '.join(words)}")
-        return word
 
-    def flag(self, key: str) -> bool:
-        return self._typed(key, bool, "true or false")
+def _names(reader: Reader) -> list[str]:
+    return ["report", *(step for step in reader.path if isinstance(step, str))]
 
-    def count(self, key: str) -> int:
-        value = self._typed(key, int, "a whole number")
-        if isinstance(value, bool):
-            raise self.fault(key, "is not a whole number")
-        return value
 
-    def number(self, key: str) -> float:
-        value = self.value(key)
-        if value in ("nan", "inf", "-inf"):
-            return float(cast("str", value))
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.fault(key, "is not a number")
-        return float(value)
+def _fault(reader: Reader, problem: str) -> ModelError:
+    owner, key = _names(reader)[-2:]
+    return ModelError(
+        f"the report is damaged: field '{key}' of '{owner}' {problem}",
+        "compile the bundle again",
+    )
 
-    def items(self, key: str) -> list[object]:
-        return cast("list[object]", self._typed(key, list, "a list"))
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        items = self.items(key)
-        if not all(isinstance(item, str) for item in items):
-            raise self.fault(key, "is not a list of texts")
-        return tuple(cast("list[str]", items))
+def _text(reader: Reader) -> str:
+    if not isinstance(reader.value, str):
+        raise reader.wrong("a text")
+    return reader.value
 
-    def _typed(self, key: str, kind: type[T], what: str) -> T:
-        value = self.value(key)
-        if not isinstance(value, kind):
-            raise self.fault(key, f"is not {what}")
-        return value
 
-    def fault(self, key: str, problem: str) -> ModelError:
-        return ModelError(
-            f"the report is damaged: field '{key}' of '{self.where}' {problem}",
-            "compile the bundle again",
-        )
+def _texts(reader: Reader) -> tuple[str, ...]:
+    found = reader.each(Reader.anything)
+    if not all(isinstance(item, str) for item in found):
+        raise reader.wrong("a list of texts")
+    return tuple(found)
+
+
+def _number(reader: Reader) -> float:
+    """The number, perhaps written by `json_number`."""
+    return float(reader.value) if reader.value in ("nan", "inf", "-inf") else reader.number()
+
+
+def _counted(reader: Reader) -> str:
+    word = _text(reader)
+    if word not in (MEMORY, WEIGHTS):
+        raise _fault(reader, f"is none of {MEMORY}, {WEIGHTS}")
+    return word
+
+
+def _optional_integer(reader: Reader) -> int | None:
+    return None if reader.value is None else reader.integer()
+
+
+def _fidelity(reader: Reader) -> OutputFidelity:
+    return OutputFidelity(
+        reader.get("output", _text),
+        reader.get("metric", _text),
+        reader.get("value", _number),
+        reader.get("floor", _number),
+        reader.get("frames", Reader.integer),
+    )
+
+
+def _sharing(reader: Reader) -> Sharing:
+    return Sharing(
+        reader.get("donor", _text),
+        reader.get("donor_values", _texts),
+        reader.get("receiver_values", _texts),
+        reader.get("depth", _number),
+        reader.get("exact", Reader.flag),
+    )
+
+
+def _model(reader: Reader) -> ModelReport:
+    return ModelReport(
+        name=reader.get("name", _text),
+        weights_before_nbytes=reader.get("weights_before_nbytes", Reader.integer),
+        weights_after_nbytes=reader.get("weights_after_nbytes", Reader.integer),
+        macs_before=reader.get("macs_before", Reader.integer),
+        macs_after=reader.get("macs_after", Reader.integer),
+        activations_before_nbytes=reader.get("activations_before_nbytes", Reader.integer),
+        activations_after_nbytes=reader.get("activations_after_nbytes", Reader.integer),
+        sharing=tuple(reader.items("sharing", _sharing)),
+        fidelity=tuple(reader.items("fidelity", _fidelity)),
+    )

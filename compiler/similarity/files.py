@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx.external_data_helper import uses_external_data
 
+from ...runtime.json_reader import Reader, read_json
 from ..errors import ModelError
 from ..options import sanitised
 from ..output_folders import check_output_folder
@@ -71,9 +72,9 @@ def write_similarity(
 def _clear(folder: Path) -> None:
     """Remove what an earlier analysis wrote here, and nothing else."""
     try:
-        known = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        files = [str(name) for name in known["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = read_json((folder / RESULT).read_bytes(), RESULT, "")
+        files = Reader(RESULT, "", known).items("files", Reader.text)
+    except (OSError, ModelError):
         return
     (folder / RESULT).unlink()
     for name in files:

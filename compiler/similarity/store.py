@@ -23,6 +23,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.json_reader import read_json
+from ..errors import ModelError
 from .features import LayerFeatures, LayerStatistics, ModelFeatures, Recipe
 from .layers import Layer, Skipped
 
@@ -159,7 +161,7 @@ class Store:
             packed = archive[_META]
             if packed.dtype != np.uint8 or packed.nbytes > _MAX_META_NBYTES:
                 raise ValueError("the entry has no description")
-            meta = json.loads(packed.tobytes())
+            meta = read_json(packed.tobytes(), _META, "")
             arrays = {name: archive[name] for name in names if name != _META and wanted(name)}
         with suppress(OSError):
             os.utime(path)  # the least recently used goes first
@@ -199,7 +201,15 @@ class Store:
             held -= size
 
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+    ModelError,
+)
 
 
 def _wanted(name: str, kinds: Collection[str]) -> bool:

@@ -25,8 +25,8 @@ from .engines import (
     LOG,
     RECORD,
     Checked,
+    EngineFile,
     EngineRecord,
-    Plan,
     bundle_digest,
     digest_of,
     engine_folder,
@@ -79,7 +79,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class Piece:
+class EngineGraph:
     """A graph file to build an engine of: the models that need it, its inputs and outputs."""
 
     models: tuple[str, ...]
@@ -134,12 +134,15 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
     if found := up_to_date(folder, wanted):
         return BuildResult(folder, found, False)
     cache = timing_cache(device.key)
-    with pieces(bundle, manifest, layout, graph, options) as parts, replacing(folder) as partial:
-        plans: list[Plan] = []
-        for number, piece in enumerate(parts):
-            name = "+".join(piece.models)
+    with (
+        engine_graphs(bundle, manifest, layout, graph, options) as parts,
+        replacing(folder) as partial,
+    ):
+        files: list[EngineFile] = []
+        for number, part in enumerate(parts):
+            name = "+".join(part.models)
             stages.stage(f"building engine {number + 1} of {len(parts)} ({name})", None)
-            job = build_job(piece, partial / f"{number}.plan") | {
+            job = build_job(part, partial / f"{number}.plan") | {
                 "module": device.module,
                 "precision": precision,
                 "typed": typed,
@@ -148,12 +151,12 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
                 "timing_cache": str(cache),
                 "plugins": options.libraries,
             }
-            plans.append(plan_of(piece, run_child("build", job, partial / LOG)))
+            files.append(engine_file_of(part, run_child("build", job, partial / LOG)))
         stages.stage("checking outputs against their references", None)
         job = {
             "bundle": str(bundle.resolve()),
             "folder": str(partial),
-            "plans": [plan.to_json() for plan in plans],
+            "plans": [file.to_json() for file in files],
             "version": device.version,
             "module": device.module,
             "tolerance": tolerance,
@@ -166,7 +169,7 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
             precision=precision,
             fingerprint=wanted,
             bundle_sha256=bundle_digest(manifest),
-            plans=tuple(with_scratch(p, n) for p, n in zip(plans, found_here["needs_nbytes"])),
+            engines=tuple(with_scratch(*each) for each in zip(files, found_here["needs_nbytes"])),
             workspace_nbytes=workspace,
             device=device.to_json(),
             notes=_notes(manifest),
@@ -194,9 +197,9 @@ def chosen(manifest: Manifest, options: BuildOptions) -> tuple[str, str]:
 
 
 @contextmanager
-def pieces(
+def engine_graphs(
     bundle: Path, manifest: Manifest, layout: str, graph: str, options: BuildOptions
-) -> Generator[list[Piece]]:
+) -> Generator[list[EngineGraph]]:
     """The graph files to build engines of, in an order in which those can run.
 
     One for 'merged'; for 'trunk-heads' the parts of the graph, in a folder that is removed
@@ -221,7 +224,7 @@ def pieces(
     if layout == MERGED:
         outputs = tuple(dict.fromkeys(v for values in wanted.values() for v in values))
         inputs = tuple(file.inputs)
-        yield [Piece(tuple(wanted), inputs, outputs, inside(bundle, graph), profile(inputs))]
+        yield [EngineGraph(tuple(wanted), inputs, outputs, inside(bundle, graph), profile(inputs))]
         return
     parts = file.parts(wanted)
     if parts is None:
@@ -232,35 +235,28 @@ def pieces(
     with tempfile.TemporaryDirectory(prefix="repsimc-build-") as scratch:
         for name in data:
             _link(inside(bundle, name), Path(scratch) / name)
-        found: list[Piece] = []
-        for number, part in enumerate(parts):
+        found: list[EngineGraph] = []
+        for number, cut in enumerate(parts):
             path = Path(scratch) / f"{number}.onnx"
-            path.write_bytes(part.content)
-            found.append(
-                Piece(
-                    tuple(sorted(part.models)),
-                    part.inputs,
-                    part.outputs,
-                    path,
-                    profile(part.inputs),
-                )
-            )
+            path.write_bytes(cut.content)
+            models = tuple(sorted(cut.models))
+            found.append(EngineGraph(models, cut.inputs, cut.outputs, path, profile(cut.inputs)))
         yield found
 
 
-def build_job(piece: Piece, plan: Path) -> dict[str, Any]:
-    """What the building child has to know of a piece."""
-    profile = {name: [list(s) for s in shapes] for name, shapes in piece.profile.items()}
-    return {"graph": str(piece.graph), "plan": str(plan), "profile": profile}
+def build_job(part: EngineGraph, plan: Path) -> dict[str, Any]:
+    """What the building child has to know of a graph."""
+    profile = {name: [list(s) for s in shapes] for name, shapes in part.profile.items()}
+    return {"graph": str(part.graph), "plan": str(plan), "profile": profile}
 
 
-def plan_of(piece: Piece, found: Mapping[str, Any]) -> Plan:
-    """The plan that a building child has written."""
-    return Plan(
+def engine_file_of(part: EngineGraph, found: Mapping[str, Any]) -> EngineFile:
+    """The engine file that a building child has written."""
+    return EngineFile(
         file=Path(found["plan"]).name,
-        models=piece.models,
-        inputs=piece.inputs,
-        outputs=piece.outputs,
+        models=part.models,
+        inputs=part.inputs,
+        outputs=part.outputs,
         nbytes=found["nbytes"],
         sha256=found["sha256"],
         seconds=found["seconds"],

@@ -13,9 +13,9 @@ from ..errors import ModelError
 from ..feeds import placeholder
 from ..files import read_manifest
 from ..manifest import REFERENCES, Manifest
-from .engines import Checked, Plan
+from .engines import Checked, EngineFile
 from .execution import in_declared_types, output_values
-from .loaded_engines import LoadedEngines
+from .loaded_engines import Library, LoadedEngines
 
 Array = NDArray[Any]
 
@@ -126,19 +126,16 @@ def check_here(job: dict[str, Any]) -> dict[str, Any]:
     """What the child finds: scratch bytes of the engines, and every output beside its reference."""
     bundle = Path(job["bundle"])
     manifest = read_manifest(bundle)
-    plans = [Plan.from_json(plan) for plan in job["plans"]]
+    files = [EngineFile.from_json(entry) for entry in job["plans"]]
 
     def say(severity: str, message: str) -> None:
         print(f"{severity}: {message}")
 
     engines = LoadedEngines(
         Path(job["folder"]),
-        plans,
-        job["version"],
+        files,
         output_values(manifest),
-        job["module"],
-        say,
-        plugins=job["plugins"],
+        Library(job["version"], job["module"], job["plugins"], say),
     )
     try:
         checked = compare(engines, manifest, read_references(bundle, manifest), job["tolerance"])

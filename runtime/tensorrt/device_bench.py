@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bench import Latency, check_original
+from ..bench import NOISE, Latency, check_original, with_noise
 from ..errors import ModelError, RepsimcError
-from ..feeds import placeholder
 from ..files import read_manifest
 from ..manifest import Manifest, ModelEntry
 from ..memory import release_memory
 from ..wire import GraphFile
-from .building import BuildOptions, Piece, Stages, build_job, chosen, plan_of
+from .building import BuildOptions, EngineGraph, Stages, build_job, chosen, engine_file_of
 from .checking import read_references
 from .child import run_child
 from .device_memory import Tegrastats, parse_tegrastats, read_memory
-from .engines import Plan, find_engines, read_record
+from .engines import EngineFile, find_engines, read_record
 from .execution import output_values
-from .loaded_engines import LoadedEngines
+from .loaded_engines import Library, LoadedEngines
 from .probe import Device, probe
 
 SCHEMA = "repsimc.device-bench/1"
@@ -56,13 +54,7 @@ class Phases:
 
     def to_json(self) -> dict[str, Any]:
         """The phases as JSON values."""
-        return {
-            "idle": dict(self.idle),
-            "loaded": dict(self.loaded),
-            "running": dict(self.running),
-            "scratch_nbytes": self.scratch_nbytes,
-            "allocated_nbytes": self.allocated_nbytes,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -122,25 +114,22 @@ class DeviceBench:
 
 def device_bench(
     bundle: Path,
+    options: BuildOptions,
     stages: Stages,
-    *,
-    layout: str | None = None,
-    precision: str | None = None,
     runs: int = 100,
     warmup: int = 10,
     originals: Mapping[str, Path] | None = None,
-    plugins: Sequence[Path] = (),
 ) -> DeviceBench:
     """Engines of the bundle beside one engine per original with scratch memory of its own.
 
-    Every side in a fresh process: memory idle, loaded, running; latency of one frame through all
-    models. The originals are built here, in the same precision, where their files are found.
-    Raises BackendError (exit code 6: no GPU, TensorRT, or engines of this device), UsageError,
-    ModelError.
+    Of `options` the layout, precision and plugins count. Every side in a fresh process: memory
+    idle, loaded, running; latency of one frame through all models. The originals are built here,
+    in the same precision, where their files are found. Raises BackendError (exit code 6: no GPU,
+    TensorRT, or engines of this device), UsageError, ModelError.
     """
     manifest = read_manifest(bundle)
     device = probe()
-    layout, precision = chosen(manifest, BuildOptions(layout=layout, precision=precision))
+    layout, precision = chosen(manifest, options)
     folder = find_engines(bundle, manifest, device.key, layout, precision)
     record = read_record(folder)
     frame, told = _frame(bundle, manifest)
@@ -156,14 +145,18 @@ def device_bench(
             "frame": str(scratch / "frame.npz"),
             "runs": runs,
             "warmup": warmup,
-            "plugins": [str(path.resolve()) for path in plugins],
+            "plugins": options.libraries,
         }
         outputs = sorted(output_values(manifest))
-        cases = [(f"repsimc, {layout}", [_group(folder, record.plans, outputs, keys)])]
+        cases = [(f"repsimc, {layout}", [_group(folder, record.engines, outputs, keys)])]
         try:
-            groups = _apart(
-                bundle, manifest, device, precision, originals, scratch, keys, stages, job
-            )
+            build = _original_job(manifest, device, precision) | {"plugins": options.libraries}
+            groups: list[dict[str, Any]] = []
+            for entry in manifest.models:
+                path = (originals or {}).get(entry.name, bundle / entry.source.path)
+                check_original(path, entry)
+                stages.stage(f"building an engine of the original '{entry.name}'", None)
+                groups.append(_apart(entry, path, build, scratch, keys))
             cases.append(("originals apart", groups))
         except RepsimcError as error:
             if originals is not None:
@@ -197,24 +190,22 @@ def measure_here(job: dict[str, Any]) -> dict[str, Any]:
     with np.load(job["frame"], allow_pickle=False) as stored:
         arrays = {key: stored[key] for key in stored.files}
     # What CUDA and TensorRT take once per process is in 'idle', and not in the engines.
-    warm = LoadedEngines(Path(), (), job["version"], (), job["module"], say)
+    library = Library(job["version"], job["module"], job.get("plugins", ()), say)
+    warm = LoadedEngines(Path(), (), (), library)
     release_memory()
     idle = read_memory(warm.cuda.memory()[0]).to_json()
     loaded: list[tuple[LoadedEngines, list[str], dict[str, Array]]] = []
     for group in job["groups"]:
-        plans = [Plan.from_json(plan) for plan in group["plans"]]
+        files = [EngineFile.from_json(entry) for entry in group["plans"]]
         engines = LoadedEngines(
             Path(group["folder"]),
-            plans,
-            job["version"],
+            files,
             group["outputs"],
-            job["module"],
-            say,
+            library,
             job.get("shared_scratch", True),
-            plugins=job.get("plugins", ()),
         )
         feeds = {name: arrays[key] for name, key in group["feeds"].items()}
-        models = sorted({model for plan in plans for model in plan.models})
+        models = sorted({model for file in files for model in file.models})
         loaded.append((engines, models, feeds))
     release_memory()
     with_engines = read_memory(warm.cuda.memory()[0]).to_json()
@@ -242,44 +233,33 @@ def measure_here(job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _apart(
-    bundle: Path,
-    manifest: Manifest,
-    device: Device,
-    precision: str,
-    originals: Mapping[str, Path] | None,
-    scratch: Path,
-    keys: Mapping[str, str],
-    stages: Stages,
-    common: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """One group of one engine per original, built here. Raises ModelError if one is missing."""
-    groups: list[dict[str, Any]] = []
-    typed = device.wants_types and precision == "fp32"
+def _original_job(manifest: Manifest, device: Device, precision: str) -> dict[str, Any]:
+    """How originals are built for that device. Raises ModelError where they cannot be."""
     if device.wants_types and precision != "fp32" and not device.has_flags:
         raise ModelError(
             f"TensorRT {device.version} cannot build an original in {precision}: its graph has no "
             "types for that"
         )
-    for entry in manifest.models:
-        path = (originals or {}).get(entry.name, bundle / entry.source.path)
-        check_original(path, entry)
-        stages.stage(f"building an engine of the original '{entry.name}'", None)
-        piece = _original(path, entry)
-        job = build_job(piece, scratch / f"{entry.name}.plan") | {
-            "module": device.module,
-            "precision": precision,
-            "typed": typed,
-            "quantised": manifest.quantised,
-            "plugins": common["plugins"],
-        }
-        plan = plan_of(piece, run_child("build", job, scratch / "build.log"))
-        own = {spec.name: keys[spec.value] for spec in entry.inputs if spec.value in keys}
-        groups.append(_group(scratch, [plan], list(piece.outputs), own))
-    return groups
+    return {
+        "module": device.module,
+        "precision": precision,
+        "typed": device.wants_types and precision == "fp32",
+        "quantised": manifest.quantised,
+    }
 
 
-def _original(path: Path, entry: ModelEntry) -> Piece:
+def _apart(
+    entry: ModelEntry, path: Path, job: Mapping[str, Any], scratch: Path, keys: Mapping[str, str]
+) -> dict[str, Any]:
+    """A group of one engine, of an original, built in `scratch` as `job` says."""
+    part = _original(path, entry)
+    work = {**build_job(part, scratch / f"{entry.name}.plan"), **job}
+    file = engine_file_of(part, run_child("build", work, scratch / "build.log"))
+    own = {spec.name: keys[spec.value] for spec in entry.inputs if spec.value in keys}
+    return _group(scratch, [file], part.outputs, own)
+
+
+def _original(path: Path, entry: ModelEntry) -> EngineGraph:
     file = GraphFile(path.read_bytes())
     profile: dict[str, tuple[tuple[int, ...], ...]] = {}
     for name in file.inputs:
@@ -288,15 +268,15 @@ def _original(path: Path, entry: ModelEntry) -> Piece:
             one = tuple(size if isinstance(size, int) else 1 for size in shape)
             profile[name] = (one, one, one)
     outputs = tuple(spec.name for spec in entry.outputs)
-    return Piece((entry.name,), tuple(file.inputs), outputs, path, profile)
+    return EngineGraph((entry.name,), tuple(file.inputs), outputs, path, profile)
 
 
 def _group(
-    folder: Path, plans: Sequence[Plan], outputs: Sequence[str], feeds: Mapping[str, str]
+    folder: Path, files: Sequence[EngineFile], outputs: Sequence[str], feeds: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "folder": str(folder.resolve()),
-        "plans": [plan.to_json() for plan in plans],
+        "plans": [file.to_json() for file in files],
         "outputs": list(outputs),
         "feeds": dict(feeds),
     }
@@ -305,11 +285,9 @@ def _group(
 def _side(
     title: str, found: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], raw: Path
 ) -> EngineSide:
-    seconds: list[float] = found["seconds"]
-    p50, p90, p99 = (float(np.percentile(seconds, q)) for q in (50, 90, 99))
     return EngineSide(
         name=title,
-        latency=Latency(p50, p90, p99, statistics.fmean(seconds)),
+        latency=Latency.of(found["seconds"]),
         memory=Phases(
             found["idle"],
             found["loaded"],
@@ -326,17 +304,8 @@ def _side(
 def _frame(bundle: Path, manifest: Manifest) -> tuple[dict[str, Array], str]:
     """The first reference's frame; noise, and told to be that, where there are none."""
     runs = read_references(bundle, manifest)
-    frame: dict[str, Array] = dict(runs[0]["in"]) if runs else {}
-    random = np.random.default_rng(0)
-    for entry in manifest.models:
-        for spec in entry.inputs:
-            if spec.value not in frame:
-                zeros = placeholder(spec)
-                floating = zeros.dtype.kind == "f"
-                noise = random.standard_normal(zeros.shape) if floating else zeros
-                frame[spec.value] = noise.astype(zeros.dtype)
-    told = "a held-out frame" if runs else "standard-normal noise, seed 0 (integers: zero)"
-    return frame, told
+    frame = with_noise(runs[0]["in"] if runs else {}, manifest)
+    return frame, "a held-out frame" if runs else NOISE
 
 
 class _Tegrastats:

@@ -11,12 +11,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 _NVMAP = Path("/sys/kernel/debug/nvmap/iovmm/clients")  # readable by root only
-_MEMINFO = Path("/proc/meminfo")
+MEMINFO = Path("/proc/meminfo")
 _SMAPS = Path("/proc/self/smaps_rollup")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -37,13 +37,7 @@ class Reading:
 
     def to_json(self) -> dict[str, Any]:
         """The reading as JSON values."""
-        return {
-            "available_nbytes": self.available_nbytes,
-            "pss_nbytes": self.pss_nbytes,
-            "gpu_nbytes": self.gpu_nbytes,
-            "cuda_free_nbytes": self.cuda_free_nbytes,
-            "source": self.source,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -77,8 +71,8 @@ def read_memory(cuda_free_nbytes: int | None = None) -> Reading:
     """The memory of this process and system now."""
     gpu, source = gpu_memory(os.getpid())
     return Reading(
-        available_nbytes=meminfo_nbytes(_text(_MEMINFO), "MemAvailable"),
-        pss_nbytes=meminfo_nbytes(_text(_SMAPS), "Pss"),
+        available_nbytes=meminfo_nbytes(text_of(MEMINFO), "MemAvailable"),
+        pss_nbytes=meminfo_nbytes(text_of(_SMAPS), "Pss"),
         gpu_nbytes=gpu,
         cuda_free_nbytes=cuda_free_nbytes,
         source=source,
@@ -87,7 +81,7 @@ def read_memory(cuda_free_nbytes: int | None = None) -> Reading:
 
 def gpu_memory(pid: int) -> tuple[int | None, str]:
     """(bytes that the GPU driver counts for a process, who told)."""
-    clients = parse_nvmap(_text(_NVMAP))
+    clients = parse_nvmap(text_of(_NVMAP))
     if clients.get(pid):
         return clients[pid], "nvmap"
     if shutil.which("nvidia-smi"):
@@ -96,7 +90,7 @@ def gpu_memory(pid: int) -> tuple[int | None, str]:
         if pid in told:
             return told[pid], "nvidia-smi"
     # Of all processes: right only as a difference on a quiet board.
-    used = meminfo_nbytes(_text(_MEMINFO), "NvMapMemUsed")
+    used = meminfo_nbytes(text_of(MEMINFO), "NvMapMemUsed")
     return used, "NvMapMemUsed of all processes" if used is not None else "nobody tells"
 
 
@@ -170,9 +164,10 @@ def parse_trtexec(lines: Iterable[str]) -> TrtexecReport:
     )
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What a file of the system says; '' where there is none that can be read."""
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 

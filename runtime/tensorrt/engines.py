@@ -10,7 +10,7 @@ import shutil
 import struct
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _TAGS = (b"ftrt", b"vtrt")  # of TensorRT's plans and of TensorRT-RTX's
 
 
 @dataclass(frozen=True)
-class Plan:
+class EngineFile:
     """A serialized engine: its file, what it needs and gives, its size, scratch memory, time."""
 
     file: str
@@ -43,7 +43,7 @@ class Plan:
     scratch_nbytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values."""
+        """The entry as JSON values."""
         return {
             "file": self.file,
             "models": list(self.models),
@@ -56,12 +56,12 @@ class Plan:
         }
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Plan:
-        """The plan of JSON values that repsimc itself wrote for a child process."""
+    def from_json(value: Mapping[str, Any]) -> EngineFile:
+        """The entry of JSON values that repsimc itself wrote for a child process."""
         found = dict(value)
         for key in ("models", "inputs", "outputs"):
             found[key] = tuple(found[key])
-        return Plan(**found)
+        return EngineFile(**found)
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,7 @@ class Checked:
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON values."""
-        return {
-            "model": self.model,
-            "output": self.output,
-            "difference": self.difference,
-            "tolerance": self.tolerance,
-            "runs": self.runs,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ class EngineRecord:
     precision: str
     fingerprint: str
     bundle_sha256: str
-    plans: tuple[Plan, ...]
+    engines: tuple[EngineFile, ...]
     checked: tuple[Checked, ...] = ()
     notes: tuple[str, ...] = ()
     workspace_nbytes: int | None = None
@@ -119,7 +113,7 @@ class EngineRecord:
             "fingerprint": self.fingerprint,
             "bundle_sha256": self.bundle_sha256,
             "workspace_nbytes": self.workspace_nbytes,
-            "plans": [plan.to_json() for plan in self.plans],
+            "plans": [file.to_json() for file in self.engines],
             "checked": [item.to_json() for item in self.checked],
             "notes": list(self.notes),
             "device": dict(self.device),
@@ -138,7 +132,8 @@ def read_record(folder: Path) -> EngineRecord:
         content = file.read(_MAX_NBYTES + 1)
     if len(content) > _MAX_NBYTES:
         raise ModelError(f"{path} is too large", _HINT)
-    top = read_json(content.decode(errors="replace"), str(path), _HINT)
+    data = read_json(content.decode(errors="replace"), str(path), _HINT)
+    top = Reader(str(path), _HINT, data)
     if top.get("schema", Reader.text) != SCHEMA:
         raise ModelError(f"{path} is of another schema than {SCHEMA}", _HINT)
     layout, precision = top.get("layout", Reader.text), top.get("precision", Reader.text)
@@ -150,11 +145,11 @@ def read_record(folder: Path) -> EngineRecord:
         precision=precision,
         fingerprint=top.get("fingerprint", Reader.sha256),
         bundle_sha256=top.get("bundle_sha256", Reader.sha256),
-        plans=tuple(top.items("plans", _plan)),
+        engines=tuple(top.items("plans", _engine_file)),
         checked=tuple(top.items("checked", _checked)),
         notes=tuple(top.items("notes", Reader.text)),
         workspace_nbytes=top.get("workspace_nbytes", lambda r: r.count() if r.value else None),
-        device={key: entry.value for key, entry in top.get("device", Reader.entries).items()},
+        device=top.get("device", lambda device: device.entries(Reader.anything)),
     )
 
 
@@ -189,16 +184,16 @@ def find_engines(bundle: Path, manifest: Manifest, key: str, layout: str, precis
     return folder
 
 
-def read_plan(folder: Path, plan: Plan, version: str) -> bytes:
+def read_engine_file(folder: Path, engine: EngineFile, version: str) -> bytes:
     """A plan's bytes, if they are those that were built, by that version of TensorRT.
 
     Raises ModelError (damaged) or BackendError (another version).
     """
-    path = folder / plan.file
+    path = folder / engine.file
     if not path.is_file() or path.resolve().parent != folder.resolve():
         raise ModelError(f"the plan {path} is missing", _HINT)
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != plan.sha256:
+    if hashlib.sha256(content).hexdigest() != engine.sha256:
         raise ModelError(
             f"the plan {path} is not the one that was built: its sha256 differs", _HINT
         )
@@ -248,9 +243,9 @@ def up_to_date(folder: Path, wanted: str) -> EngineRecord | None:
         return None
     if record.fingerprint != wanted:
         return None
-    for plan in record.plans:
-        path = folder / plan.file
-        if not path.is_file() or file_entry(path).sha256 != plan.sha256:
+    for engine in record.engines:
+        path = folder / engine.file
+        if not path.is_file() or file_entry(path).sha256 != engine.sha256:
             return None
     return record
 
@@ -289,13 +284,13 @@ def replacing(folder: Path) -> Generator[Path]:
         ) from error
 
 
-def with_scratch(plan: Plan, nbytes: int) -> Plan:
-    """The plan, with what its engine says it needs."""
-    return replace(plan, scratch_nbytes=nbytes)
+def with_scratch(file: EngineFile, nbytes: int) -> EngineFile:
+    """The entry, with what its engine says it needs."""
+    return replace(file, scratch_nbytes=nbytes)
 
 
-def _plan(reader: Reader) -> Plan:
-    return Plan(
+def _engine_file(reader: Reader) -> EngineFile:
+    return EngineFile(
         file=reader.get("file", Reader.file_name),
         models=tuple(reader.items("models", Reader.model_name)),
         inputs=tuple(reader.items("inputs", Reader.text)),

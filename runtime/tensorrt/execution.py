@@ -12,7 +12,7 @@ from ..feeds import Array, placeholder, required
 from ..files import check_files
 from ..manifest import MERGED, Manifest
 from .engines import find_engines, read_record
-from .loaded_engines import LoadedEngines
+from .loaded_engines import Library, LoadedEngines
 from .probe import probe
 
 
@@ -37,13 +37,11 @@ class TensorRTExecution:
         folder = find_engines(path, manifest, device.key, layout, precision or manifest.precision)
         if verify_hashes:
             check_files(path, manifest)
-        plans = read_record(folder).plans
         self.engines = LoadedEngines(
             folder,
-            plans,
-            device.version,
+            read_record(folder).engines,
             output_values(manifest),
-            plugins=[str(path) for path in plugins],
+            Library(device.version, plugins=[str(path) for path in plugins]),
         )
 
     def run(self, models: tuple[str, ...], feeds: dict[str, Array]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import BackendError, ModelError, UsageError
 from ..files import check_files, read_manifest
 from ..manifest import MERGED, Manifest
-from .building import BuildOptions, Piece, Stages, build_job, chosen, pieces
+from .building import BuildOptions, EngineGraph, Stages, build_job, chosen, engine_graphs
 from .child import run_child
 from .engines import graph_of
 
@@ -104,12 +104,12 @@ def run_gate(bundle: Path, options: BuildOptions, stages: Stages) -> GateResult:
             f"compile it with --precision {precision}",
         )
     found: list[GateEngine] = []
-    with pieces(bundle, manifest, layout, graph, options) as parts:
-        for number, piece in enumerate(parts):
-            name = "+".join(piece.models)
+    with engine_graphs(bundle, manifest, layout, graph, options) as parts:
+        for number, part in enumerate(parts):
+            name = "+".join(part.models)
             stages.stage(f"building engine {number + 1} of {len(parts)} ({name}) twice", None)
-            predicted = _predicted(manifest, piece, layout, precision)
-            found.append(_engine(piece, name, precision, predicted, options.libraries))
+            predicted = _predicted(manifest, part, layout, precision)
+            found.append(_engine(part, name, precision, predicted, options.libraries))
     differing = [e.name for e in found if e.distinct_plans == e.builds > 1]
     if differing:
         raise ModelError(
@@ -135,8 +135,8 @@ def rtx_version() -> str:
 
 def gate_graph(graph: Path, profile: Mapping[str, Any], precision: str = "fp32") -> GateEngine:
     """One ONNX file through the gate, without a bundle. Raises as `run_gate`."""
-    piece = Piece((graph.stem,), (), (), graph, profile)
-    return _engine(piece, graph.stem, precision, (None, None))
+    part = EngineGraph((graph.stem,), (), (), graph, profile)
+    return _engine(part, graph.stem, precision, (None, None))
 
 
 def reported(log: str) -> dict[str, int]:
@@ -145,7 +145,7 @@ def reported(log: str) -> dict[str, int]:
 
 
 def _engine(
-    piece: Piece,
+    part: EngineGraph,
     name: str,
     precision: str,
     predicted: tuple[int | None, int | None],
@@ -162,7 +162,7 @@ def _engine(
             "plugins": list(plugins),
         }
         # One file for all: a plan that is there twice is twice the disk.
-        work = job | build_job(piece, Path(scratch) / "plan")
+        work = job | build_job(part, Path(scratch) / "plan")
         one = run_child("build", work, log)
         digests = [one["sha256"], run_child("build", work, log)["sha256"]]
         if digests[0] != digests[1]:
@@ -183,7 +183,7 @@ def _engine(
 
 
 def _predicted(
-    manifest: Manifest, piece: Piece, layout: str, precision: str
+    manifest: Manifest, part: EngineGraph, layout: str, precision: str
 ) -> tuple[int | None, int | None]:
     """Weights and live activations that the compiler predicts of an engine, in bytes.
 
@@ -198,6 +198,6 @@ def _predicted(
             None if peak is None else peak // halved + KERNEL_NBYTES,
         )
     for segment in manifest.segments:
-        if set(segment.models) == set(piece.models):
+        if set(segment.models) == set(part.models):
             return segment.weights_nbytes // halved, None
     return None, None

@@ -12,19 +12,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, DataError
-from .api import Context, Engine, Log, TensorRT
+from .api import Context, Engine, Log, Tensor, TensorRT
 from .cuda import Cuda
-from .engines import Plan, read_plan
+from .engines import EngineFile, read_engine_file
 
 Array = NDArray[Any]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
+class Library:
+    """The TensorRT that loads engines: its version (that of `Device`) and its Python module.
+
+    `plugins` are shared libraries with operators of the user's; `log` gets all that it says.
+    """
+
+    version: str
+    module: str = "tensorrt"
+    plugins: Sequence[str] = ()
+    log: Log = lambda severity, message: None
+
+
+@dataclass(frozen=True)
 class _Stage:
-    plan: Plan
+    """One engine among those that run one after another."""
+
+    file: EngineFile
     engine: Engine
     context: Context
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return [tensor for tensor in self.engine.tensors.values() if tensor.is_input]
+
+    def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Give the engine the shapes of its inputs. Raises DataError, ModelError."""
+        for tensor in self.inputs:
+            shape = shapes[tensor.name]
+            if -1 in tensor.shape:
+                self.context.set_shape(tensor.name, shape)
+            elif shape != tensor.shape:
+                raise DataError(
+                    f"input '{tensor.name}' has shape {list(shape)}, and its engine takes "
+                    f"{list(tensor.shape)}",
+                    "build again with --batch LEAST:USUAL:MOST for other batches",
+                )
 
 
 @dataclass
@@ -50,41 +82,37 @@ class LoadedEngines:
     def __init__(
         self,
         folder: Path,
-        plans: Sequence[Plan],
-        version: str,
+        files: Sequence[EngineFile],
         outputs: Iterable[str],
-        module: str = "tensorrt",
-        log: Log | None = None,
+        library: Library,
         shared_scratch: bool = True,
-        graphs: bool = True,
-        plugins: Sequence[str] = (),
     ) -> None:
         self._lock = threading.Lock()
         self._stages: list[_Stage] = []
         self._buffers: dict[str, _Buffer] = {}
         self._captured: dict[tuple[tuple[int, ...], Shapes], int | None] = {}
-        self._graphs = graphs
+        self._graphs = True
         self._outputs = frozenset(outputs)
-        self._made = frozenset(name for plan in plans for name in plan.outputs)
+        self._made = frozenset(name for file in files for name in file.outputs)
         self._tensorrt: TensorRT | None = None
         self.cuda = Cuda()
         self._stream = 0
         try:
             self._stream = self.cuda.stream()
-            library = self._tensorrt = TensorRT(module, log or _silent, plugins)
-            loaded: list[tuple[Plan, Engine]] = []
-            for plan in plans:
-                content = read_plan(folder, plan, version)
-                loaded.append((plan, library.engine(content, str(folder / plan.file))))
+            tensorrt = self._tensorrt = TensorRT(library.module, library.log, library.plugins)
+            loaded: list[tuple[EngineFile, Engine]] = []
+            for file in files:
+                content = read_engine_file(folder, file, library.version)
+                loaded.append((file, tensorrt.engine(content, str(folder / file.file))))
                 del content  # never two plans in memory beside their engines
             needs = [engine.scratch_nbytes for _, engine in loaded]
             self.scratch_nbytes = max(needs, default=0) if shared_scratch else sum(needs)
             shared = self.cuda.allocate(max(needs, default=0)) if shared_scratch else 0
-            for plan, engine in loaded:
+            for file, engine in loaded:
                 need = engine.scratch_nbytes
                 scratch = shared if shared_scratch else self.cuda.allocate(need)
                 size = max(needs) if shared_scratch else need
-                self._stages.append(_Stage(plan, engine, engine.context(scratch, size)))
+                self._stages.append(_Stage(file, engine, engine.context(scratch, size)))
         except BaseException:
             self.close()
             raise
@@ -125,13 +153,16 @@ class LoadedEngines:
             chosen = tuple(
                 index
                 for index, stage in enumerate(self._stages)
-                if set(stage.plan.models) & set(models)
+                if set(stage.file.models) & set(models)
             )
-            made = {n for index in chosen for n in self._stages[index].plan.outputs}
-            wanted = {n for index in chosen for n in self._inputs(index)} - made
+            made = {name for index in chosen for name in self._stages[index].file.outputs}
+            wanted = {t.name for index in chosen for t in self._stages[index].inputs} - made
             if missing := sorted(wanted - feeds.keys()):
                 raise DataError(f"no array for input '{missing[0]}', which the engines take")
-            given = {name: self._converted(name, feeds[name]) for name in sorted(wanted)}
+            given = {
+                name: _converted(name, feeds[name], self.tensor_dtype(name))
+                for name in sorted(wanted)
+            }
             shapes = tuple((name, array.shape) for name, array in given.items())
             self._prepare(chosen, given)
             for name, array in given.items():
@@ -143,7 +174,7 @@ class LoadedEngines:
             return {
                 name: self._taken(name)
                 for index in chosen
-                for name in self._stages[index].plan.outputs
+                for name in self._stages[index].file.outputs
                 if self._buffers[name].host is not None
             }
 
@@ -151,10 +182,7 @@ class LoadedEngines:
         """Frees all memory; nothing may stay allocated."""
         with self._lock:
             self.cuda.make_current()
-            for graph in self._captured.values():
-                if graph is not None:
-                    self.cuda.destroy_graph(graph)
-            self._captured.clear()
+            self._drop_graphs()
             # Contexts before engines before the runtime: the order that TensorRT asks for.
             self._stages.clear()
             self._tensorrt = None
@@ -167,39 +195,12 @@ class LoadedEngines:
 
     # -- one run -------------------------------------------------------------------------
 
-    def _inputs(self, index: int) -> list[str]:
-        tensors = self._stages[index].engine.tensors.values()
-        return [tensor.name for tensor in tensors if tensor.is_input]
-
-    def _converted(self, name: str, array: Array) -> Array:
-        """The array in the engine's dtype: TensorRT 8 has no 64-bit integers."""
-        wanted = np.dtype(self.tensor_dtype(name) or array.dtype.name)
-        if array.dtype == wanted:
-            return array
-        if array.dtype.kind in "iu" and wanted.kind in "iu":
-            limits = np.iinfo(wanted)
-            if array.size and (array.min() < limits.min or array.max() > limits.max):
-                raise DataError(
-                    f"input '{name}' holds {array.dtype} values that do not fit {wanted}, which "
-                    "is what this TensorRT computes with"
-                )
-            return array.astype(wanted)
-        raise DataError(f"input '{name}' is {array.dtype}, and its engine takes {wanted}")
-
     def _prepare(self, chosen: Sequence[int], given: Mapping[str, Array]) -> None:
         """Sets shapes, and makes the buffers that do not fit them."""
         shapes = {name: array.shape for name, array in given.items()}
         for index in chosen:
             stage = self._stages[index]
-            for tensor in stage.engine.tensors.values():
-                if tensor.is_input and -1 in tensor.shape:
-                    stage.context.set_shape(tensor.name, shapes[tensor.name])
-                elif tensor.is_input and shapes[tensor.name] != tensor.shape:
-                    raise DataError(
-                        f"input '{tensor.name}' has shape {list(shapes[tensor.name])}, and its "
-                        f"engine takes {list(tensor.shape)}",
-                        "build again with --batch LEAST:USUAL:MOST for other batches",
-                    )
+            stage.set_shapes(shapes)
             for tensor in stage.engine.tensors.values():
                 shape = stage.context.shape(tensor.name)
                 if -1 in shape:
@@ -217,15 +218,18 @@ class LoadedEngines:
             return
         if held is not None:
             # A captured graph knows the old address.
-            for graph in self._captured.values():
-                if graph is not None:
-                    self.cuda.destroy_graph(graph)
-            self._captured.clear()
+            self._drop_graphs()
             self._release(name)
         address = self.cuda.allocate(int(np.prod(shape)) * dtype.itemsize)
         self._buffers[name] = _Buffer(shape, address)
         if name in self._outputs or name not in self._made:
             self._buffers[name].host = self.cuda.pinned(shape, dtype)
+
+    def _drop_graphs(self) -> None:
+        for graph in self._captured.values():
+            if graph is not None:
+                self.cuda.destroy_graph(graph)
+        self._captured.clear()
 
     def _release(self, name: str) -> None:
         buffer = self._buffers.pop(name)
@@ -254,7 +258,7 @@ class LoadedEngines:
         for index in chosen:
             self._stages[index].context.execute(self._stream)
         for index in chosen:
-            for name in self._stages[index].plan.outputs:
+            for name in self._stages[index].file.outputs:
                 buffer = self._buffers[name]
                 if buffer.host is not None:
                     self.cuda.copy_out(buffer.host, buffer.address, self._stream)
@@ -265,5 +269,17 @@ class LoadedEngines:
         return host.copy()
 
 
-def _silent(severity: str, message: str) -> None:
-    pass
+def _converted(name: str, array: Array, dtype: str | None) -> Array:
+    """The array in the engine's dtype: TensorRT 8 has no 64-bit integers."""
+    wanted = np.dtype(dtype or array.dtype.name)
+    if array.dtype == wanted:
+        return array
+    if array.dtype.kind in "iu" and wanted.kind in "iu":
+        limits = np.iinfo(wanted)
+        if array.size and (array.min() < limits.min or array.max() > limits.max):
+            raise DataError(
+                f"input '{name}' holds {array.dtype} values that do not fit {wanted}, which is "
+                "what this TensorRT computes with"
+            )
+        return array.astype(wanted)
+    raise DataError(f"input '{name}' is {array.dtype}, and its engine takes {wanted}")

@@ -14,10 +14,10 @@ from ..errors import BackendError
 from .api import TensorRT
 from .child import run_child
 from .cuda import Cuda, Gpu, open_library
+from .device_memory import MEMINFO, meminfo_nbytes, text_of
 
 _TEGRA = Path("/etc/nv_tegra_release")
 _BOARD = Path("/proc/device-tree/model")
-_MEMINFO = Path("/proc/meminfo")
 _UNSAFE = re.compile(r"[^a-z0-9.]+")
 
 
@@ -94,30 +94,18 @@ def probe_here(job: dict[str, Any]) -> dict[str, Any]:
 
 def memory_available() -> int:
     """Bytes the system can give without swapping (MemAvailable); 0 where nobody tells."""
-    try:
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return int(match.group(1)) * 1024 if match else 0
+    return meminfo_nbytes(text_of(MEMINFO), "MemAvailable") or 0
 
 
 def l4t_release() -> str:
     """The release of Linux for Tegra, such as '36.4.3'; '' on other systems."""
-    try:
-        text = _TEGRA.read_text()
-    except OSError:
-        return ""
-    match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text)
+    match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text_of(_TEGRA))
     return f"{match.group(1)}.{match.group(2)}" if match else ""
 
 
 def board_name() -> str:
     """What the board calls itself, such as 'NVIDIA Jetson Orin Nano Developer Kit'; else ''."""
-    try:
-        text = _BOARD.read_text(errors="replace")
-    except OSError:
-        return ""
-    return text.strip("\0 \n") if platform.machine() == "aarch64" else ""
+    return text_of(_BOARD).strip("\0 \n") if platform.machine() == "aarch64" else ""
 
 
 def library_version(name: str, function: str) -> int | None:

@@ -11,7 +11,7 @@ from repsimc.compiler.bundle.references import references_of
 from repsimc.compiler.driver import compile_models
 from repsimc.compiler.options import CompileOptions
 from repsimc.runtime.files import check_files
-from repsimc.runtime.session import Session, load
+from repsimc.runtime.session import load
 from tests.programs import assert_close
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
@@ -33,7 +33,7 @@ def test_held_out_frames_travel_with_their_outputs(tmp_path: Path) -> None:
     manifest = load(path).manifest
     [group] = manifest.references
     assert (group.models, group.runs) == (("digit", "parity"), module.FRAMES)
-    session = Session(path)
+    session = load(path).session()
     with np.load(path / "references.npz") as arrays:
         for run in range(group.runs):
             [name] = [n for n in arrays.files if n.startswith(f"0/{run}/in/")]

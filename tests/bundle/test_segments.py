@@ -10,7 +10,7 @@ from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
 from repsimc.runtime.errors import DataError, UsageError
 from repsimc.runtime.manifest import Manifest
-from repsimc.runtime.session import Session, load
+from repsimc.runtime.session import load
 from repsimc.runtime.wire import GraphFile
 from tests.programs import assert_close, joined
 from tests.runtime.bundles import bundled, share, tied_pair, trunk_and_pick
@@ -63,7 +63,7 @@ def test_the_runtime_cuts_the_file_where_the_compiler_says(make: object) -> None
 def test_both_layouts_compute_the_same(tmp_path: Path) -> None:
     path = bundled(tmp_path, trunk_and_pick(), layout="trunk-heads")
     assert load(path).manifest.layout == "trunk-heads"
-    apart, merged = Session(path), Session(path, layout="merged")
+    apart, merged = load(path).session(), load(path).session(layout="merged")
     for models in (None, "trunk", "pick"):
         one, other = apart.run(FRAME, models), merged.run(FRAME, models)
         assert list(one) == list(other)
@@ -74,14 +74,14 @@ def test_both_layouts_compute_the_same(tmp_path: Path) -> None:
 
 def test_trunk_heads_opens_parts_at_once_and_merged_does_not(tmp_path: Path) -> None:
     path = bundled(tmp_path, trunk_and_pick())
-    assert Session(path)._execution._whole is not None
-    session = Session(path, layout="trunk-heads")
+    assert load(path).session()._execution._whole is not None
+    session = load(path).session(layout="trunk-heads")
     assert session._execution._whole is None
     assert len(session._execution._parts) == 3
 
 
 def test_one_model_runs_its_own_segments_only(tmp_path: Path) -> None:
-    session = Session(bundled(tmp_path, trunk_and_pick()), layout="trunk-heads")
+    session = load(bundled(tmp_path, trunk_and_pick())).session(layout="trunk-heads")
     wrong = {**FRAME, "index": INDEX + 7}  # pick's Gather fails
     assert_close(session.run(wrong, "trunk")["trunk"]["z"], X * np.float32([1, -2, 3]) + 1)
     with pytest.raises(DataError):
@@ -91,7 +91,7 @@ def test_one_model_runs_its_own_segments_only(tmp_path: Path) -> None:
 def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
     path = bundled(tmp_path, tied_pair())
     with pytest.raises(UsageError, match="no layout 'split'"):
-        Session(path, layout="split")
+        load(path).session(layout="split")
 
 
 def test_bundles_of_the_first_schema_are_still_read(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_bundles_of_the_first_schema_are_still_read(tmp_path: Path) -> None:
     assert (manifest.layout, manifest.segments) == ("merged", ())
     (path / "manifest.json").write_text(manifest.dumps())
     assert_close(
-        Session(path, layout="trunk-heads").run(FRAME, "pick")["pick"]["y"],
+        load(path).session(layout="trunk-heads").run(FRAME, "pick")["pick"]["y"],
         (X * np.float32([1, -2, 3]))[:, INDEX],
     )
 
@@ -115,4 +115,4 @@ def test_an_interface_that_differs_is_found_in_parts_too(tmp_path: Path) -> None
     text = (path / "manifest.json").read_text()
     (path / "manifest.json").write_text(text.replace('"trunk/extra"', '"trunk/other"'))
     with pytest.raises(ModelError, match="disagree about trunk/extra, trunk/other"):
-        Session(path)
+        load(path).session()

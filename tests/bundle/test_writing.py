@@ -17,7 +17,7 @@ from repsimc.compiler.bundle.writing import BundleContents, check_output, write_
 from repsimc.compiler.errors import UsageError
 from repsimc.runtime import placing
 from repsimc.runtime.manifest import TensorSpec
-from repsimc.runtime.session import Session, load
+from repsimc.runtime.session import load
 from tests.programs import assert_close, joined
 from tests.runtime.bundles import NEGATIVE, bundled, tied_pair, trunk_and_pick
 
@@ -208,7 +208,7 @@ def test_kill_half_way_leaves_the_old_bundle_and_the_next_write_cleans_up(
     child.wait()
     child.stdout.close()
     assert content(path) == before
-    assert_close(Session(path).run(X)["b"]["y"], -X)
+    assert_close(load(path).session().run(X)["b"]["y"], -X)
     assert len(names(tmp_path)) == 2
     foreign = tmp_path / f".bundle.partial-{child.pid}-mine"
     foreign.mkdir()

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from repsimc.compiler.bundle.writing import BundleContents, write_bundle
 from repsimc.compiler.graph.program import Program
 from tests.programs import joined
@@ -39,6 +41,15 @@ NEGATIVE = """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 3] x) => (float[N, 3] y) { y = Neg (x) }
 """
+
+# What both models take, and the value of `trunk` in between.
+X = np.float32([[1, 2, 3], [4, 5, 6]])
+
+EXTRA = np.ones((2, 3), np.float32)
+
+INDEX = np.int64([2, 0])
+
+T = X * np.float32([1, -2, 3])
 
 
 def share(program: Program, new: str, old: str) -> Program:

@@ -12,7 +12,7 @@ from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.runtime import bench as module
-from repsimc.runtime.bench import GIVEN, NOISE, bench, check_original
+from repsimc.runtime.bench import GIVEN, NOISE, BenchOptions, bench, check_original
 from repsimc.runtime.errors import BackendError, ModelError, UsageError
 from repsimc.runtime.session import load
 from tests.programs import model_of_text
@@ -52,7 +52,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
 def test_merged_beside_apart_measured_beside_predicted(tmp_path: Path) -> None:
     path, _ = compiled(tmp_path, a=heavy(0), b=heavy(1))
-    result = bench(path, runs=3, warmup=1, threads=1, repeats=1)
+    result = bench(path, BenchOptions(runs=3, warmup=1, threads=1, repeats=1))
     assert result.apart is not None and result.merged.memory is not None
     assert result.apart.memory is not None
     for side in (result.merged, result.apart):
@@ -75,8 +75,10 @@ def test_a_given_frame_and_a_missing_original(pair: Path, monkeypatch: pytest.Mo
     (pair.parent / "b.onnx").rename(pair.parent / "moved.onnx")
     try:
         frame = np.ones((4, 3), np.float32)
-        result = bench(pair, runs=1, warmup=0, inputs=frame)
-        moved = bench(pair, runs=1, warmup=0, originals={"b": pair.parent / "moved.onnx"})
+        result = bench(pair, BenchOptions(runs=1, warmup=0), inputs=frame)
+        moved = bench(
+            pair, BenchOptions(runs=1, warmup=0), originals={"b": pair.parent / "moved.onnx"}
+        )
     finally:
         (pair.parent / "moved.onnx").rename(pair.parent / "b.onnx")
     assert result.apart is None and result.measured_saving_nbytes is None
@@ -97,7 +99,7 @@ def test_an_original_that_changed_is_not_measured(pair: Path, tmp_path: Path) ->
         with pytest.raises(ModelError, match="its content differs"):
             check_original(tmp_path / "a.onnx", entry)
         with pytest.raises(ModelError, match="its content differs"):
-            bench(pair, runs=1, originals={"a": tmp_path / "a.onnx"})
+            bench(pair, BenchOptions(runs=1), originals={"a": tmp_path / "a.onnx"})
 
 
 def test_external_data_is_part_of_an_original(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_external_data_is_part_of_an_original(tmp_path: Path) -> None:
 
 def test_nonsense_is_refused(pair: Path) -> None:
     with pytest.raises(UsageError, match="1 or more"):
-        bench(pair, runs=0)
+        bench(pair, BenchOptions(runs=0))
     with pytest.raises(UsageError, match="no model 'c'"):
         bench(pair, originals={"c": "c.onnx"})
 
@@ -124,9 +126,9 @@ def test_a_frame_that_a_model_cannot_take_is_an_error_not_a_traceback(tmp_path: 
     g (float[N] x, float[M] y) => (float[K] z) { z = Add (x, y) }
     """)
     path = bundled(tmp_path, join([program_of_file(tmp_path, model)]))
-    assert bench(path, runs=1, sizes={"M": 3}, repeats=1).frame == NOISE
+    assert bench(path, BenchOptions(runs=1, repeats=1), sizes={"M": 3}).frame == NOISE
     with pytest.raises(BackendError, match=r"measuring latency failed.*Add"):
-        bench(path, runs=1, sizes={"M": 3, "N": 2}, repeats=1)
+        bench(path, BenchOptions(runs=1, repeats=1), sizes={"M": 3, "N": 2})
 
 
 def program_of_file(folder: Path, model: onnx.ModelProto) -> Program:

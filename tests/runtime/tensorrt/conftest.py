@@ -12,7 +12,24 @@ from typing import Any
 
 import pytest
 
+from tests.runtime.tensorrt.bundles import bundle
+
 DOUBLE = Path(__file__).parent / "double"
+ROOT = Path(__file__).parents[3]
+PRELUDE = """
+import json, sys
+import numpy as np
+import repsimc
+from repsimc.runtime.session import load
+from tests.runtime.tensorrt.bundles import FRAMES
+path = sys.argv[1]
+def same(one, other):
+    assert list(one) == list(other)
+    for model in one:
+        for name, array in one[model].items():
+            assert array.dtype == other[model][name].dtype
+            np.testing.assert_allclose(array, other[model][name], rtol=1e-4, atol=1e-5)
+"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,13 @@ class Machine:
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
+    def session(self, path: Path, code: str, **env: str) -> str:
+        """What a process on the device prints that runs `code` on a bundle; it must end well."""
+        places = os.pathsep.join([self.environment()["PYTHONPATH"], str(ROOT)])
+        done = self.python(PRELUDE + code, path, env={"PYTHONPATH": places, **env})
+        assert done.code == 0, done.err
+        return done.out
+
     def asked(self) -> list[dict[str, Any]]:
         """What the double's builder was asked for since the last call."""
         path = self.folder / "asked.jsonl"
@@ -89,3 +113,14 @@ def stub_cuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def machine(stub_cuda: Path, tmp_path: Path) -> Machine:
     """A pretended Jetson."""
     return Machine(stub_cuda, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def ready(stub_cuda: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with engines of both layouts for the default version."""
+    folder = tmp_path_factory.mktemp("ready")
+    path = bundle(folder)
+    for layout in ("merged", "trunk-heads"):
+        done = Machine(stub_cuda, folder).repsimc("build", path, "--layout", layout)
+        assert done.code == 0, done.err
+    return path

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from repsimc.runtime.tensorrt.api import EITHER, NEEDED, PROBED, SURFACE
+from repsimc.runtime.tensorrt.surface import EITHER, NEEDED, PROBED, SURFACE
 
 ROOT = Path(__file__).parents[3]
 WHEELS = Path(os.environ.get("REPSIMC_WHEELS", "no wheels"))
@@ -29,7 +29,8 @@ TOOLS = ("gcc", "readelf", "nm")
 LOOK = """
 import json, sys
 import {module} as module
-from repsimc.runtime.tensorrt.api import SURFACE, TensorRT
+from repsimc.runtime.tensorrt.api import TensorRT
+from repsimc.runtime.tensorrt.surface import SURFACE
 found = TensorRT(module, lambda severity, message: None)
 print(json.dumps(dict(
     version=found.version, flags=found.has_flags, types=found.wants_types,

@@ -63,7 +63,7 @@ def test_the_source_is_nvmap_where_it_can_be_read(
     monkeypatch.setattr(device_memory, "_NVMAP", SYNTHETIC / "nvmap.txt")
     assert gpu_memory(2718) == (641 * MIB, "nvmap")
     (tmp_path / "meminfo").write_text("MemAvailable:    100 kB\nNvMapMemUsed:    7 kB\n")
-    monkeypatch.setattr(device_memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(device_memory, "MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(device_memory.shutil, "which", lambda _: None)
     assert gpu_memory(1) == (7 * 1024, "NvMapMemUsed of all processes")
     (tmp_path / "meminfo").write_text("MemAvailable:    100 kB\n")

@@ -11,7 +11,7 @@ import pytest
 
 from repsimc.compiler.cli.main import main
 from repsimc.runtime.errors import BackendError
-from repsimc.runtime.session import Session, load
+from repsimc.runtime.session import load
 from repsimc.runtime.tensorrt import cuda
 from tests.runtime.bundles import bundled, tied_pair
 
@@ -40,10 +40,9 @@ def test_commands_end_with_6_and_name_the_command_for_the_device(
 
 
 def test_a_session_says_the_same(path: Path) -> None:
-    for opened in (path, load(path)):
-        with pytest.raises(BackendError, match="no CUDA driver") as caught:
-            Session(opened, backend="tensorrt")
-        assert caught.value.exit_code == 6
+    with pytest.raises(BackendError, match="no CUDA driver") as caught:
+        load(path).session(backend="tensorrt")
+    assert caught.value.exit_code == 6
 
 
 def test_nothing_heavy_is_imported_to_find_out(path: Path) -> None:
@@ -71,7 +70,7 @@ def test_onnx_runtime_runs_fp32_only(path: Path) -> None:
     from repsimc.runtime.errors import UsageError
 
     with pytest.raises(UsageError, match="not in fp16"):
-        Session(path, precision="fp16")
+        load(path).session(precision="fp16")
 
 
 def test_doctor_says_what_would_work(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,124 @@
+"""What callers give and models take: forms, dtypes, shapes, inputs that others need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repsimc.runtime.errors import DataError, UsageError
+from repsimc.runtime.feeds import check
+from repsimc.runtime.manifest import TensorSpec
+from repsimc.runtime.session import load
+from tests.programs import assert_close, joined
+from tests.runtime.bundles import (
+    EXTRA,
+    INDEX,
+    PLAIN,
+    T,
+    X,
+    bundled,
+    share,
+    trunk_and_pick,
+)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"x": X}, {"a": X, "b": X.copy()}, {"a": {"x": X}}, {"b": {"x": X}}],
+    ids=["by input", "equal arrays", "by model", "by the other model"],
+)
+def test_tied_inputs_can_be_given_in_any_form(tied: Path, inputs: Any) -> None:
+    assert_close(load(tied).session().run(inputs)["b"]["y"], -X)
+
+
+def test_two_frames_for_one_input_are_refused(tied: Path) -> None:
+    with pytest.raises(DataError, match="input 'x' of model 'b' is given another array"):
+        load(tied).session().run({"a": X, "b": X + 1})
+
+
+def test_several_inputs_by_name(shared: Path) -> None:
+    found = load(shared).session().run({"x": X, "extra": EXTRA, "index": INDEX})
+    assert_close(found["trunk"]["y"], np.maximum(T, 0))
+    assert_close(found["trunk"]["z"], T + 1)
+    assert_close(found["pick"]["y"], T[:, INDEX])
+
+
+def test_untied_models_take_their_own_frames(untied: Path) -> None:
+    found = (
+        load(untied)
+        .session()
+        .run({"trunk": {"x": X, "extra": EXTRA}, "pick": {"x": X[:1], "index": INDEX}})
+    )
+    assert_close(found["trunk"]["z"], T + 1)
+    assert_close(found["pick"]["y"], T[:1, INDEX])
+
+
+def test_an_input_name_of_several_untied_models_is_ambiguous(untied: Path) -> None:
+    with pytest.raises(DataError, match="several models have an input 'x' of their own"):
+        load(untied).session().run({"x": X, "extra": EXTRA, "index": INDEX})
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (X, "inputs are not one"),
+    ({"trunk": X}, "has 2 inputs"),
+    ({"trunk": {"x": X, "extr": EXTRA}}, "did you mean 'extra'"),
+    ({"x": X, "extra": EXTRA, "idx": INDEX}, "neither a model nor an input"),
+    ({"x": X, "index": INDEX}, "no array for input 'extra' of model 'trunk'"),
+    ({"x": X.astype(np.float64), "extra": EXTRA, "index": INDEX}, "float64, needs float32"),
+    ({"x": X.astype(">f4"), "extra": EXTRA, "index": INDEX}, "needs float32"),
+    ({"x": X[0], "extra": EXTRA, "index": INDEX}, "array[None]"),
+    ({"x": X[:, :2], "extra": EXTRA, "index": INDEX}, "[2, 2], needs [N, 3]"),
+    ({"x": X[:1], "extra": EXTRA, "index": INDEX}, "dimension 'N' is 1 in input 'x'"),
+    ({"x": [[1], [2, 3]], "extra": EXTRA, "index": INDEX}, "is no array"),
+    ({"x": X, "extra": EXTRA, "index": INDEX + 7}, "could not run this frame"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "says"), REFUSED, ids=[case[1] for case in REFUSED])
+def test_inputs_that_do_not_fit_are_refused(shared: Path, inputs: Any, says: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load(shared).session().run(inputs)
+    assert says in str(caught.value)
+
+
+def test_channels_last_frames_get_a_hint() -> None:
+
+    spec = TensorSpec("x", "x", "float32", ("N", 3, 8, 8))
+    with pytest.raises(DataError, match="transpose"):
+        check(np.zeros((1, 8, 8, 3), np.float32), spec, "x")
+
+
+def test_an_unknown_model_is_named_with_the_nearest(shared: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'trunk'"):
+        load(shared).session().run(X, models=["trnk"])
+    with pytest.raises(UsageError, match="no model was asked for"):
+        load(shared).session().run(X, models=[])
+
+
+def test_a_model_that_depends_on_anothers_input_says_so(tmp_path: Path) -> None:
+    # `pick` reads the trunk of `trunk`, whose own input is not tied to that of `pick`.
+    program = share(trunk_and_pick(tied=False), "trunk/t", "pick/t")
+    bundle = load(bundled(tmp_path, program))
+    assert bundle.manifest.model("pick").needs == (("trunk", "x"),)
+    pick = {"x": X, "index": INDEX}
+    with pytest.raises(DataError, match="no array for input 'x' of model 'trunk', which pick"):
+        bundle.run({"pick": pick}, models="pick")
+    found = bundle.run({"pick": pick, "trunk": {"x": X}}, models="pick")
+    assert_close(found["pick"]["y"], T[:, INDEX])
+
+
+def test_an_input_that_nothing_depends_on_may_be_left_out(tmp_path: Path) -> None:
+    program = share(joined(a=PLAIN, b=PLAIN.replace("Tanh", "Exp")), "a/y", "b/y")
+    program.graph.outputs[1] = program.graph.outputs[0]
+    program.models["b"].outputs["y"] = "a/y"
+    program.graph.outputs.pop()
+    bundle = load(bundled(tmp_path, program))
+    assert bundle.manifest.model("b").unused == ("x",)
+    for inputs in (X, {"a": X}, {"a": X, "b": X[:1]}):
+        for models in (None, "b"):
+            assert_close(bundle.run(inputs, models)["b"]["y"], np.tanh(X))
+    with pytest.raises(DataError, match="input 'x' of model 'b' has shape"):
+        bundle.run({"a": X, "b": X[0]})

@@ -1,0 +1,115 @@
+"""The graph in ONNX Runtime: whole, in parts, refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repsimc.compiler.graph import export
+from repsimc.compiler.graph.program import Program
+from repsimc.runtime.errors import BackendError, DataError, ModelError
+from repsimc.runtime.session import load
+from tests.programs import assert_close
+from tests.runtime.bundles import (
+    EXTRA,
+    INDEX,
+    T,
+    X,
+    bundled,
+    tied_pair,
+    trunk_and_pick,
+)
+
+
+def test_models_not_asked_for_are_not_computed_and_need_no_inputs(shared: Path) -> None:
+    session = load(shared).session()
+    broken = INDEX + 7  # makes `pick` fail
+    frame = {"x": X, "extra": EXTRA, "index": broken}
+    with pytest.raises(DataError):
+        session.run(frame)
+    found = session.run(frame, models=["trunk"])
+    assert list(found) == ["trunk"]
+    assert_close(found["trunk"]["z"], T + 1)
+    assert_close(session.run({"x": X, "index": INDEX}, "pick")["pick"]["y"], T[:, INDEX])
+
+
+def test_a_session_that_ran_one_model_still_runs_all_the_same(shared: Path) -> None:
+    frame = {"x": X, "extra": EXTRA, "index": INDEX}
+    before = load(shared).session().run(frame)
+    session = load(shared).session()
+    session.warm("pick")
+    after = session.run(frame)
+    for model, outputs in before.items():
+        for name, array in outputs.items():
+            assert_close(after[model][name], array)
+
+
+def test_weights_are_held_once_when_the_graph_is_in_parts(shared: Path) -> None:
+    session = load(shared).session()
+    session.warm("pick")
+    assert session._execution._whole is None
+    assert [sorted(part.models) for part, _ in session._execution._parts or []] == [
+        ["pick", "trunk"],
+        ["pick"],
+        ["trunk"],
+    ]
+
+
+def test_weights_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outside(program: Program, folder: Path, stem: str) -> list[Path]:
+        return export.write_model(program, folder, stem, inline_limit_nbytes=0)
+
+    monkeypatch.setattr("repsimc.compiler.bundle.writing.write_model", outside)
+    path = bundled(tmp_path, trunk_and_pick())
+    assert "merged.onnx.data" in load(path).manifest.files
+    frame = {"x": X, "extra": EXTRA, "index": INDEX}
+    for models in (None, "trunk"):  # whole, then in parts
+        assert_close(load(path).session().run(frame, models)["trunk"]["z"], T + 1)
+
+
+def test_a_graph_that_cannot_be_cut_runs_whole(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repsimc.runtime.wire.GraphFile.parts", lambda *_: None)
+    session = load(shared).session()
+    frame = {"x": X, "extra": EXTRA, "index": INDEX}
+    assert list(session.run(frame, "trunk")) == ["trunk"]
+    with pytest.raises(DataError, match="no array for input 'index'"):
+        session.run({"x": X, "extra": EXTRA}, "trunk")
+
+
+def edited(path: Path, edit: Any) -> Path:
+    data = json.loads((path / "manifest.json").read_text())
+    edit(data)
+    (path / "manifest.json").write_text(json.dumps(data))
+    return path
+
+
+def test_a_manifest_that_is_not_the_graphs_is_refused(tmp_path: Path) -> None:
+    def rename(data: Any) -> None:
+        data["models"][0]["outputs"][0]["value"] = "a/gone"
+
+    with pytest.raises(ModelError, match="disagree about a/gone"):
+        load(edited(bundled(tmp_path, tied_pair()), rename)).session()
+
+
+def test_a_graph_that_onnxruntime_refuses(tmp_path: Path) -> None:
+    path = bundled(tmp_path, tied_pair())
+    content = (path / "merged.onnx").read_bytes().replace(b"Tanh", b"Tahn")
+    (path / "merged.onnx").write_bytes(content)
+    with pytest.raises(BackendError, match="cannot open"):
+        load(path).session(verify_hashes=False)
+
+
+def test_without_onnxruntime_the_error_says_what_to_install(
+    tied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match=r"pip install .repsimc\[onnxruntime\]") as caught:
+        load(tied).session()
+    assert caught.value.exit_code == 6
