@@ -21,7 +21,8 @@ from .frames.warnings import frame_warnings
 from .frontends.join import join
 from .frontends.onnx import read_model
 from .graph.program import Program
-from .options import CompileOptions, model_names
+from .naming import model_names
+from .options import CompileOptions
 from .planning.plan import Plan, SharePrefixAction, check_plan, read_plan
 from .planning.planner import Budgets, Planner
 from .planning.workbench import Workbench

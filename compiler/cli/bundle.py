@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..options import paths_per_model, per_model
+from ..naming import paths_per_model, per_model
 from .config import load_config, preprocessings
 from .console import Call, call_of, error_json, tell_error
 from .options import (

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import UsageError
-from ..options import DEFAULT_OUTPUT, CompileOptions, Format, model_names, paths_per_model
+from ..naming import model_names, paths_per_model
+from ..options import DEFAULT_OUTPUT, CompileOptions, Format
 from ..units import Budget, MacsLimit, parse_budget, parse_macs, parse_seconds
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Format, named
+from ..naming import named
+from ..options import Format
 
 FormatOption = Annotated[
     Format | None, typer.Option("--format", help="How the result is printed (default: table).")

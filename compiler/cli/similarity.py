@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import model_names, paths_per_model
+from ..naming import model_names, paths_per_model
 from .config import load_config, preprocessings
 from .console import call_of
 from .options import (

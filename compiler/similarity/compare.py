@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
-from ..options import model_names
+from ..naming import model_names
 from ..progress import NoProgress, Progress
 from .features import LayerFeatures, ModelFeatures, Recipe, features_of_arrays
 from .measures import CATALOG
