@@ -1,16 +1,15 @@
-"""What a compilation is asked to do, as one value."""
+"""What a compilation is asked to do, as one value, and how users say each part of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..runtime.manifest import LAYOUTS, MERGED, PRECISIONS
 from .errors import UsageError
-from .units import Budget, MacsLimit
+from .units import Budget, MacsLimit, parse_budget, parse_macs, parse_seconds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,68 +20,158 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = "bundle"
 DEFAULT_FLOOR = 0.99
+MEANS = ("share", "depth")
 
 
-class Format(str, Enum):  # noqa: UP042 (StrEnum is of Python 3.11; JetPack 6 has 3.10)
-    """How results are printed."""
+@dataclass(frozen=True)
+class Option:
+    """How users say a setting: its flag on the command line and its key in a repsimc.toml.
 
-    table = "table"
-    json = "json"
-    markdown = "markdown"
+    Both are the name of the field it annotates, with '-' for '_', unless `flags` and `key` say
+    otherwise. `help` None: it has no flag, and is set in a file only. `not_in_file` tells why a
+    file may not set it. `positional` words need no flag. `metavar` stands for the value in help,
+    `least` is the smallest one a command line may say. `parse` makes the value of a text (or of
+    `words`, where the command line gives another type); `such_as` says what was expected.
+    """
 
-    def __str__(self) -> str:
-        return self.value
+    help: str | None = None
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    least: int | None = None
+    positional: bool = False
+    parse: Callable[[Any], object] | None = None
+    words: Any = str
+    such_as: str = ""
+    key: str = ""
+    not_in_file: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What users set of a compilation; each field is the one place that spells an option.
+
+    `output` None writes nothing but the report, as does `dry_run`. `min_fidelity` is the floor of
+    every output; `output_fidelity` and `metrics` override floor and metric for 'model' or
+    'model/output' ('top1' or 'variance'). `only` leaves one means of the two ('share', 'depth'),
+    `without` are kinds of rewrites that are left out. `max_macs` and `max_latency` (seconds for
+    one frame through all models, one thread) are budgets beside `budget`. `plan` replays that
+    plan. `same_frames` says that row k of every model's set is the same frame; `tie_inputs` lets
+    one frame feed the inputs of equal name, dtype and shape where the calibration does not say
+    otherwise. `layout` is how sessions and engines divide the graph ('merged' or 'trunk-heads'),
+    `precision` what engines are meant to be built in: defaults that a build may override.
+    `frames` limits the frames used, of which the share `held_out` is kept from every fit.
+    """
+
+    budget: Annotated[
+        Budget | None,
+        Option(
+            "Memory the models may need together: 2GB, 512MiB, or 60% of the models apart. "
+            "Without it: the most saving within the fidelity floor.",
+            parse=parse_budget,
+            such_as="an amount such as '2GB' or '60%'",
+        ),
+    ] = None
+    output: Annotated[
+        Path | None,
+        Option(
+            f"The bundle to write (default: {DEFAULT_OUTPUT}/).",
+            flags=("-o", "--output"),
+        ),
+    ] = None
+    min_fidelity: Annotated[float, Option(f"Floor of every output (default: {DEFAULT_FLOOR}).")] = (
+        DEFAULT_FLOOR
+    )
+    output_fidelity: Annotated[Mapping[str, float], Option(key="fidelity")] = field(
+        default_factory=dict[str, float]
+    )
+    metrics: Annotated[Mapping[str, str], Option()] = field(default_factory=dict[str, str])
+    exact_only: Annotated[bool, Option("Only rewrites that move no output.")] = False
+    only: Annotated[
+        str | None,
+        Option(
+            "Only share between models, or only fold and take regions out (default: both).",
+            metavar="share|depth",
+        ),
+    ] = None
+    without: Annotated[
+        tuple[str, ...],
+        Option(
+            "Leave out a kind of rewrite: its name as `repsimc passes` lists it (may be repeated).",
+            metavar="KIND",
+        ),
+    ] = ()
+    max_macs: Annotated[
+        MacsLimit | None,
+        Option(
+            "Multiply-accumulates per frame beside --budget: 120M, or 60% of the models'.",
+            parse=parse_macs,
+            such_as="an amount such as '120M' or '60%'",
+        ),
+    ] = None
+    max_latency: Annotated[
+        float | None,
+        Option(
+            "Time for one frame through all models on one thread of this machine: 8ms.",
+            parse=parse_seconds,
+            such_as="a time such as '8ms'",
+        ),
+    ] = None
+    plan: Annotated[Path | None, Option("Replay this plan.json (it may be edited).")] = None
+    dry_run: Annotated[bool, Option("Report and plan only, write nothing.")] = False
+    seed: Annotated[int, Option("Splits and draws the frames (default: 0).", least=0)] = 0
+    same_frames: Annotated[bool, Option("Row k of every model's set is the same frame.")] = False
+    tie_inputs: Annotated[
+        bool,
+        Option(
+            "Whether one frame feeds the inputs of equal name, dtype and shape (default: tie).",
+            flags=("--tie-inputs/--separate-inputs",),
+        ),
+    ] = True
+    layout: Annotated[
+        str,
+        Option(
+            "One graph with all outputs, or one for what several models share and one for the "
+            "rest of each, so that models may run at different rates.",
+            metavar="|".join(LAYOUTS),
+        ),
+    ] = MERGED
+    precision: Annotated[
+        str,
+        Option(
+            "What engines compute in; int8 is for quantised (QDQ) models.",
+            metavar="|".join(PRECISIONS),
+        ),
+    ] = "fp32"
+    frames: Annotated[int | None, Option("Use at most this many frames.")] = None
+    held_out: Annotated[float, Option()] = 0.25
+    allow_script: Annotated[
+        bool,
+        Option(
+            "Frames may come from a script: it runs its code.",
+            # A configuration that comes along with someone's models must not be able to run code.
+            not_in_file="a script runs code on your machine",
+        ),
+    ] = False
+    overwrite: Annotated[bool, Option("Replace a bundle that is there.")] = False
 
 
 def _no_preprocessing() -> dict[str, Preprocessing]:
     return {}
 
 
-MEANS = ("share", "depth")
-
-
 @dataclass(frozen=True)
-class CompileOptions:
+class CompileOptions(Settings):
     """Everything that decides a compilation's outcome; same options and files, same bytes.
 
-    `models` are (name, path) in command line order. `calibration` is one set for all models (a
-    path or arrays) or a set per model name. `preprocessing` goes by model name, '' for every
-    model. `min_fidelity` is the floor of every output; `output_fidelity` and `metrics` override
-    floor and metric for 'model' or 'model/output' ('top1' or 'variance'). `frames` limits the
-    frames used, of which the share `held_out` is kept from every fit. `same_frames` says that
-    row k of every model's set is the same frame; `tie_inputs` lets one frame feed the inputs of
-    equal name, dtype and shape where the calibration does not say otherwise. `plan` replays that
-    plan. `only` leaves one means
-    of the two ('share', 'depth'). `max_macs` and `max_latency` (seconds for one frame through all
-    models, one thread) are budgets beside `budget`. `output` None writes nothing but the report,
-    as does `dry_run`. `layout` is how sessions and engines divide the graph ('merged' or
-    'trunk-heads'), `precision` what engines are meant to be built in: defaults that a build may
-    override.
+    To the settings it adds `models`, (name, path) in command line order, and what goes by their
+    names: `calibration` is one set for all models (a path or arrays) or a set per model name,
+    `preprocessing` one by model name, '' for every model. Raises UsageError for what makes no
+    sense.
     """
 
-    models: tuple[tuple[str, Path], ...]
-    budget: Budget | None = None
+    models: tuple[tuple[str, Path], ...] = field(kw_only=True)
     calibration: Calibration | None = None
     preprocessing: Mapping[str, Preprocessing] = field(default_factory=_no_preprocessing)
-    min_fidelity: float = DEFAULT_FLOOR
-    output_fidelity: Mapping[str, float] = field(default_factory=dict[str, float])
-    metrics: Mapping[str, str] = field(default_factory=dict[str, str])
-    exact_only: bool = False
-    plan: Path | None = None
-    dry_run: bool = False
-    seed: int = 0
-    output: Path | None = None
-    overwrite: bool = False
-    same_frames: bool = False
-    tie_inputs: bool = True
-    allow_script: bool = False
-    frames: int | None = None
-    held_out: float = 0.25
-    only: str | None = None
-    max_macs: MacsLimit | None = None
-    max_latency: float | None = None
-    layout: str = MERGED
-    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -108,8 +197,7 @@ class CompileOptions:
         ):
             if value not in known:
                 raise UsageError(f"there is no {what} '{value}'", f"there are {', '.join(known)}")
-        if self.only not in (None, *MEANS):
-            raise UsageError(f"--only {self.only} is no means", f"there are {', '.join(MEANS)}")
+        self._check_means()
         if self.exact_only and self.only is not None:
             raise UsageError("--exact-only leaves nothing for --only", "leave one of them out")
         if self.max_latency is not None and self.max_latency <= 0:
@@ -129,6 +217,10 @@ class CompileOptions:
                         f"[{table}] names '{key}', but no model is called '{model}'",
                         f"the models are called {', '.join(sorted(names))}",
                     )
+
+    def _check_means(self) -> None:
+        if self.only not in (None, *MEANS):
+            raise UsageError(f"--only {self.only} is no means", f"there are {', '.join(MEANS)}")
 
     def floor(self, model: str, output: str) -> float:
         """The fidelity floor of an output, by its own name."""

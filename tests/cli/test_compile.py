@@ -24,7 +24,7 @@ from repsimc.compiler.errors import (
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning.plan import Plan
 from repsimc.compiler.reports.report import Report
-from repsimc.compiler.units import Budget
+from repsimc.compiler.units import Budget, MacsLimit
 from tests.cli.conftest import MAP, Ran, bundle_of
 from tests.reports.test_table import REPORT
 
@@ -81,7 +81,7 @@ def test_every_option_reaches_the_compiler(repsimc: Call, driver: Driver) -> Non
         *("--calib", "a=a.npz", "--calib", "eye=images", "--name", "eye=nets/a.onnx"),
         *("--min-fidelity", "0.95", "--exact-only", "--plan", "p.json", "--seed", "3"),
         *("--same-frames", "--separate-inputs", "--allow-script", "--overwrite"),
-        *("--frames", "64", "-v"),
+        *("--frames", "64", "--without", "fold", "--without", "tie", "-v"),
     )
     assert ran.code == 0, ran.err
     assert driver.options == CompileOptions(
@@ -98,8 +98,26 @@ def test_every_option_reaches_the_compiler(repsimc: Call, driver: Driver) -> Non
         tie_inputs=False,
         allow_script=True,
         frames=64,
+        without=("fold", "tie"),
     )
     assert ran.err.endswith(" s  working\n")
+
+
+def test_the_budgets_and_means_reach_the_compiler(repsimc: Call, driver: Driver) -> None:
+    ran = repsimc(
+        *("compile", "a.onnx", "--only", "depth", "--max-macs", "60%", "--max-latency", "8ms"),
+        *("--layout", "trunk-heads", "--precision", "fp16"),
+    )
+    assert ran.code == 0, ran.err
+    assert driver.options == CompileOptions(
+        models=(("a", Path("a.onnx")),),
+        output=Path("bundle"),
+        only="depth",
+        max_macs=MacsLimit(share=0.6),
+        max_latency=0.008,
+        layout="trunk-heads",
+        precision="fp16",
+    )
 
 
 def test_a_dry_run_says_that_nothing_was_written(repsimc: Call, driver: Driver) -> None:
@@ -250,6 +268,8 @@ def test_warnings_are_told_on_stderr_and_not_with_q(
         (["compile", "a.onnx", "--calib", "c=f.npz"], "--calib c=f.npz is for no model"),
         (["compile", "a.onnx", "--name", "x"], "--name x is not NAME=VALUE"),
         (["compile", "a.onnx", "--min-fidelity", "99"], "99.0 is not a share"),
+        (["compile", "a.onnx", "--only", "x"], "--only x is no means"),
+        (["compile", "a.onnx", "--exact-only", "--only", "share"], "leaves nothing for --only"),
         (["compile", "a.onnx", "--config", "none.toml"], "none.toml can't be read"),
         (["compile", "a.onnx", "--frobnicate"], "--frobnicate"),
         (["compile", "a.onnx", "--seed", "x"], "--seed"),

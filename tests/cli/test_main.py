@@ -16,7 +16,8 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 
 def told(command: Any) -> str:
     """What a command's help tells, in a form that no version of typer draws differently."""
-    return "\n".join([command.help, "", *map(_told, command.params), "", command.epilog, ""])
+    params = sorted(command.params, key=lambda param: param.opts[0].startswith("-"))
+    return "\n".join([command.help, "", *map(_told, params), "", command.epilog, ""])
 
 
 def _told(param: Any) -> str:
