@@ -50,16 +50,12 @@ class Option:
 class Settings:
     """What users set of a compilation; each field is the one place that spells an option.
 
-    `output` None writes nothing but the report, as does `dry_run`. `min_fidelity` is the floor of
-    every output; `output_fidelity` and `metrics` override floor and metric for 'model' or
-    'model/output' ('top1' or 'variance'). `only` leaves one means of the two ('share', 'depth'),
-    `without` are kinds of rewrites that are left out. `max_macs` and `max_latency` (seconds for
-    one frame through all models, one thread) are budgets beside `budget`. `plan` replays that
-    plan. `same_frames` says that row k of every model's set is the same frame; `tie_inputs` lets
-    one frame feed the inputs of equal name, dtype and shape where the calibration does not say
-    otherwise. `layout` is how sessions and engines divide the graph ('merged' or 'trunk-heads'),
-    `precision` what engines are meant to be built in: defaults that a build may override.
-    `frames` limits the frames used, of which the share `held_out` is kept from every fit.
+    Beyond what the help says: `output` None writes nothing but the report. `output_fidelity` and
+    `metrics` override floor and metric for 'model' or 'model/output' ('top1' or 'variance').
+    `without` are kinds of rewrites that are left out. `max_latency` is in seconds. `tie_inputs`
+    counts where the calibration does not say otherwise. `layout` ('merged' or 'trunk-heads') and
+    `precision` are defaults that a build may override. Of the frames used, the share `held_out`
+    is kept from every fit.
     """
 
     budget: Annotated[
@@ -73,10 +69,7 @@ class Settings:
     ] = None
     output: Annotated[
         Path | None,
-        Option(
-            f"The bundle to write (default: {DEFAULT_OUTPUT}/).",
-            flags=("-o", "--output"),
-        ),
+        Option(f"The bundle to write (default: {DEFAULT_OUTPUT}/).", flags=("-o", "--output")),
     ] = None
     min_fidelity: Annotated[float, Option(f"Floor of every output (default: {DEFAULT_FLOOR}).")] = (
         DEFAULT_FLOOR

@@ -39,7 +39,7 @@ _MAX_NBYTES = 1 << 20
 
 T = TypeVar("T")
 # (value, where it stands, folder of the file) -> typed value
-Reader = Callable[[object, str, Path], object]
+Reader = Callable[[object, str, Path], T]
 
 
 def load_config(
@@ -158,32 +158,27 @@ def _typed(value: object, kind: type[T], what: str, where: str) -> T:
     return value
 
 
-def _flag(value: object, where: str, folder: Path) -> bool:
-    return _typed(value, bool, "true or false", where)
-
-
-def _count(value: object, where: str, folder: Path) -> int:
-    return _typed(value, int, "a whole number", where)
+def _plain(kind: type[T], what: str) -> Reader[T]:
+    return lambda value, where, folder: _typed(value, kind, what, where)
 
 
 def _number(value: object, where: str, folder: Path) -> float:
     return float(_typed(value, int | float, "a number", where))  # type: ignore[arg-type]
 
 
-def _text(value: object, where: str, folder: Path) -> str:
-    return _typed(value, str, "a text", where)
-
-
 def _path(value: object, where: str, folder: Path) -> Path:
     return folder / Path(_typed(value, str, "a path", where)).expanduser()
 
 
-def _paths(value: object, where: str, folder: Path) -> tuple[Path, ...]:
-    items = cast("list[object]", _typed(value, list, "a list of paths", where))
-    return tuple(_path(item, where, folder) for item in items)
+def _each(reader: Reader[T], what: str) -> Reader[tuple[T, ...]]:
+    def read(value: object, where: str, folder: Path) -> tuple[T, ...]:
+        items = cast("list[object]", _typed(value, list, what, where))
+        return tuple(reader(item, where, folder) for item in items)
+
+    return read
 
 
-def _amount(setting: Setting, parse: Callable[[Any], object]) -> Reader:
+def _amount(setting: Setting, parse: Callable[[Any], object]) -> Reader[object]:
     # A bare number is bytes or a count; of a time it would be anybody's guess.
     bare = setting.kind is not float
 
@@ -193,11 +188,6 @@ def _amount(setting: Setting, parse: Callable[[Any], object]) -> Reader:
         return parse(_typed(value, str, setting.option.such_as, where))
 
     return read
-
-
-def _texts(value: object, where: str, folder: Path) -> tuple[str, ...]:
-    items = cast("list[object]", _typed(value, list, "a list of names", where))
-    return tuple(_text(item, where, folder) for item in items)
 
 
 def _calib(value: object, where: str, folder: Path) -> Path | dict[str, Path]:
@@ -212,7 +202,7 @@ def _format(value: object, where: str, folder: Path) -> Format:
     return Format(value)
 
 
-def _table(reader: Callable[[object, str, Path], T]) -> Callable[[object, str, Path], dict[str, T]]:
+def _table(reader: Reader[T]) -> Reader[dict[str, T]]:
     def read(value: object, where: str, folder: Path) -> dict[str, T]:
         table = cast("dict[str, object]", _typed(value, dict, "a table", where))
         return {key: reader(item, f"{where}, entry '{key}'", folder) for key, item in table.items()}
@@ -236,7 +226,7 @@ def _frozen(value: object) -> object:
     return tuple(cast("list[object]", value)) if isinstance(value, list) else value
 
 
-def _refused(setting: Setting) -> Reader:
+def _refused(setting: Setting) -> Reader[object]:
     def read(value: object, where: str, folder: Path) -> object:
         raise UsageError(
             f"{where} can't be set in a file: {setting.option.not_in_file}",
@@ -246,24 +236,25 @@ def _refused(setting: Setting) -> Reader:
     return read
 
 
-_READERS_OF_KINDS: dict[Any, Reader] = {
-    bool: _flag,
-    int: _count,
+_text = _plain(str, "a text")
+_READERS_OF_KINDS: dict[Any, Reader[object]] = {
+    bool: _plain(bool, "true or false"),
+    int: _plain(int, "a whole number"),
     float: _number,
     str: _text,
     Path: _path,
     Format: _format,
     FramePaths: _calib,
-    tuple[str, ...]: _texts,
-    tuple[Path, ...]: _paths,
+    PreprocessTables: _preprocess,
+    tuple[str, ...]: _each(_text, "a list of names"),
+    tuple[Path, ...]: _each(_path, "a list of paths"),
     Mapping[str, float]: _table(_number),
     Mapping[str, str]: _table(_text),
     Mapping[str, Path]: _table(_path),
-    PreprocessTables: _preprocess,
 }
 
 
-def _reader(setting: Setting) -> Reader:
+def _reader(setting: Setting) -> Reader[object]:
     if setting.option.not_in_file:
         return _refused(setting)
     if setting.option.such_as and setting.option.parse is not None:
