@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from .options import (
     Verbose,
     examples,
 )
+
+if TYPE_CHECKING:
+    from ...runtime.tensorrt.building import BuildOptions
 
 VERIFY_EXAMPLES = examples(
     "repsimc verify bundle/ --data frames.npz",
@@ -168,9 +171,10 @@ def bench(
     if backend == "tensorrt":
         if threads is not None:
             raise UsageError("TensorRT has no --threads", "leave it out")
-        _bench_engines(
-            call, bundle, runs, warmup, originals, layout, precision, tuple(plugin or ())
-        )
+        from ...runtime.tensorrt.building import BuildOptions
+
+        options = BuildOptions(layout, precision, plugins=tuple(plugin or ()))
+        _bench_engines(call, bundle, options, runs, warmup, originals)
         return
     if layout is not None or precision is not None or plugin:
         raise UsageError(
@@ -199,12 +203,10 @@ def bench(
 def _bench_engines(
     call: Call,
     bundle: Path,
+    options: BuildOptions,
     runs: int,
     warmup: int,
     originals: Path | None,
-    layout: str | None,
-    precision: str | None,
-    plugins: tuple[Path, ...],
 ) -> None:
     from ...runtime.session import load
     from ...runtime.tensorrt.device_bench import device_bench
@@ -217,12 +219,12 @@ def _bench_engines(
         found = device_bench(
             bundle,
             progress,
-            layout=layout,
-            precision=precision,
+            layout=options.layout,
+            precision=options.precision,
             runs=runs,
             warmup=warmup,
             originals=paths,
-            plugins=plugins,
+            plugins=options.plugins,
         )
     finally:
         progress.done()

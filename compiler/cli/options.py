@@ -105,7 +105,7 @@ def _kind_and_option(hint: Any) -> tuple[Any, Option]:
     if NoneType not in get_args(kind):
         return kind, option
     first, *others = (each for each in get_args(kind) if each is not NoneType)
-    return reduce(lambda all, each: all | each, others, first), option
+    return reduce(lambda union, each: union | each, others, first), option
 
 
 SETTINGS = _settings()
