@@ -21,7 +21,8 @@ from .execution.outputs import OutputComparison
 from .frames.calibration import Frames, InputRef
 from .frames.warnings import frame_warnings
 from .graph.program import Program
-from .options import CompileOptions, model_names
+from .naming import model_names
+from .options import CompileOptions
 from .planning.limits import Budgets
 from .planning.plan import Plan, check_plan, read_plan
 from .planning.planner import Planner

@@ -1,18 +1,15 @@
-"""What a compilation is asked to do, as one value, and how models get their names."""
+"""What a compilation is asked to do, as one value, and how users say each part of it."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..runtime.manifest import LAYOUTS, MERGED, PRECISIONS
 from .errors import UsageError
-from .units import Budget, MacsLimit
+from .units import Budget, MacsLimit, parse_budget, parse_macs, parse_seconds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,72 +21,149 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = "bundle"
 DEFAULT_FLOOR = 0.99
 
-# A model's name becomes part of value names ('name/value') and of file names in a bundle.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_NOT_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
+
+@dataclass(frozen=True)
+class Option:
+    """How users say a setting: its flag on the command line and its key in a repsimc.toml.
+
+    Both are the name of the field it annotates, with '-' for '_', unless `flags` and `key` say
+    otherwise. `help` None: it has no flag, and is set in a file only. `not_in_file` tells why a
+    file may not set it. `positional` words need no flag. `metavar` stands for the value in help,
+    `least` is the smallest one a command line may say. `parse` makes the value of a text (or of
+    `words`, where the command line gives another type); `such_as` says what was expected.
+    """
+
+    help: str | None = None
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    least: int | None = None
+    positional: bool = False
+    parse: Callable[[Any], object] | None = None
+    words: Any = str
+    such_as: str = ""
+    key: str = ""
+    not_in_file: str = ""
 
 
-class Format(str, Enum):  # noqa: UP042 (StrEnum is of Python 3.11; JetPack 6 has 3.10)
-    """How results are printed."""
+@dataclass(frozen=True)
+class Settings:
+    """What users set of a compilation; each field is the one place that spells an option.
 
-    table = "table"
-    json = "json"
-    markdown = "markdown"
+    Beyond what the help says: `output` None writes nothing but the report. `output_fidelity` and
+    `metrics` override floor and metric for 'model' or 'model/output' ('top1' or 'variance').
+    `without` are kinds of rewrites that are left out. `max_latency` is in seconds. `tie_inputs`
+    counts where the calibration does not say otherwise. `layout` ('merged' or 'trunk-heads') and
+    `precision` are defaults that a build may override. Of the frames used, the share `held_out`
+    is kept from every fit.
+    """
 
-    def __str__(self) -> str:
-        return self.value
+    budget: Annotated[
+        Budget | None,
+        Option(
+            "Memory the models may need together: 2GB, 512MiB, or 60% of the models apart. "
+            "Without it: the most saving within the fidelity floor.",
+            parse=parse_budget,
+            such_as="an amount such as '2GB' or '60%'",
+        ),
+    ] = None
+    output: Annotated[
+        Path | None,
+        Option(f"The bundle to write (default: {DEFAULT_OUTPUT}/).", flags=("-o", "--output")),
+    ] = None
+    min_fidelity: Annotated[float, Option(f"Floor of every output (default: {DEFAULT_FLOOR}).")] = (
+        DEFAULT_FLOOR
+    )
+    output_fidelity: Annotated[Mapping[str, float], Option(key="fidelity")] = field(
+        default_factory=dict[str, float]
+    )
+    metrics: Annotated[Mapping[str, str], Option()] = field(default_factory=dict[str, str])
+    exact_only: Annotated[bool, Option("Only rewrites that move no output.")] = False
+    only: Annotated[
+        str | None,
+        Option(
+            "Only share between models, or only fold and take regions out (default: both).",
+            metavar="share|depth",
+        ),
+    ] = None
+    without: Annotated[
+        tuple[str, ...],
+        Option(
+            "Leave out a kind of rewrite: its name as `repsimc passes` lists it (may be repeated).",
+            metavar="KIND",
+        ),
+    ] = ()
+    max_macs: Annotated[
+        MacsLimit | None,
+        Option(
+            "Multiply-accumulates per frame beside --budget: 120M, or 60% of the models'.",
+            parse=parse_macs,
+            such_as="an amount such as '120M' or '60%'",
+        ),
+    ] = None
+    max_latency: Annotated[
+        float | None,
+        Option(
+            "Time for one frame through all models on one thread of this machine: 8ms.",
+            parse=parse_seconds,
+            such_as="a time such as '8ms'",
+        ),
+    ] = None
+    plan: Annotated[Path | None, Option("Replay this plan.json (it may be edited).")] = None
+    dry_run: Annotated[bool, Option("Report and plan only, write nothing.")] = False
+    seed: Annotated[int, Option("Splits and draws the frames (default: 0).", least=0)] = 0
+    same_frames: Annotated[bool, Option("Row k of every model's set is the same frame.")] = False
+    tie_inputs: Annotated[
+        bool,
+        Option(
+            "Whether one frame feeds the inputs of equal name, dtype and shape (default: tie).",
+            flags=("--tie-inputs/--separate-inputs",),
+        ),
+    ] = True
+    layout: Annotated[
+        str,
+        Option(
+            "One graph with all outputs, or one for what several models share and one for the "
+            "rest of each, so that models may run at different rates.",
+            metavar="|".join(LAYOUTS),
+        ),
+    ] = MERGED
+    precision: Annotated[
+        str,
+        Option(
+            "What engines compute in; int8 is for quantised (QDQ) models.",
+            metavar="|".join(PRECISIONS),
+        ),
+    ] = "fp32"
+    frames: Annotated[int | None, Option("Use at most this many frames.")] = None
+    held_out: Annotated[float, Option()] = 0.25
+    allow_script: Annotated[
+        bool,
+        Option(
+            "Frames may come from a script: it runs its code.",
+            # A configuration that comes along with someone's models must not be able to run code.
+            not_in_file="a script runs code on your machine",
+        ),
+    ] = False
+    overwrite: Annotated[bool, Option("Replace a bundle that is there.")] = False
 
 
 def _no_preprocessing() -> dict[str, Preprocessing]:
     return {}
 
 
-MEANS = ("share", "depth")
-
-
 @dataclass(frozen=True)
-class CompileOptions:
+class CompileOptions(Settings):
     """Everything that decides a compilation's outcome; same options and files, same bytes.
 
-    `models` are (name, path) in command line order. `calibration` is one set for all models (a
-    path or arrays) or a set per model name. `preprocessing` goes by model name, '' for every
-    model. `min_fidelity` is the floor of every output; `output_fidelity` and `metrics` override
-    floor and metric for 'model' or 'model/output' ('top1' or 'variance'). `frames` limits the
-    frames used, of which the share `held_out` is kept from every fit. `same_frames` says that
-    row k of every model's set is the same frame; `tie_inputs` lets one frame feed the inputs of
-    equal name, dtype and shape where the calibration does not say otherwise. `plan` replays that
-    plan. `only` leaves one means
-    of the two ('share', 'depth'). `max_macs` and `max_latency` (seconds for one frame through all
-    models, one thread) are budgets beside `budget`. `output` None writes nothing but the report,
-    as does `dry_run`. `layout` is how sessions and engines divide the graph ('merged' or
-    'trunk-heads'), `precision` what engines are meant to be built in: defaults that a build may
-    override.
+    To the settings it adds `models`, (name, path) in command line order, and what goes by their
+    names: `calibration` is one set for all models (a path or arrays) or a set per model name,
+    `preprocessing` one by model name, '' for every model. Raises UsageError for what makes no
+    sense.
     """
 
-    models: tuple[tuple[str, Path], ...]
-    budget: Budget | None = None
+    models: tuple[tuple[str, Path], ...] = field(kw_only=True)
     calibration: Calibration | None = None
     preprocessing: Mapping[str, Preprocessing] = field(default_factory=_no_preprocessing)
-    min_fidelity: float = DEFAULT_FLOOR
-    output_fidelity: Mapping[str, float] = field(default_factory=dict[str, float])
-    metrics: Mapping[str, str] = field(default_factory=dict[str, str])
-    exact_only: bool = False
-    plan: Path | None = None
-    dry_run: bool = False
-    seed: int = 0
-    output: Path | None = None
-    overwrite: bool = False
-    same_frames: bool = False
-    tie_inputs: bool = True
-    allow_script: bool = False
-    frames: int | None = None
-    held_out: float = 0.25
-    only: str | None = None
-    without: tuple[str, ...] = ()
-    max_macs: MacsLimit | None = None
-    max_latency: float | None = None
-    layout: str = MERGED
-    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -143,114 +217,3 @@ class CompileOptions:
     def metric(self, model: str, output: str) -> str | None:
         """The metric asked for an output, by its own name; None means the default one."""
         return self.metrics.get(f"{model}/{output}", self.metrics.get(model))
-
-
-def model_names(
-    paths: Sequence[Path], names: Mapping[str, Path] | None = None
-) -> tuple[tuple[str, Path], ...]:
-    """Each model's (name, path): the one `names` gives its path, else its file's stem.
-
-    Characters outside A-Za-z0-9_.- in a stem become '_'. A path given twice takes its names from
-    `names` in order. Raises UsageError for a clash, a name that is none, or a name for no model.
-    """
-    given: dict[str, list[str]] = {}
-    for name, path in (names or {}).items():
-        if not _NAME.fullmatch(name):
-            raise UsageError(
-                f"'{name}' can't be a model's name",
-                "use letters, digits, '_', '.' and '-', beginning with a letter, digit or '_'",
-            )
-        given.setdefault(_place(path), []).append(name)
-    named: list[tuple[str, Path]] = []
-    for path in paths:
-        waiting = given.get(_place(path))
-        named.append((waiting.pop(0) if waiting else sanitised(path.stem), path))
-    spare = [(name, path) for name, path in (names or {}).items() if name in _left(given)]
-    if spare:
-        name, path = spare[0]
-        raise UsageError(
-            f"--name {name}={path} names no model of this call",
-            f"the models are {', '.join(str(path) for path in paths)}",
-        )
-    _refuse_clashes(named)
-    return tuple(named)
-
-
-def sanitised(stem: str) -> str:
-    """A model's name from a file's stem: 'my net (1)' gives 'my_net_1'."""
-    name = _NOT_NAME.sub("_", stem).strip("_").lstrip(".-")
-    return name or "model"
-
-
-def _place(path: Path) -> str:
-    return os.path.normcase(os.path.abspath(path))  # noqa: PTH100 (resolve() follows symlinks)
-
-
-def _left(given: Mapping[str, list[str]]) -> set[str]:
-    return {name for waiting in given.values() for name in waiting}
-
-
-def _refuse_clashes(named: Sequence[tuple[str, Path]]) -> None:
-    taken = {name for name, _ in named}
-    first: dict[str, Path] = {}
-    for name, path in named:
-        if name not in first:
-            first[name] = path
-            continue
-        number = 2
-        while f"{name}_{number}" in taken:
-            number += 1
-        both = f"{first[name]} and {path}"
-        raise UsageError(
-            f"two models would be called '{name}': {both}",
-            f"give one another name: --name {name}_{number}={path}",
-        )
-
-
-def named(texts: Sequence[str], option: str) -> dict[str, str]:
-    """{name: value} from 'NAME=VALUE' texts. Raises UsageError for any other, and for a clash."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise UsageError(f"{option} {text} is not NAME=VALUE")
-        if name in found:
-            raise UsageError(
-                f"{option} gives '{name}' twice: {found[name]} and {value}", "leave one out"
-            )
-        found[name] = value
-    return found
-
-
-def per_model(texts: Sequence[str], option: str, names: Sequence[str]) -> str | dict[str, str]:
-    """What '[NAME=]VALUE' texts say: one value for all models, or a value per model name.
-
-    A text that is the path of an existing file names no model. Raises UsageError for an unknown
-    model, and for several values of which one names no model.
-    """
-    for text in texts:
-        if not _NAME.fullmatch(text.partition("=")[0]) or "=" not in text or Path(text).exists():
-            if len(texts) == 1:
-                return text
-            raise UsageError(
-                f"{option} {text} names no model, and there is more than one {option}",
-                f"say which model each is for: {option} {names[0] if names else 'NAME'}={text}",
-            )
-    found = named(texts, option)
-    for name in found:
-        if name not in names:
-            raise UsageError(
-                f"{option} {name}={found[name]} is for no model of this call",
-                f"the models are called {', '.join(names)}",
-            )
-    return found
-
-
-def paths_per_model(
-    texts: Sequence[str], option: str, names: Sequence[str]
-) -> Path | dict[str, Path]:
-    """What '[NAME=]PATH' texts say: one path for all models, or a path per model name."""
-    found = per_model(texts, option, names)
-    if isinstance(found, str):
-        return Path(found)
-    return {name: Path(path) for name, path in found.items()}

@@ -44,7 +44,7 @@ class VerificationOptions:
     originals: Path | None = None
     labels: str | Mapping[str, str] | None = None
     metrics: Mapping[str, str] = field(default_factory=dict[str, str])
-    frames: FrameOptions = FrameOptions(held_out=None)
+    frames: FrameOptions = field(default_factory=lambda: FrameOptions(held_out=None))
 
 
 def verify_bundle(

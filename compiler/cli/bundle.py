@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
-from ..options import paths_per_model, per_model
+from ..naming import paths_per_model, per_model
 from .config import load_config, preprocessings
 from .console import Call, call_of, error_json, tell_error
 from .options import (
@@ -27,6 +27,9 @@ from .options import (
     Verbose,
     examples,
 )
+
+if TYPE_CHECKING:
+    from ...runtime.tensorrt.building import BuildOptions
 
 VERIFY_EXAMPLES = examples(
     "repsimc verify bundle/ --data frames.npz",
@@ -77,10 +80,10 @@ def verify(
             VerificationOptions(
                 originals,
                 None if labels is None else per_model(labels, "--labels", names),
-                settings.get("metrics", {}),
+                settings.metrics,
                 FrameOptions(
                     preprocessings(settings, names),
-                    same_frames=same_frames or settings.get("same-frames", False),
+                    same_frames=same_frames or settings.same_frames,
                     allow_script=allow_script,
                     limit=frames,
                 ),
@@ -173,9 +176,10 @@ def bench(
     if backend == "tensorrt":
         if threads is not None:
             raise UsageError("TensorRT has no --threads", "leave it out")
-        _bench_engines(
-            call, bundle, runs, warmup, originals, layout, precision, tuple(plugin or ())
-        )
+        from ...runtime.tensorrt.building import BuildOptions
+
+        options = BuildOptions(layout, precision, plugins=tuple(plugin or ()))
+        _bench_engines(call, bundle, options, runs, warmup, originals)
         return
     if layout is not None or precision is not None or plugin:
         raise UsageError(
@@ -205,21 +209,17 @@ def bench(
 def _bench_engines(
     call: Call,
     bundle: Path,
+    options: BuildOptions,
     runs: int,
     warmup: int,
     originals: Path | None,
-    layout: str | None,
-    precision: str | None,
-    plugins: tuple[Path, ...],
 ) -> None:
     from ...runtime.session import load
-    from ...runtime.tensorrt.building import BuildOptions
     from ...runtime.tensorrt.device_bench import device_bench
     from ..reports.engines import device_bench_grid
 
     entries = load(bundle).manifest.models
     paths = None if originals is None else {e.name: originals / e.source.file for e in entries}
-    options = BuildOptions(layout=layout, precision=precision, plugins=plugins)
     progress = call.progress()
     try:
         found = device_bench(bundle, options, progress, runs, warmup, paths)

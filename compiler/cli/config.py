@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import UsageError
-from ..options import DEFAULT_OUTPUT, CompileOptions, Format, model_names, paths_per_model
-from ..units import Budget, MacsLimit, parse_budget, parse_macs, parse_seconds
+from ..naming import model_names, paths_per_model
+from ..options import DEFAULT_OUTPUT, CompileOptions, Settings
+from .console import Format
+from .options import SETTINGS, CommandSettings, FramePaths, PreprocessTables, Setting
 
 if TYPE_CHECKING:
     from ..frames.calibration import Preprocessing
@@ -36,34 +38,40 @@ FILE_NAME = "repsimc.toml"
 _MAX_NBYTES = 1 << 20
 
 T = TypeVar("T")
+# (value, where it stands, folder of the file) -> typed value
+Reader = Callable[[object, str, Path], T]
 
 
-def load_config(path: Path | None, folder: Path) -> dict[str, Any]:
-    """The options a repsimc.toml sets, by key, checked and typed; {} without such a file.
+def load_config(
+    path: Path | None, folder: Path, said: Mapping[str, object] | None = None
+) -> CommandSettings:
+    """What a repsimc.toml says, checked and typed, under what the command line says: that wins.
 
     `path` None means repsimc.toml in `folder`, if there is one. Paths come back joined to the
-    file's folder, `budget` as a Budget, `calib` as a Path or {model: Path}, `preprocess` as
-    {model or '': {field: value}}. Raises UsageError for a missing or broken file, an unknown key
-    or a value of the wrong type.
+    file's folder. `said` are the command line's words by field of CommandSettings, None for what
+    it does not say. Raises UsageError for a missing or broken file, an unknown key or a value of
+    the wrong type.
     """
     found = path if path is not None else folder / FILE_NAME
-    if path is None and not found.is_file():
-        return {}
-    settings: dict[str, Any] = {}
-    for key, value in _parsed(found).items():
-        reader = _READERS.get(key)
-        if reader is None:
+    values: dict[str, Any] = {}
+    table = _parsed(found) if path is not None or found.is_file() else {}
+    for key, value in table.items():
+        if key not in _READERS:
             raise UsageError(f"{found}: unknown key '{key}'", _suggestion(key, _READERS))
-        settings[key] = reader(value, f"{found}: '{key}'", found.parent)
-    return settings
+        name, read = _READERS[key]
+        values[name] = read(value, f"{found}: '{key}'", found.parent)
+    for name, words in (said or {}).items():
+        if words is not None and words != []:
+            values[name] = SETTINGS[name].said(words)
+    return CommandSettings(**values)
 
 
-def preprocessings(config: Mapping[str, Any], models: Iterable[str]) -> dict[str, Preprocessing]:
+def preprocessings(settings: CommandSettings, models: Iterable[str]) -> dict[str, Preprocessing]:
     """Preprocessing by 'model/input', 'model' or '' (every model): a table on top of the wider.
 
     Raises UsageError for an unknown field, a value that makes no sense, or an unknown model.
     """
-    tables = cast("Mapping[str, dict[str, Any]]", config.get("preprocess", {}))
+    tables = settings.preprocess
     if not tables:
         return {}
     from ..frames.calibration import Preprocessing
@@ -81,34 +89,33 @@ def preprocessings(config: Mapping[str, Any], models: Iterable[str]) -> dict[str
                 raise UsageError(f"{where} has an unknown key '{key}'", _suggestion(key, known))
     found: dict[str, Preprocessing] = {}
     for key, table in tables.items():
-        wider = tables.get("", {}) | tables.get(key.split("/", 1)[0], {})
-        found[key] = Preprocessing(**(wider | table))
+        wider = (tables.get(""), tables.get(key.split("/", 1)[0]), table)
+        found[key] = Preprocessing(**{k: v for each in wider for k, v in (each or {}).items()})
     return found
 
 
-def compile_options(
-    settings: Mapping[str, Any], calib: Sequence[str] = (), allow_script: bool = False
-) -> CompileOptions:
-    """The options of a compilation from settings as `load_config` gives them.
+def calibration(
+    settings: CommandSettings, models: Sequence[str]
+) -> Path | Mapping[str, Path] | None:
+    """Where the frames are: one path for all models, or one per model name. Raises UsageError."""
+    if isinstance(settings.calib, tuple):
+        return paths_per_model(settings.calib, "--calib", models)
+    return settings.calib
 
-    `calib` are the command line's '[MODEL=]PATH', which win over the settings' own. Without an
-    `output` the bundle goes to bundle/ in the working directory. Raises UsageError.
+
+def compile_options(settings: CommandSettings) -> CompileOptions:
+    """The options of a compilation from what a command was told.
+
+    Without an `output` the bundle goes to bundle/ in the working directory. Raises UsageError.
     """
-    models = model_names(settings.get("models", ()), settings.get("name"))
+    models = model_names(settings.models, settings.name)
     names = [name for name, _ in models]
-    same = {
-        field: settings[key]
-        for key in _READERS
-        if key in settings and (field := key.replace("-", "_")) in _SAME_NAME
-    }
+    settings = replace(settings, output=settings.output or Path(DEFAULT_OUTPUT))
     return CompileOptions(
         models=models,
-        calibration=paths_per_model(calib, "--calib", names) if calib else settings.get("calib"),
+        calibration=calibration(settings, names),
         preprocessing=preprocessings(settings, names),
-        output=settings.get("output", Path(DEFAULT_OUTPUT)),
-        output_fidelity=settings.get("fidelity", {}),
-        allow_script=allow_script,
-        **same,
+        **{each.name: getattr(settings, each.name) for each in fields(Settings)},
     )
 
 
@@ -142,7 +149,7 @@ def _suggestion(key: str, known: Iterable[str]) -> str:
     return f"known keys are {', '.join(known)}"
 
 
-# -- one reader per kind of value: (value, where, folder of the file) -> typed value -----
+# -- one reader per kind of value --------------------------------------------------------
 
 
 def _typed(value: object, kind: type[T], what: str, where: str) -> T:
@@ -151,45 +158,36 @@ def _typed(value: object, kind: type[T], what: str, where: str) -> T:
     return value
 
 
-def _flag(value: object, where: str, folder: Path) -> bool:
-    return _typed(value, bool, "true or false", where)
-
-
-def _count(value: object, where: str, folder: Path) -> int:
-    return _typed(value, int, "a whole number", where)
+def _plain(kind: type[T], what: str) -> Reader[T]:
+    return lambda value, where, folder: _typed(value, kind, what, where)
 
 
 def _number(value: object, where: str, folder: Path) -> float:
     return float(_typed(value, int | float, "a number", where))  # type: ignore[arg-type]
 
 
-def _text(value: object, where: str, folder: Path) -> str:
-    return _typed(value, str, "a text", where)
-
-
 def _path(value: object, where: str, folder: Path) -> Path:
     return folder / Path(_typed(value, str, "a path", where)).expanduser()
 
 
-def _paths(value: object, where: str, folder: Path) -> list[Path]:
-    items = cast("list[object]", _typed(value, list, "a list of paths", where))
-    return [_path(item, where, folder) for item in items]
+def _each(reader: Reader[T], what: str) -> Reader[tuple[T, ...]]:
+    def read(value: object, where: str, folder: Path) -> tuple[T, ...]:
+        items = cast("list[object]", _typed(value, list, what, where))
+        return tuple(reader(item, where, folder) for item in items)
+
+    return read
 
 
-def _budget(value: object, where: str, folder: Path) -> Budget:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    return parse_budget(_typed(value, str, "an amount such as '2GB' or '60%'", where))
+def _amount(setting: Setting, parse: Callable[[Any], object]) -> Reader[object]:
+    # A bare number is bytes or a count; of a time it would be anybody's guess.
+    bare = setting.kind is not float
 
+    def read(value: object, where: str, folder: Path) -> object:
+        if bare and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        return parse(_typed(value, str, setting.option.such_as, where))
 
-def _macs(value: object, where: str, folder: Path) -> MacsLimit:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    return parse_macs(_typed(value, str, "an amount such as '120M' or '60%'", where))
-
-
-def _seconds(value: object, where: str, folder: Path) -> float:
-    return parse_seconds(_typed(value, str, "a time such as '8ms'", where))
+    return read
 
 
 def _calib(value: object, where: str, folder: Path) -> Path | dict[str, Path]:
@@ -204,7 +202,7 @@ def _format(value: object, where: str, folder: Path) -> Format:
     return Format(value)
 
 
-def _table(reader: Callable[[object, str, Path], T]) -> Callable[[object, str, Path], dict[str, T]]:
+def _table(reader: Reader[T]) -> Reader[dict[str, T]]:
     def read(value: object, where: str, folder: Path) -> dict[str, T]:
         table = cast("dict[str, object]", _typed(value, dict, "a table", where))
         return {key: reader(item, f"{where}, entry '{key}'", folder) for key, item in table.items()}
@@ -228,47 +226,41 @@ def _frozen(value: object) -> object:
     return tuple(cast("list[object]", value)) if isinstance(value, list) else value
 
 
-def _refused_script(value: object, where: str, folder: Path) -> bool:
-    # A configuration that comes along with someone's models must not be able to run code.
-    raise UsageError(
-        f"{where} can't be set in a file: a script runs code on your machine",
-        "if you trust the script, say --allow-script on the command line",
-    )
+def _refused(setting: Setting) -> Reader[object]:
+    def read(value: object, where: str, folder: Path) -> object:
+        raise UsageError(
+            f"{where} can't be set in a file: {setting.option.not_in_file}",
+            f"if you trust the script, say --{setting.key} on the command line",
+        )
+
+    return read
 
 
-_READERS: dict[str, Callable[[object, str, Path], Any]] = {
-    "models": _paths,
-    "name": _table(_path),
-    "budget": _budget,
-    "calib": _calib,
-    "output": _path,
-    "min-fidelity": _number,
-    "exact-only": _flag,
-    "plan": _path,
-    "only": _text,
-    "max-macs": _macs,
-    "max-latency": _seconds,
-    "dry-run": _flag,
-    "seed": _count,
-    "format": _format,
-    "same-frames": _flag,
-    "tie-inputs": _flag,
-    "allow-script": _refused_script,
-    "overwrite": _flag,
-    "frames": _count,
-    "held-out": _number,
-    "layout": _text,
-    "precision": _text,
-    "preprocess": _preprocess,
-    "fidelity": _table(_number),
-    "metrics": _table(_text),
+_text = _plain(str, "a text")
+_READERS_OF_KINDS: dict[Any, Reader[object]] = {
+    bool: _plain(bool, "true or false"),
+    int: _plain(int, "a whole number"),
+    float: _number,
+    str: _text,
+    Path: _path,
+    Format: _format,
+    FramePaths: _calib,
+    PreprocessTables: _preprocess,
+    tuple[str, ...]: _each(_text, "a list of names"),
+    tuple[Path, ...]: _each(_path, "a list of paths"),
+    Mapping[str, float]: _table(_number),
+    Mapping[str, str]: _table(_text),
+    Mapping[str, Path]: _table(_path),
 }
 
-# The settings that are fields of CompileOptions as they stand.
-_SAME_NAME = frozenset(
-    {
-        *("budget", "min_fidelity", "metrics", "exact_only", "plan", "dry_run", "seed"),
-        *("overwrite", "same_frames", "tie_inputs", "frames", "held_out"),
-        *("layout", "precision", "only", "max_macs", "max_latency"),
-    }
-)
+
+def _reader(setting: Setting) -> Reader[object]:
+    if setting.option.not_in_file:
+        return _refused(setting)
+    if setting.option.such_as and setting.option.parse is not None:
+        return _amount(setting, setting.option.parse)
+    return _READERS_OF_KINDS[setting.kind]
+
+
+# key -> (field, reader)
+_READERS = {each.key: (each.field, _reader(each)) for each in SETTINGS.values()}

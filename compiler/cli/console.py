@@ -10,13 +10,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import BackendError, RepsimcError, UsageError
-from ..options import Format
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 ERROR_SCHEMA = "repsimc.error/1"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class Format(str, Enum):  # noqa: UP042 (StrEnum is of Python 3.11; JetPack 6 has 3.10)
+    """How results are printed."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import UsageError
-from .config import compile_options, load_config
-from .console import call_of
-from .options import (
-    AllowScript,
-    ConfigOption,
-    FormatOption,
-    Frames,
-    Names,
-    Quiet,
-    Seed,
-    Verbose,
-    examples,
-    names_of,
-)
+from .command import with_settings
+from .config import compile_options
+from .console import Call
+from .options import CommandSettings, examples
 
 DEPTH_EXAMPLES = examples(
     "repsimc depth model.onnx --calib frames/",
@@ -31,8 +22,10 @@ DEPTH_EXAMPLES = examples(
 )
 
 
+@with_settings("seed", "name", "frames", "allow_script")
 def depth(
-    ctx: typer.Context,
+    call: Call,
+    settings: CommandSettings,
     model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="An ONNX file.")] = None,
     calib: Annotated[
         list[str] | None,
@@ -65,31 +58,8 @@ def depth(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a curve that is there.")
     ] = False,
-    seed: Seed = None,
-    name: Names = None,
-    frames: Frames = None,
-    allow_script: AllowScript = False,
-    config: ConfigOption = None,
-    format: FormatOption = None,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
 ) -> None:
     """Measure how a model's depth trades against its fidelity, and compile a point of the curve."""
-    call = call_of(ctx).take(format, verbose, quiet)
-    settings = load_config(config, Path.cwd())
-    call.take(format or settings.get("format"))
-    settings = {
-        key: value
-        for key, value in settings.items()
-        if key in ("models", "name", "calib", "seed", "frames", "held-out", "preprocess", "metrics")
-    }
-    given = {
-        "models": [model] if model is not None else None,
-        "seed": seed,
-        "frames": frames,
-        "name": names_of(name) if name else None,
-    }
-    settings |= {key: value for key, value in given.items() if value is not None}
     if (data is None) != (labels is None):
         raise UsageError(
             "--data and --labels go together", "give the labelled frames and the array's name"
@@ -98,9 +68,19 @@ def depth(
         raise UsageError("--pick and --min-fidelity are two ways to choose", "give one of them")
     if output is None and (pick is not None or min_fidelity is not None):
         output = Path("depth")
-    from dataclasses import replace
-
-    options = replace(compile_options(settings, calib or (), allow_script), output=output)
+    # What else a file sets is of whole compilations.
+    told = CommandSettings(
+        models=settings.models if model is None else (model,),
+        name=settings.name,
+        calib=tuple(calib) if calib else settings.calib,
+        preprocess=settings.preprocess,
+        metrics=settings.metrics,
+        seed=settings.seed,
+        frames=settings.frames,
+        held_out=settings.held_out,
+        allow_script=settings.allow_script,
+    )
+    options = replace(compile_options(told), output=output)
     from ..depth.accuracy import Labelled
     from ..depth.curve import BUNDLE
     from ..depth.curve import depth as measure

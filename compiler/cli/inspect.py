@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import model_names
+from ..naming import model_names
 from .console import call_of
 from .options import FormatOption, Verbose, examples
 

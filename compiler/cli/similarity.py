@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..options import model_names, paths_per_model
-from .config import load_config, preprocessings
-from .console import call_of
-from .options import (
-    AllowScript,
-    ConfigOption,
-    FormatOption,
-    Frames,
-    Models,
-    Names,
-    Quiet,
-    SameFrames,
-    Seed,
-    Verbose,
-    examples,
-    names_of,
-)
+from ..naming import model_names
+from .command import with_settings
+from .config import calibration, preprocessings
+from .console import Call
+from .options import CommandSettings, examples
 
 SIMILARITY_EXAMPLES = examples(
     "repsimc similarity a.onnx b.onnx --calib frames.npz",
@@ -33,9 +22,10 @@ SIMILARITY_EXAMPLES = examples(
 )
 
 
+@with_settings("models", "seed", "name", "same_frames", "frames", "allow_script")
 def similarity(
-    ctx: typer.Context,
-    models: Models = None,
+    call: Call,
+    settings: CommandSettings,
     calib: Annotated[
         list[str] | None,
         typer.Option("--calib", metavar="[MODEL=]PATH", help="Frames, as for compile --calib."),
@@ -70,30 +60,16 @@ def similarity(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an analysis that is there.")
     ] = False,
-    seed: Seed = None,
-    name: Names = None,
-    same_frames: SameFrames = None,
-    frames: Frames = None,
-    allow_script: AllowScript = False,
-    config: ConfigOption = None,
-    format: FormatOption = None,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
 ) -> None:
     """Measure which layers of which models compute the same thing, on frames without labels."""
-    call = call_of(ctx).take(format, verbose, quiet)
-    settings = load_config(config, Path.cwd())
-    call.take(format or settings.get("format"))
     from ..similarity.compare import DEFAULT_MEASURES
     from ..similarity.compare import similarity as analyse
     from ..similarity.files import check_folder, write_similarity
     from ..similarity.report import similarity_grid
 
-    paths = models or settings.get("models", [])
-    names = settings.get("name", {})
-    if name:
-        names = names_of(name)
-    called = model_names(paths, names)
+    if calib:
+        settings = replace(settings, calib=tuple(calib))
+    called = model_names(settings.models, settings.name)
     if output is not None:
         # Told now, not after minutes of work.
         check_folder(output, overwrite)
@@ -101,19 +77,19 @@ def similarity(
     progress = call.progress()
     own = [each for each, _ in called]
     result = analyse(
-        paths,
-        paths_per_model(calib, "--calib", own) if calib else settings.get("calib"),
+        settings.models,
+        calibration(settings, own),
         measures=measures or DEFAULT_MEASURES,
         within=within or (),
-        names=names,
-        frames=settings.get("frames") if frames is None else frames,
-        seed=settings.get("seed", 0) if seed is None else seed,
+        names=settings.name,
+        frames=settings.frames,
+        seed=settings.seed,
         sketch=sketch,
         sites=output is not None and len(called) > 1,
         cache=cache,
         preprocessing=preprocessings(settings, own),
-        same_frames=same_frames or settings.get("same-frames", False),
-        allow_script=allow_script,
+        same_frames=settings.same_frames,
+        allow_script=settings.allow_script,
         progress=progress,
     )
     for warning in result.warnings:

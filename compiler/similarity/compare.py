@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
 from ..frames.calibration import FrameOptions
-from ..options import model_names
+from ..naming import model_names
 from ..progress import NoProgress, Progress
 from .extraction import features_of_arrays
 from .features import LayerFeatures, ModelFeatures, Recipe

@@ -14,7 +14,7 @@ from onnx.external_data_helper import uses_external_data
 
 from ...runtime.json_reader import Reader, read_json
 from ..errors import ModelError
-from ..options import sanitised
+from ..naming import sanitised
 from ..output_folders import check_output_folder
 from .heatmap import heatmap_page, heatmap_png
 from .measures import CATALOG

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +15,9 @@ from repsimc.compiler.bundle.writing import BundleContents, write_bundle
 from repsimc.compiler.cli import main as cli
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.read import read_model
+from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.plan import Plan
+from repsimc.compiler.reports.report import Report
 from tests.programs import model_of_text
 
 # Class scores [N, 3]: the largest is that of the largest input times its weight.
@@ -101,3 +107,38 @@ def bundle_of(folder: Path, tied: bool = True, **models: str) -> Path:
             },
         ),
     )
+
+
+@dataclass
+class Compiled:
+    """What a compilation makes, as far as the command shows it."""
+
+    report: Report
+    bundle: Path | None
+    plan: Plan = field(default_factory=lambda: Plan({}))
+
+
+class Driver:
+    """Stands in for the compiler: keeps the options it is called with."""
+
+    def __init__(self) -> None:
+        self.options: CompileOptions | None = None
+        self.fails: BaseException | None = None
+
+    def __call__(self, options: CompileOptions, progress: Any = None) -> Compiled:
+        from tests.reports.test_table import REPORT
+
+        self.options = options
+        progress.stage("working", None)
+        if self.fails is not None:
+            raise self.fails
+        return Compiled(REPORT, None if options.dry_run else options.output)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    fake = Driver()
+    module = types.ModuleType("repsimc.compiler.driver")
+    module.compile_models = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "repsimc.compiler.driver", module)
+    return fake

@@ -145,3 +145,93 @@ def test_the_metric_can_be_chosen_in_the_config(
 def test_no_bundle(repsimc: Call, tmp_path: Path, frames: Path) -> None:
     ran = repsimc("verify", tmp_path, "--data", frames)
     assert ran.code == 3 and "is not a bundle" in ran.err
+
+
+# -- run ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> Path:
+    path = tmp_path / "frame.npy"
+    np.save(path, np.array([[0.5, -1.0, 2.0]], np.float32))
+    return path
+
+
+def test_run_prints_shapes_and_top_values(repsimc: Call, bundle: Path, frame: Path) -> None:
+    ran = repsimc("run", bundle, "--model", "a", "--input", frame)
+    assert ran.code == 0, ran.err
+    assert "float32 [1, 3]" in ran.out and "2: 2, 0: 0.5, 1: -1" in ran.out
+
+
+def test_run_as_json(repsimc: Call, bundle: Path, frame: Path) -> None:
+    data = json.loads(repsimc("run", bundle, "--input", frame, "--format", "json").out)
+    a, b = data["outputs"]
+    assert a["values"] == [[0.5, -1.0, 2.0]]
+    assert a["top"][0] == {"index": 2, "value": 2.0}
+    assert (b["model"], b["shape"], b["top"]) == ("b", [1, 3, 1], [])
+    assert b["values"][0][0] == [pytest.approx(np.tanh(0.5))]
+
+
+def test_a_frame_without_the_batch_axis(repsimc: Call, bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "bare.npy", np.array([0.5, -1.0, 2.0], np.float32))
+    ran = repsimc("run", bundle, "--input", "x=bare.npy", "--format", "json")
+    assert json.loads(ran.out)["outputs"][0]["values"] == [[0.5, -1.0, 2.0]]
+
+
+def test_run_writes_the_same_bytes_each_time(
+    repsimc: Call, bundle: Path, frame: Path, tmp_path: Path
+) -> None:
+    assert repsimc("run", bundle, "--input", frame, "-o", "out.npz").code == 0
+    first = (tmp_path / "out.npz").read_bytes()
+    ran = repsimc("run", bundle, "--input", frame, "-o", "out.npz")
+    assert "outputs written to out.npz" in ran.out
+    assert (tmp_path / "out.npz").read_bytes() == first
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert sorted(arrays) == ["a/y", "b/y"]
+        assert arrays["a/y"].tolist() == [[0.5, -1.0, 2.0]]
+
+
+def test_run_takes_an_npz_keyed_by_input(repsimc: Call, bundle: Path, frames: Path) -> None:
+    with np.load(frames) as arrays:
+        np.savez(frames.with_name("one.npz"), x=arrays["x"][:1])
+    assert repsimc("run", bundle, "--input", "one.npz").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--input", "none.npy"], 3, "none.npy"),
+        (["--input", "frame.npy", "--model", "c"], 2, "no model 'c'"),
+        (["--input", "z=frame.npy"], 3, "'z' is neither a model nor an input"),
+        (["--input", "x=frame.npy", "--input", "x=frame.npy"], 2, "given twice"),
+        (["--input", "frame.npy", "--input", "frame.npy"], 2, "does not say which input"),
+        (["--input", "wide.npy"], 3, "needs float32"),
+        (["--input", "pickled.npy"], 3, "unpickling runs code"),
+        (["--input", "frame.txt"], 3, "frame.txt is no frame"),
+        ([], 2, "--input"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_run_refuses(
+    repsimc: Call,
+    bundle: Path,
+    frame: Path,
+    tmp_path: Path,
+    words: list[str],
+    code: int,
+    said: str,
+) -> None:
+    np.save(tmp_path / "wide.npy", np.zeros((1, 3)))
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    ran = repsimc("run", bundle, *words)
+    assert ran.code == code
+    assert said in ran.err and "Traceback" not in ran.err
+
+
+# -- bench -------------------------------------------------------------------------------
+
+
+def test_bench_sets_merged_beside_apart(repsimc: Call, bundle: Path) -> None:
+    ran = repsimc("bench", bundle, "--runs", 2, "--warmup", 0, "--threads", 1)
+    assert ran.code == 0, ran.err
+    assert "merged / apart" in ran.out and "p99" in ran.out

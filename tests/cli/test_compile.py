@@ -1,65 +1,16 @@
 from __future__ import annotations
 
-import errno
 import json
-import sys
-import types
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from repsimc.compiler.errors import (
-    BackendError,
-    BudgetError,
-    DataError,
-    FidelityError,
-    ModelError,
-    RepsimcError,
-    UsageError,
-)
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.plan import Plan
-from repsimc.compiler.reports.report import Report
-from repsimc.compiler.units import Budget
-from tests.cli.conftest import MAP, Ran, bundle_of
-from tests.reports.test_table import REPORT
+from repsimc.compiler.units import Budget, MacsLimit
+from tests.cli.conftest import MAP, Driver, Ran, bundle_of
 
 Call = Callable[..., Ran]
-
-
-@dataclass
-class Result:
-    report: Report
-    bundle: Path | None
-    plan: Plan = field(default_factory=lambda: Plan({}))
-
-
-class Driver:
-    """Stands in for the compiler: keeps the options it is called with."""
-
-    def __init__(self) -> None:
-        self.options: CompileOptions | None = None
-        self.fails: BaseException | None = None
-
-    def __call__(self, options: CompileOptions, progress: Any = None) -> Result:
-        self.options = options
-        progress.stage("working", None)
-        if self.fails is not None:
-            raise self.fails
-        return Result(REPORT, None if options.dry_run else options.output)
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    fake = Driver()
-    module = types.ModuleType("repsimc.compiler.driver")
-    module.compile_models = fake  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "repsimc.compiler.driver", module)
-    return fake
 
 
 def test_the_first_call_of_a_newcomer(repsimc: Call, driver: Driver) -> None:
@@ -81,7 +32,7 @@ def test_every_option_reaches_the_compiler(repsimc: Call, driver: Driver) -> Non
         *("--calib", "a=a.npz", "--calib", "eye=images", "--name", "eye=nets/a.onnx"),
         *("--min-fidelity", "0.95", "--exact-only", "--plan", "p.json", "--seed", "3"),
         *("--same-frames", "--separate-inputs", "--allow-script", "--overwrite"),
-        *("--frames", "64", "-v"),
+        *("--frames", "64", "--without", "fold", "--without", "tie", "-v"),
     )
     assert ran.code == 0, ran.err
     assert driver.options == CompileOptions(
@@ -98,8 +49,26 @@ def test_every_option_reaches_the_compiler(repsimc: Call, driver: Driver) -> Non
         tie_inputs=False,
         allow_script=True,
         frames=64,
+        without=("fold", "tie"),
     )
     assert ran.err.endswith(" s  working\n")
+
+
+def test_the_budgets_and_means_reach_the_compiler(repsimc: Call, driver: Driver) -> None:
+    ran = repsimc(
+        *("compile", "a.onnx", "--only", "depth", "--max-macs", "60%", "--max-latency", "8ms"),
+        *("--layout", "trunk-heads", "--precision", "fp16"),
+    )
+    assert ran.code == 0, ran.err
+    assert driver.options == CompileOptions(
+        models=(("a", Path("a.onnx")),),
+        output=Path("bundle"),
+        only="depth",
+        max_macs=MacsLimit(share=0.6),
+        max_latency=0.008,
+        layout="trunk-heads",
+        precision="fp16",
+    )
 
 
 def test_a_dry_run_says_that_nothing_was_written(repsimc: Call, driver: Driver) -> None:
@@ -139,107 +108,6 @@ def test_a_config_elsewhere(repsimc: Call, driver: Driver, tmp_path: Path) -> No
     assert driver.options.output == Path("there/out")
 
 
-def test_json_is_one_document_that_reads_back(repsimc: Call, driver: Driver) -> None:
-    ran = repsimc("compile", "a.onnx", "--format", "json")
-    data = json.loads(ran.out)
-    assert Report.from_json(data) == REPORT
-    assert data["bundle"] == "bundle"
-    assert data["plan"] == Plan({}).to_json()
-    assert ran.err == ""
-
-
-def test_markdown(repsimc: Call, driver: Driver) -> None:
-    ran = repsimc("compile", "a.onnx", "--format", "markdown")
-    assert "| model | weights |" in ran.out
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (UsageError("that makes no sense", "do this"), 2),
-        (ModelError("model 'a' is broken", "do this"), 3),
-        (DataError("frame 3 holds NaN", "do this"), 3),
-        (FidelityError("too far off", "do this"), 4),
-        (BudgetError("2 GB can't be met", "do this"), 5),
-        (BackendError("no backend", "do this"), 6),
-        (RepsimcError("something else", "do this"), 1),
-    ],
-)
-def test_each_error_has_its_exit_code(
-    repsimc: Call, driver: Driver, error: RepsimcError, code: int
-) -> None:
-    driver.fails = error
-    ran = repsimc("compile", "a.onnx")
-    assert (ran.code, ran.out) == (code, "")
-    assert ran.err == f"error: {error.message}\n  hint: do this\n"
-
-    ran = repsimc("compile", "a.onnx", "--format", "json")
-    assert ran.code == code
-    assert json.loads(ran.out) == {
-        "schema": "repsimc.error/1",
-        "error": {
-            "kind": type(error).__name__,
-            "message": error.message,
-            "hint": "do this",
-            "exit_code": code,
-        },
-    }
-
-
-def test_an_unexpected_exception_is_one_line_and_says_where_to_report(
-    repsimc: Call, driver: Driver
-) -> None:
-    driver.fails = KeyError("conv_3")
-    ran = repsimc("compile", "a.onnx")
-    assert ran.code == 1
-    assert "Traceback" not in ran.err
-    assert ran.err.startswith("error: internal error: KeyError: 'conv_3'\n")
-    assert "please report it" in ran.err
-    assert "Traceback" in repsimc("compile", "a.onnx", "-v").err
-
-
-def test_a_traceback_for_a_mistake_is_never_shown(repsimc: Call, driver: Driver) -> None:
-    driver.fails = ModelError("broken")
-    assert "Traceback" not in repsimc("compile", "a.onnx", "-v").err
-
-
-def test_a_full_disk_is_no_fault_of_repsimc(repsimc: Call, driver: Driver) -> None:
-    driver.fails = OSError(errno.ENOSPC, "No space left on device", "bundle/merged.onnx")
-    ran = repsimc("compile", "a.onnx")
-    assert ran.code == 1
-    assert ran.err.startswith("error: bundle/merged.onnx: No space left on device\n")
-    assert "report" not in ran.err
-
-
-def test_memory_that_ran_out(repsimc: Call, driver: Driver) -> None:
-    driver.fails = MemoryError()
-    assert repsimc("compile", "a.onnx").err.startswith("error: memory ran out\n")
-
-
-def test_interrupted(repsimc: Call, driver: Driver) -> None:
-    driver.fails = KeyboardInterrupt()
-    ran = repsimc("compile", "a.onnx")
-    assert (ran.code, ran.out) == (130, "")
-    assert "Traceback" not in ran.err
-
-
-def test_names_in_errors_do_not_steer_the_terminal(repsimc: Call, driver: Driver) -> None:
-    driver.fails = ModelError("node '\x1b[2Jx' is broken")
-    assert repsimc("compile", "a.onnx").err == "error: node '?[2Jx' is broken\n"
-
-
-def test_warnings_are_told_on_stderr_and_not_with_q(
-    repsimc: Call, driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def warned(options: CompileOptions, progress: Any = None) -> Result:
-        warnings.warn("few frames", stacklevel=1)
-        return Result(REPORT, None)
-
-    monkeypatch.setattr(sys.modules["repsimc.compiler.driver"], "compile_models", warned)
-    assert repsimc("compile", "a.onnx").err == "warning: few frames\n"
-    assert repsimc("compile", "a.onnx", "-q").err == ""
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -250,6 +118,8 @@ def test_warnings_are_told_on_stderr_and_not_with_q(
         (["compile", "a.onnx", "--calib", "c=f.npz"], "--calib c=f.npz is for no model"),
         (["compile", "a.onnx", "--name", "x"], "--name x is not NAME=VALUE"),
         (["compile", "a.onnx", "--min-fidelity", "99"], "99.0 is not a share"),
+        (["compile", "a.onnx", "--only", "x"], "--only x is no means"),
+        (["compile", "a.onnx", "--exact-only", "--only", "share"], "leaves nothing for --only"),
         (["compile", "a.onnx", "--config", "none.toml"], "none.toml can't be read"),
         (["compile", "a.onnx", "--frobnicate"], "--frobnicate"),
         (["compile", "a.onnx", "--seed", "x"], "--seed"),
@@ -267,11 +137,6 @@ def test_what_makes_no_sense_exits_2(
     assert ran.out == ""
     assert ran.err.startswith("error: ") and said in ran.err
     assert "Traceback" not in ran.err
-
-
-def test_a_command_line_that_can_not_be_parsed_is_json_too(repsimc: Call, driver: Driver) -> None:
-    ran = repsimc("compile", "a.onnx", "--frobnicate", "--format=json")
-    assert json.loads(ran.out)["error"]["exit_code"] == 2
 
 
 def test_a_bundle_that_is_there_is_refused_before_the_work(

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from repsimc.compiler.cli.config import compile_options, load_config, preprocessings
+from repsimc.compiler.cli.console import Format
+from repsimc.compiler.cli.options import SETTINGS, CommandSettings
 from repsimc.compiler.errors import UsageError
-from repsimc.compiler.options import Format
-from repsimc.compiler.units import Budget
+from repsimc.compiler.units import Budget, MacsLimit
 
 FULL = """
 models = ["a.onnx", "nets/b.onnx"]
@@ -17,6 +20,12 @@ output = "out"
 min-fidelity = 0.95
 exact-only = false
 plan = "plan.json"
+only = "share"
+without = ["fold", "tie"]
+max-macs = "120M"
+max-latency = "8ms"
+layout = "trunk-heads"
+precision = "fp16"
 dry-run = true
 seed = 3
 format = "json"
@@ -48,36 +57,56 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_without_a_file_there_are_no_settings(tmp_path: Path) -> None:
-    assert load_config(None, tmp_path) == {}
+    assert load_config(None, tmp_path) == CommandSettings()
 
 
 def test_every_key_is_read_and_typed(tmp_path: Path) -> None:
     write(tmp_path, FULL)
-    assert load_config(None, tmp_path) == {
-        "models": [tmp_path / "a.onnx", tmp_path / "nets/b.onnx"],
-        "budget": Budget(share=0.6),
-        "calib": {"a": tmp_path / "a.npz", "b": tmp_path / "images"},
-        "output": tmp_path / "out",
-        "min-fidelity": 0.95,
-        "exact-only": False,
-        "plan": tmp_path / "plan.json",
-        "dry-run": True,
-        "seed": 3,
-        "format": Format.json,
-        "same-frames": True,
-        "tie-inputs": False,
-        "overwrite": True,
-        "frames": 256,
-        "held-out": 0.5,
-        "name": {"eye": tmp_path / "nets/b.onnx"},
-        "preprocess": {
+    assert {*tomllib.loads(FULL), "allow-script"} == {each.key for each in SETTINGS.values()}
+    assert load_config(None, tmp_path) == CommandSettings(
+        models=(tmp_path / "a.onnx", tmp_path / "nets/b.onnx"),
+        budget=Budget(share=0.6),
+        calib={"a": tmp_path / "a.npz", "b": tmp_path / "images"},
+        output=tmp_path / "out",
+        min_fidelity=0.95,
+        exact_only=False,
+        plan=tmp_path / "plan.json",
+        only="share",
+        without=("fold", "tie"),
+        max_macs=MacsLimit(count=120_000_000),
+        max_latency=0.008,
+        layout="trunk-heads",
+        precision="fp16",
+        dry_run=True,
+        seed=3,
+        format=Format.json,
+        same_frames=True,
+        tie_inputs=False,
+        overwrite=True,
+        frames=256,
+        held_out=0.5,
+        name={"eye": tmp_path / "nets/b.onnx"},
+        preprocess={
             "": {"size": (32, 48), "scale": 0.00392156862745098},
             "a": {"mean": (0.5, 0.5, 0.5), "scale": 1.0},
             "a/x": {"resize": "crop"},
         },
-        "fidelity": {"a/y": 0.9},
-        "metrics": {"a": "top1"},
-    }
+        output_fidelity={"a/y": 0.9},
+        metrics={"a": "top1"},
+    )
+
+
+def test_what_the_command_line_says_wins(tmp_path: Path) -> None:
+    write(tmp_path, FULL)
+    said = {"seed": 0, "tie_inputs": True, "budget": "1GB", "models": [Path("c.onnx")]}
+    unsaid = {"frames": None, "without": [], "name": None}
+    assert load_config(None, tmp_path, said | unsaid) == replace(
+        load_config(None, tmp_path),
+        seed=0,
+        tie_inputs=True,
+        budget=Budget(10**9),
+        models=(Path("c.onnx"),),
+    )
 
 
 def test_settings_become_options(tmp_path: Path) -> None:
@@ -92,7 +121,11 @@ def test_settings_become_options(tmp_path: Path) -> None:
     assert options.output_fidelity == {"a/y": 0.9}
     assert options.metrics == {"a": "top1"}
     assert options.calibration == {"a": tmp_path / "a.npz", "b": tmp_path / "images"}
-    assert compile_options(settings, ["f.npz"]).calibration == Path("f.npz")
+    assert (options.only, options.without) == ("share", ("fold", "tie"))
+    assert (options.max_macs, options.max_latency) == (MacsLimit(count=120_000_000), 0.008)
+    assert (options.layout, options.precision) == ("trunk-heads", "fp16")
+    told = replace(settings, calib=("f.npz",))
+    assert compile_options(told).calibration == Path("f.npz")
 
 
 def test_a_table_for_one_model_goes_on_top_of_the_one_for_all(tmp_path: Path) -> None:
@@ -114,6 +147,10 @@ def test_a_table_for_one_model_goes_on_top_of_the_one_for_all(tmp_path: Path) ->
         ('min-fidelity = "high"', "not a number", ""),
         ('exact-only = "no"', "not true or false", ""),
         ('models = "a.onnx"', "not a list of paths", ""),
+        ('without = "fold"', "not a list of names", ""),
+        ("without = [1]", "'without' is 1, not a text", ""),
+        ("max-macs = 1.5", "not an amount such as '120M' or '60%'", ""),
+        ("max-latency = 8", "'max-latency' is 8, not a time such as '8ms'", ""),
         ("models = [1]", "'models' is 1, not a path", ""),
         ("calib = { a = 1 }", "entry 'a' is 1, not a path", ""),
         ('budget = "lots"', "'lots' is not an amount of memory", "write it as"),
@@ -133,7 +170,7 @@ def test_what_a_file_may_not_say(tmp_path: Path, text: str, said: str, hint: str
 
 
 def test_a_budget_may_be_a_number_of_bytes(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "budget = 1000"), tmp_path)["budget"] == Budget(1000)
+    assert load_config(write(tmp_path, "budget = 1000"), tmp_path).budget == Budget(1000)
 
 
 def test_a_file_that_is_asked_for_has_to_be_there(tmp_path: Path) -> None:

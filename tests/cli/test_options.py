@@ -1,137 +1,101 @@
+"""An option is spelt once: what a field of Settings declares is all that a command is made of."""
+
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import typer.main
 
-from repsimc.compiler.errors import UsageError
-from repsimc.compiler.options import (
-    CompileOptions,
-    model_names,
-    named,
-    paths_per_model,
-    per_model,
-    sanitised,
-)
+from repsimc.compiler.cli import options
+from repsimc.compiler.cli.main import app
+from repsimc.compiler.cli.options import SETTINGS, CommandSettings
+from repsimc.compiler.options import CompileOptions, Settings
+from repsimc.compiler.units import Budget
 
-A, B = Path("models/a.onnx"), Path("models/b.onnx")
-
-
-def test_a_model_is_called_by_its_stem_in_order() -> None:
-    assert model_names([B, A]) == (("b", B), ("a", A))
+COMPILE: dict[str, Any] = {
+    each.name: each
+    for each in typer.main.get_command(app).commands["compile"].params  # type: ignore[attr-defined]
+}
+# What models' names decide, as a command is told it before they have them.
+TOLD = {"models": "models", "calibration": "calib", "preprocessing": "preprocess"}
 
 
-def test_a_given_name_wins_over_the_stem() -> None:
-    assert model_names([A, B], {"eye": Path("models/../models/a.onnx")}) == (("eye", A), ("b", B))
+def undeclared(kind: type) -> set[str]:
+    """The fields of a dataclass that no flag, key and help are declared for."""
+    return {each.name for each in fields(kind) if TOLD.get(each.name, each.name) not in SETTINGS}
 
 
-@pytest.mark.parametrize(
-    ("stem", "name"),
-    [
-        ("resnet-50_v1.5", "resnet-50_v1.5"),
-        ("my net (1)", "my_net_1"),
-        ("münchen", "m_nchen"),
-        ("..", "model"),
-        ("日本", "model"),
-        (".hidden", "hidden"),
-        ("-v", "v"),
-        ("a/b", "a_b"),
-    ],
-)
-def test_stems_become_plain_names(stem: str, name: str) -> None:
-    assert sanitised(stem) == name
+def test_users_can_set_every_field_of_the_options() -> None:
+    assert undeclared(CompileOptions) == undeclared(CommandSettings) == set()
 
 
-def test_a_clash_says_which_name_to_give() -> None:
-    with pytest.raises(UsageError) as error:
-        model_names([A, Path("other/a.onnx")])
-    assert "models/a.onnx and other/a.onnx" in error.value.message
-    assert error.value.hint.endswith("--name a_2=other/a.onnx")
+def test_a_field_without_a_declaration_is_found() -> None:
+    @dataclass(frozen=True)
+    class More(CompileOptions):
+        brightness: int = 0
+
+    assert undeclared(More) == {"brightness"}
 
 
-def test_the_suggested_name_is_free() -> None:
-    with pytest.raises(UsageError, match="would be called 'a'") as error:
-        model_names([A, Path("a_2.onnx"), Path("other/a.onnx")])
-    assert "--name a_3=" in error.value.hint
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_command_is_what_the_declaration_says(name: str) -> None:
+    setting = SETTINGS[name]
+    declared = get_args(get_type_hints(CommandSettings, include_extras=True)[name])[1]
+    assert setting.option == declared
+    if setting.option.help is None:
+        assert name not in COMPILE, "set in a file only"
+        return
+    param = COMPILE[name]
+    flags = {*param.opts, *param.secondary_opts}
+    assert param.help == setting.option.help
+    assert param.metavar == setting.option.metavar
+    assert flags == {
+        flag for each in setting.option.flags or (f"--{setting.key}",) for flag in each.split("/")
+    } or (setting.option.positional and flags == {name})
+    # Keys are flags: what a file may say under its key, the command line says with its flag.
+    assert setting.option.positional or f"--{setting.key}" in flags
 
 
-def test_one_file_twice_takes_two_names() -> None:
-    assert model_names([A, A], {"left": A, "right": A}) == (("left", A), ("right", A))
+def test_keys_are_names_of_fields_but_for_one() -> None:
+    other = {
+        name: each.key for name, each in SETTINGS.items() if each.key != name.replace("_", "-")
+    }
+    assert other == {"output_fidelity": "fidelity"}
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a b", "-a", ".a", "..", "a\x1b", "ä"])
-def test_what_is_no_name(name: str) -> None:
-    with pytest.raises(UsageError, match="can't be a model's name"):
-        model_names([A], {name: A})
+def test_compile_takes_nothing_that_is_declared_elsewhere() -> None:
+    assert set(COMPILE) - set(SETTINGS) == {"config", "verbose", "quiet"}
 
 
-def test_a_name_for_no_model() -> None:
-    with pytest.raises(UsageError, match=r"--name c=c\.onnx names no model"):
-        model_names([A], {"c": Path("c.onnx")})
-
-
-def test_per_model_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert per_model(["frames.npz"], "--calib", ["a", "b"]) == "frames.npz"
-    assert per_model(["a=x", "b=y=z"], "--calib", ["a", "b"]) == {"a": "x", "b": "y=z"}
-    assert paths_per_model(["a=x"], "--calib", ["a"]) == {"a": Path("x")}
-    (tmp_path / "a=x").touch()
-    assert per_model(["a=x"], "--calib", ["a"]) == "a=x"
+@pytest.mark.parametrize("name", ["format", "layout", "precision", "same_frames", "frames"])
+def test_options_of_other_commands_have_the_same_type(name: str) -> None:
+    aliases = {
+        get_args(each)[1].help: get_args(each)[0]
+        for each in vars(options).values()
+        if get_args(each) and hasattr(get_args(each)[-1], "help")
+    }
+    setting = SETTINGS[name]
+    assert aliases[setting.option.help] == get_args(setting.parameter.annotation)[0]
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("name", "words", "value"),
     [
-        (["x.npz", "y.npz"], "x.npz names no model"),
-        (["a=x.npz", "y.npz"], "y.npz names no model"),
-        (["a=x.npz", "a=y.npz"], "gives 'a' twice"),
-        (["c=x.npz"], "c=x.npz is for no model"),
+        ("budget", "60%", Budget(share=0.6)),
+        ("seed", 3, 3),
+        ("without", ["a", "b"], ("a", "b")),
+        ("calib", ["a=a.npz"], ("a=a.npz",)),
+        ("name", ["eye=nets/a.onnx"], {"eye": Path("nets/a.onnx")}),
+        ("tie_inputs", False, False),
     ],
 )
-def test_per_model_texts_that_make_no_sense(texts: list[str], said: str) -> None:
-    with pytest.raises(UsageError) as error:
-        per_model(texts, "--calib", ["a", "b"])
-    assert said in error.value.message
+def test_words_become_values(name: str, words: object, value: object) -> None:
+    assert SETTINGS[name].said(words) == value
 
 
-@pytest.mark.parametrize("text", ["a", "=x", "a="])
-def test_named_needs_both_sides(text: str) -> None:
-    with pytest.raises(UsageError, match="is not NAME=VALUE"):
-        named([text], "--name")
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"models": ()},
-        {"min_fidelity": 1.01},
-        {"min_fidelity": float("nan")},
-        {"output_fidelity": {"a": -0.1}},
-        {"output_fidelity": {"c/y": 0.5}},
-        {"metrics": {"c": "top1"}},
-        {"held_out": 0.0},
-        {"held_out": 1.0},
-        {"frames": 1},
-        {"seed": -1},
-    ],
-    ids=str,
-)
-def test_options_that_make_no_sense(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        CompileOptions(**({"models": (("a", A),)} | wrong))
-
-
-def test_floors_and_metrics_go_from_wide_to_narrow() -> None:
-    options = CompileOptions(
-        models=(("a", A), ("b", B)),
-        min_fidelity=0.9,
-        output_fidelity={"a": 0.8, "a/y": 0.7},
-        metrics={"a": "top1", "a/y": "variance"},
-    )
-    assert [options.floor(*at) for at in (("a", "y"), ("a", "z"), ("b", "y"))] == [0.7, 0.8, 0.9]
-    assert [options.metric(*at) for at in (("a", "y"), ("a", "z"), ("b", "y"))] == [
-        "variance",
-        "top1",
-        None,
-    ]
+def test_help_names_the_default() -> None:
+    for name, default in (("seed", 0), ("min_fidelity", Settings().min_fidelity)):
+        assert f"(default: {default})" in (SETTINGS[name].option.help or "")

@@ -16,6 +16,7 @@ import pytest
 
 import repsimc
 from repsimc.compiler.cli.config import load_config, preprocessings
+from repsimc.compiler.cli.options import SETTINGS, CommandSettings
 from repsimc.compiler.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +119,7 @@ def test_config_of_the_readme_is_read(tmp_path: Path) -> None:
     [text] = blocks(ROOT / "README.md", "toml")
     (tmp_path / "repsimc.toml").write_text(text)
     config = load_config(None, tmp_path)
-    assert [path.name for path in config["models"]] == ["detector.onnx", "classifier.onnx"]
+    assert [path.name for path in config.models] == ["detector.onnx", "classifier.onnx"]
     steps = preprocessings(config, ["detector", "classifier"])
     assert (steps["classifier"].size, len(steps["classifier"].mean)) == ((240, 320), 3)
     assert len(steps.get("detector", steps[""]).mean) == 1
@@ -126,8 +127,13 @@ def test_config_of_the_readme_is_read(tmp_path: Path) -> None:
 
 def test_config_of_the_example_is_read() -> None:
     config = load_config(DIGITS / "repsimc.toml", ROOT)
-    assert set(config) == set(tomllib.loads((DIGITS / "repsimc.toml").read_text()))
-    assert all(path.is_file() for path in [*config["models"], config["calib"]])
+    others = {
+        name for name, value in vars(CommandSettings()).items() if vars(config)[name] == value
+    }
+    keys = {each.key for name, each in SETTINGS.items() if name not in others}
+    assert keys == set(tomllib.loads((DIGITS / "repsimc.toml").read_text()))
+    assert isinstance(config.calib, Path)
+    assert all(path.is_file() for path in [*config.models, config.calib])
 
 
 def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""The command that merges models: compile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UsageError
+from .command import with_settings
+from .config import compile_options
+from .console import Call
+from .options import CommandSettings, examples
+
+COMPILE_EXAMPLES = examples(
+    "repsimc compile a.onnx b.onnx --budget 2GB",
+    "repsimc compile a.onnx b.onnx --budget 60% --calib frames.npz -o bundle/",
+    "repsimc compile a.onnx b.onnx --calib a=a.npz --calib b=images/ --same-frames",
+    "repsimc compile a.onnx b.onnx --plan plan.json --dry-run --format json",
+)
+
+
+@with_settings(
+    *("models", "budget", "calib", "output", "min_fidelity", "exact_only", "only", "without"),
+    *("max_macs", "max_latency", "plan", "dry_run", "seed", "name", "same_frames", "tie_inputs"),
+    *("layout", "precision", "frames", "allow_script", "overwrite"),
+)
+def compile(call: Call, settings: CommandSettings) -> None:
+    """Merge models into one bundle that needs less memory and less compute than they do apart."""
+    options = compile_options(settings)
+    if options.output is not None and not options.dry_run:
+        _refuse_present(options.output, options.overwrite)
+    from ..driver import compile_models
+    from ..reports.table import report_grid
+
+    progress = call.progress()
+    try:
+        result = compile_models(options, progress)
+    finally:
+        progress.done()
+    written = result.bundle
+    value = {"plan": result.plan.to_json(), "bundle": str(written) if written else None}
+    call.show(result.report.to_json() | value, report_grid(result.report))
+    where = f"{written}/".replace("//", "/")
+    call.say(f"bundle written to {where}" if written else "dry run: nothing was written")
+
+
+def _refuse_present(path: Path, overwrite: bool) -> None:
+    # Told now, not after minutes of work; writing the bundle checks again.
+    from ...runtime.manifest import MANIFEST
+    from ..bundle.writing import check_output
+
+    if not overwrite and (path / MANIFEST).is_file():
+        raise UsageError(f"{path} exists", "replace it with --overwrite, or name another with -o")
+    check_output(path.resolve(), overwrite)
