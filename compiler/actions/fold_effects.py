@@ -19,8 +19,9 @@ from ..graph.weights import nbytes_of
 from ..structure.activation_functions import Activation, activations_of, may_be_alike
 from ..structure.channel_groups import group_of
 from ..structure.cost import node_macs
-from ..structure.linear_maps import Linear, Window, fixed_values, linear_at, reader_of
+from ..structure.linear_maps import Linear, fixed_values, linear_at, reader_of
 from ..structure.merging import merged
+from ..structure.windows import Window
 from .fold_actions import (
     FoldAction,
     FoldActivationAction,

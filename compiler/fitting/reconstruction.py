@@ -134,7 +134,7 @@ def _solution(
         start=start,
         other=rows.other,
         rectified=rows.rectified,
-        fit_bias=operator.node.op != "MatMul" or operator.bias is not None,
+        fit_bias=operator.fits_bias,
         # A new adapter has no old weights to be held to.
         ridge=reference.size.ridge if bool(start.weight.any()) else RIDGE,
     )

@@ -34,6 +34,14 @@ def conv(net: Net, weight: tuple[int, ...], bias: bool = True, **attrs: Any) -> 
     return net.node("Conv", "x", *weights, out="y", **attrs)
 
 
+def transposed(net: Net, weight: tuple[int, ...], bias: int | None = None, **attrs: Any) -> str:
+    """A ConvTranspose; `weight` is [inputs, outputs / groups, *kernel], `bias` all outputs."""
+    weights = [net.weight(net.normal(*weight))]
+    if bias is not None:
+        weights.append(net.weight(net.normal(bias)))
+    return net.node("ConvTranspose", "x", *weights, out="y", **attrs)
+
+
 def gemm(net: Net, bias: tuple[int, ...] | None = (5,), trans: int = 0, **attrs: Any) -> str:
     weights = [net.weight(net.normal(*((5, 4) if trans else (4, 5))))]
     if bias is not None:
@@ -76,6 +84,45 @@ CASES = {
     "conv not set": Case(IMAGE, lambda n: conv(n, (5, 4, 3, 3), auto_pad="NOTSET", pads=[1] * 4)),
     "conv 1-D": Case((3, 4, 9), lambda n: conv(n, (5, 4, 3), strides=[2], pads=[2, 1])),
     "conv 1-D groups": Case((3, 4, 9), lambda n: conv(n, (4, 2, 3), group=2, dilations=[2])),
+    "transposed conv 1x1": Case(IMAGE, lambda n: transposed(n, (4, 5, 1, 1), 5)),
+    "transposed conv without bias": Case(IMAGE, lambda n: transposed(n, (4, 5, 3, 3))),
+    "transposed conv padded": Case(IMAGE, lambda n: transposed(n, (4, 5, 3, 3), 5, pads=[1] * 4)),
+    "transposed conv stride 2": Case(
+        IMAGE, lambda n: transposed(n, (4, 5, 2, 2), 5, strides=[2, 2])
+    ),
+    "transposed conv stride 3": Case(
+        IMAGE, lambda n: transposed(n, (4, 5, 4, 5), 5, strides=[3, 3], pads=[1, 2, 0, 1])
+    ),
+    "transposed conv gaps": Case(IMAGE, lambda n: transposed(n, (4, 5, 1, 2), 5, strides=[3, 3])),
+    "transposed conv strides differ": Case(
+        IMAGE, lambda n: transposed(n, (4, 5, 3, 4), 5, strides=[1, 2], pads=[0, 1, 2, 3])
+    ),
+    "transposed conv output padding": Case(
+        IMAGE,
+        lambda n: transposed(
+            n, (4, 5, 3, 3), 5, strides=[2, 3], pads=[1] * 4, output_padding=[1, 2]
+        ),
+    ),
+    "transposed conv dilated": Case(
+        IMAGE,
+        lambda n: transposed(n, (4, 5, 3, 3), 5, strides=[2, 2], dilations=[3, 2], pads=[2] * 4),
+    ),
+    "transposed conv groups": Case(
+        IMAGE, lambda n: transposed(n, (4, 3, 3, 3), 6, group=2, strides=[2, 2], pads=[1] * 4)
+    ),
+    "transposed conv depthwise": Case(
+        IMAGE, lambda n: transposed(n, (4, 1, 4, 4), 4, group=4, strides=[2, 2], pads=[1] * 4)
+    ),
+    "transposed conv valid": Case(
+        IMAGE, lambda n: transposed(n, (4, 5, 3, 3), 5, auto_pad="VALID", strides=[2, 2])
+    ),
+    "transposed conv 1-D": Case(
+        (3, 4, 9),
+        lambda n: transposed(n, (4, 5, 4), 5, strides=[2], pads=[1, 2], output_padding=[1]),
+    ),
+    "transposed conv 1-D groups": Case(
+        (3, 4, 9), lambda n: transposed(n, (4, 2, 3), group=2, dilations=[2], strides=[3])
+    ),
     "gemm": Case((9, 4), gemm),
     "gemm transposed": Case((9, 4), lambda n: gemm(n, trans=1)),
     "gemm alpha beta": Case((9, 4), lambda n: gemm(n, alpha=0.5, beta=3.0)),
@@ -216,6 +263,27 @@ def test_what_a_fit_cannot_write_is_no_linear_operator(build: Callable[[Net], An
     net = Net()
     build(net)
     found = program_of(net.model(x=(9, 4)))
+    assert [linear_operator(node) for node in found.graph.nodes] == [None] * len(found.graph.nodes)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda n: transposed(n, (4, 5, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
+        lambda n: transposed(n, (4, 5, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
+        lambda n: transposed(n, (4, 5, 3, 3), strides=[2, 2], output_shape=[13, 14]),
+        lambda n: n.node(
+            "ConvTranspose", "x", n.node("Abs", n.weight(n.normal(4, 5, 3, 3))), out="y"
+        ),
+        lambda n: n.node(
+            "ConvTranspose", n.weight(n.normal(*IMAGE)), n.weight(n.normal(4, 5, 3, 3)), out="y"
+        ),
+    ],
+)
+def test_a_transposed_convolution_of_a_wished_size_is_left_alone(
+    build: Callable[[Net], Any],
+) -> None:
+    found = program(Case(IMAGE, build))
     assert [linear_operator(node) for node in found.graph.nodes] == [None] * len(found.graph.nodes)
 
 
