@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..compiler.graph.adapters import insert_adapter, replaced_value
 from ..compiler.graph.program import Program
 from ..compiler.planning.plan import CollapseAction
 from .base import Change
-from .share_prefix import insert_adapter, replaced_value
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Collapse:
     def run(self, program: Program) -> list[Change]:
         """Rewire the region's readers."""
         (link,) = self.action.links
-        outputs = {value.name for value in program.graph.outputs}
-        replaced = replaced_value(program, link, self.action.kernel, outputs)
-        node = insert_adapter(program, link, replaced, self.action.kernel, self.name)
+        value, donors, kernel = link.receiver_value, link.donor_values, self.action.kernel
+        replaced = replaced_value(program, value, kernel)
+        node = insert_adapter(program, value, donors, replaced, kernel, self.name)
         program.graph.toposort()
         return [Change(str(self.action), node.name)]

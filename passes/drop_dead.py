@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.program import Program
-from .base import Change, remove_nodes
+from .base import Change
 
 
 @dataclass(frozen=True)

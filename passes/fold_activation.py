@@ -8,10 +8,10 @@ from typing import ClassVar
 from ..compiler.actions.fold_actions import FoldActivationAction
 from ..compiler.execution.statistics import measure_activation
 from ..compiler.fitting.reference import Reference
+from ..compiler.graph.edit import ChannelAffine, put_steps
 from ..compiler.graph.program import Program, own_name
 from ..compiler.structure.activation_functions import activations_of
 from .base import Change
-from .splicing import put_steps
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,8 @@ class FoldActivation:
                 return []
             value = program.values()[activation.given]
             node = activation.nodes[-1]
-            saved = put_steps(
-                program, value, node, found.slope, found.offset, activation.axis, self.name
-            )
+            affine = ChannelAffine(found.slope, found.offset, activation.axis)
+            saved = put_steps(program, value, node, affine, self.name)
             what = (
                 f"the activation that makes '{own_name(activation.value)}' became affine "
                 f"(keeps {1 - found.damage:.4f} of its variance)"

@@ -9,12 +9,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from ..compiler.graph.edit import ChannelAffine, bypass, is_float, put_steps
 from ..compiler.graph.layout import ACTIVATIONS
 from ..compiler.graph.program import Program
 from ..compiler.structure.bounds import ANYTHING, Bounds, bounds_of
 from ..compiler.structure.straight_pieces import is_identity, straight
 from .base import Change
-from .splicing import bypass, is_float, put_steps
 
 Float64 = NDArray[np.float64]
 
@@ -49,24 +49,23 @@ class FoldLinearActivations:
             found = _straight(node, given)
             if found is None:
                 continue
-            slope, offset, axis = found
-            if np.all(slope == 1) and np.all(offset == 0):
+            if np.all(found.slope == 1) and np.all(found.offset == 0):
                 saved = bypass(program, node)
                 if saved is not None:
                     what = f"{kind} changes nothing: what it is given is never beyond its bend"
                     changes.append(Change(what, node.name, saved))
-            elif np.any(slope != 0) and is_float(node.inputs[0]):
-                saved = put_steps(program, node.inputs[0], node, slope, offset, axis, self.name)
+            elif np.any(found.slope != 0) and is_float(node.inputs[0]):
+                saved = put_steps(program, node.inputs[0], node, found, self.name)
                 what = f"{kind} is straight in every channel, by its weights"
                 changes.append(Change(what, node.name, saved))
         return changes
 
 
-def _straight(node: gs.Node, given: Bounds) -> tuple[Float64, Float64, int] | None:
+def _straight(node: gs.Node, given: Bounds) -> ChannelAffine | None:
     if not given.known or node.inputs[0].shape is None:
         return None
     axis = -1 if given.axis is None else given.axis
     slope, offset = straight(node, given.low, given.high, axis)
     if np.isnan(slope).any():
         return None
-    return slope, offset, axis
+    return ChannelAffine(slope, offset, axis)

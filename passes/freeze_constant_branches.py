@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.graph.program import Program
+from ..compiler.graph.edit import is_float
+from ..compiler.graph.program import Program, is_standard
 from ..compiler.graph.weights import nbytes_of
 from ..compiler.structure.bounds import bounds_of
 from .base import Change
-from .splicing import is_float
 
 _BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Sum"})
 
@@ -62,7 +62,7 @@ def replace_reads(program: Program, value: gs.Variable, constant: gs.Constant) -
     """
     moved = 0
     for node in list(value.outputs):
-        if node.domain not in (None, "", "ai.onnx") or node.op not in _BROADCASTS:
+        if not is_standard(node) or node.op not in _BROADCASTS:
             continue
         if not any(node is known for known in program.graph.nodes):
             continue  # in the body of an If, Loop or Scan

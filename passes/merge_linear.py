@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.program import SOURCE_KEY, Program
 from ..compiler.graph.weights import array_of, nbytes_of
 from ..compiler.structure.linear_maps import Linear, fixed_values, linear_at, may_merge, reader_of
 from ..compiler.structure.merging import merged
-from .base import Change, remove_nodes
+from .base import Change
 
 
 @dataclass(frozen=True)

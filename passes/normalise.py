@@ -12,10 +12,11 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.export import NonTensorValue, to_proto
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import element_type, nbytes_of
-from .base import Change, add_source, remove_nodes
+from .base import Change, add_source
 
 Array = NDArray[Any]
 
@@ -69,15 +70,11 @@ def _rewritable(node: gs.Node) -> bool:
     return not node.domain and not any(True for _ in node.subgraphs())
 
 
-def _output_names(program: Program) -> set[str]:
-    return {value.name for value in program.graph.outputs}
-
-
 # -- nodes that do nothing -----------------------------------------------------------------
 
 
 def _remove_no_ops(program: Program) -> list[Change]:
-    outputs = _output_names(program)
+    outputs = program.output_names
     removed: list[gs.Node] = []
     for node in program.graph.nodes:
         if (
@@ -131,7 +128,7 @@ def _does_nothing(node: gs.Node, opset: int) -> bool:
 
 def _fold_shapes(program: Program) -> list[Change]:
     """Shape and Size of values of known shape; of partly known ones, what Gather or Slice takes."""
-    outputs = _output_names(program)
+    outputs = program.output_names
     folded: dict[int, gs.Node] = {}
     for shape_of in program.graph.nodes:
         for node, array in _static(shape_of):
@@ -237,7 +234,7 @@ def _replace(values: list[gs.Tensor], arrays: Mapping[str, Array]) -> None:
 
 def _foldable(program: Program, growth_nbytes: int) -> list[gs.Node]:
     """Nodes that can be computed now, in order, as many as fit one round."""
-    outputs = _output_names(program)
+    outputs = program.output_names
     sizes: dict[int, tuple[int, int]] = {}  # elements and bytes of what they make, at most
     found: list[gs.Node] = []
     left = _ROUND_NBYTES
@@ -328,7 +325,7 @@ def _evaluate(program: Program, values: list[gs.Tensor]) -> dict[str, Array] | N
 
 
 def _fold_batch_norms(program: Program, growth_nbytes: int) -> list[Change]:
-    outputs = _output_names(program)
+    outputs = program.output_names
     changes: list[Change] = []
     for node in list(program.graph.nodes):
         operator = _operator_before(node, outputs)

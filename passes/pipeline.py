@@ -10,6 +10,7 @@ from typing import TypeVar
 from ..compiler.actions.fold_actions import FoldAction, NarrowLayerAction
 from ..compiler.actions.fold_passes import fold_passes, widths_of
 from ..compiler.fitting.reference import Reference
+from ..compiler.graph.adapters import adapter_name
 from ..compiler.graph.program import Program
 from ..compiler.graph.text import text
 from ..compiler.graph.verifier import VerificationError, verify
@@ -26,7 +27,7 @@ from .refit import Refit
 from .refit_around import RefitAround
 from .share_equal_prefixes import ShareEqualPrefixes
 from .share_equal_weights import ShareEqualWeights
-from .share_prefix import SharePrefix, adapter_name
+from .share_prefix import SharePrefix
 
 _EQUAL: tuple[Pass, ...] = (Normalise(), ShareEqualWeights(), ShareEqualPrefixes())
 _FOLDED: tuple[Pass, ...] = (
@@ -70,7 +71,7 @@ def passes_of(
         passes.append(Collapse(action))
         measured = reference(action)
         fed = gone.setdefault(id(measured), (measured, []))[1]
-        fed += [adapter_name(link) for link in action.links]
+        fed += [adapter_name(link.receiver_value) for link in action.links]
     if regions:
         passes.append(DropDead())
     for measured, fed in gone.values():
@@ -83,7 +84,7 @@ def passes_of(
     for action in planned:
         if isinstance(action, SharePrefixAction):
             measured = reference(action)
-            fed = tuple(adapter_name(link) for link in action.links)
+            fed = tuple(adapter_name(link.receiver_value) for link in action.links)
             passes += [SharePrefix(action, measured), Refit(fed, measured)]
     # Last: a fold of what an earlier action took away does nothing, but a link to a value that a
     # fold merged away would find none.

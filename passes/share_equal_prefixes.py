@@ -12,9 +12,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import defs, helper, numpy_helper
 
+from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.program import PASS_KEY, SOURCE_KEY, Program, model_of
 from ..compiler.graph.weights import digest
-from .base import Change, add_source, remove_nodes
+from .base import Change, add_source
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
@@ -40,7 +41,7 @@ class ShareEqualPrefixes:
     def run(self, program: Program) -> list[Change]:
         """One change for every node that no longer runs."""
         graph = program.graph
-        outputs = {value.name for value in graph.outputs}
+        outputs = program.output_names
         kept: dict[Hashable, gs.Node] = {}
         changes: list[Change] = []
         merged: list[gs.Node] = []

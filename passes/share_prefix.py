@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
-
-import numpy as np
-import onnx_graphsurgeon as gs
 
 from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reconstruction import Target, reconstruct
 from ..compiler.fitting.reference import Reference
-from ..compiler.graph.layout import Layout, layout_of, pre_activation
-from ..compiler.graph.program import PASS_KEY, REPLACES_KEY, Program
-from ..compiler.planning.plan import Link, SharePrefixAction
+from ..compiler.graph.adapters import insert_adapter, replaced_value
+from ..compiler.graph.program import Program
+from ..compiler.planning.plan import SharePrefixAction
 from .base import Change
 from .refit import is_rectified
 
@@ -37,127 +33,20 @@ class SharePrefix:
 
     def run(self, program: Program) -> list[Change]:
         """Rewire the receiver and fit the adapters."""
-        outputs = {value.name for value in program.graph.outputs}
+        outputs, kernel = program.output_names, self.action.kernel
         fitted: list[tuple[LinearOperator, Target]] = []
         changes: list[Change] = []
         for link in self.action.links:
-            replaced = replaced_value(program, link, self.action.kernel, outputs)
+            value, donors = link.receiver_value, link.donor_values
+            replaced = replaced_value(program, value, kernel)
             target = Target(replaced.name, None, is_rectified(replaced, outputs))
-            node = insert_adapter(program, link, replaced, self.action.kernel, self.name)
+            node = insert_adapter(program, value, donors, replaced, kernel, self.name)
             operator = linear_operator(node)
             if operator is not None:
                 fitted.append((operator, target))
-            sources = " + ".join(link.donor_values)
-            changes.append(Change(f"{link.receiver_value} now comes from {sources}", node.name))
+            changes.append(Change(f"{value} now comes from {' + '.join(donors)}", node.name))
         program.graph.toposort()
         if fitted:
             results = [operator.result.name for operator, _ in fitted]
             reconstruct(program, fitted, self.reference, results)
         return changes
-
-
-def adapter_name(link: Link) -> str:
-    """The name of the adapter's value: what the receiver reads instead of its own."""
-    return f"{link.receiver_value}.adapter"
-
-
-def insert_adapter(
-    program: Program, link: Link, replaced: gs.Variable, kernel: int, by: str
-) -> gs.Node:
-    """Insert an adapter with zero weights from the link's donors to the readers of `replaced`.
-
-    Conv for maps [N, C, ...] (stride where the donor is larger, nearest Resize first where it is
-    smaller), MatMul + Add for tokens [N, T, C], Gemm for features [N, C]; several donors are
-    concatenated along their channels. Kernel 0: an Identity. `by` is the pass that does it.
-    Returns the node to be fitted.
-    """
-    readers = list(replaced.outputs)
-    name = adapter_name(link)
-    values = program.values()
-    maps = layout_of(replaced) is Layout.CHANNELS_FIRST
-    nodes: list[gs.Node] = []
-    donors = [_present(program, values, donor) for donor in link.donor_values]
-    donor = _joined(donors, name, maps, nodes)
-    out = gs.Variable(name, replaced.dtype, replaced.shape)
-    dtype = np.dtype(replaced.dtype)
-    if kernel == 0:
-        fitted = gs.Node("Identity", name, {}, [donor], [out])
-    elif maps:
-        source, strides = _resized(donor, replaced, name, nodes)
-        rank = len(replaced.shape) - 2
-        shape = (int(replaced.shape[1]), int(donor.shape[1]), *[kernel] * rank)
-        weight = gs.Constant(f"{name}.weight", np.zeros(shape, dtype))
-        bias = gs.Constant(f"{name}.bias", np.zeros(shape[0], dtype))
-        attrs = {
-            "kernel_shape": [kernel] * rank,
-            "strides": list(strides),
-            "pads": [kernel // 2] * (2 * rank),
-        }
-        fitted = gs.Node("Conv", name, attrs, [source, weight, bias], [out])
-    else:
-        shape = (int(donor.shape[-1]), int(replaced.shape[-1]))
-        weight = gs.Constant(f"{name}.weight", np.zeros(shape, dtype))
-        bias = gs.Constant(f"{name}.bias", np.zeros(shape[1], dtype))
-        if len(replaced.shape) == 2:
-            fitted = gs.Node("Gemm", name, {}, [donor, weight, bias], [out])
-        else:
-            product = gs.Variable(f"{name}.product", replaced.dtype, replaced.shape)
-            fitted = gs.Node("MatMul", f"{name}.product", {}, [donor, weight], [product])
-            nodes.append(gs.Node("Add", name, {}, [product, bias], [out]))
-    nodes.append(fitted)
-    program.graph.nodes.extend(nodes)
-    for node in nodes:
-        program.metadata[node.name] = {PASS_KEY: by}
-    program.metadata[name][REPLACES_KEY] = replaced.name
-    for reader in readers:
-        for index, tensor in enumerate(reader.inputs):
-            if tensor is replaced:
-                reader.inputs[index] = out
-    return fitted
-
-
-def _present(program: Program, values: Mapping[str, gs.Variable], name: str) -> gs.Variable:
-    """The donor's value, or the adapter's that an earlier action put in its place."""
-    for adapter, entries in program.metadata.items():
-        if entries.get(REPLACES_KEY) == name:
-            return values[adapter]
-    return values[name]
-
-
-def replaced_value(program: Program, link: Link, kernel: int, outputs: set[str]) -> gs.Variable:
-    """The value whose readers the link's adapter takes over: before the activation, if it maps."""
-    value = program.values()[link.receiver_value]
-    return value if kernel == 0 else pre_activation(value, outputs)
-
-
-def _joined(donors: list[gs.Variable], name: str, maps: bool, nodes: list[gs.Node]) -> gs.Variable:
-    if len(donors) == 1:
-        return donors[0]
-    axis = 1 if maps else len(donors[0].shape) - 1
-    shape = list(donors[0].shape)
-    shape[axis] = sum(int(donor.shape[axis]) for donor in donors)
-    joined = gs.Variable(f"{name}.donors", donors[0].dtype, tuple(shape))
-    nodes.append(gs.Node("Concat", joined.name, {"axis": axis}, list(donors), [joined]))
-    return joined
-
-
-def _resized(
-    donor: gs.Variable, replaced: gs.Variable, name: str, nodes: list[gs.Node]
-) -> tuple[gs.Variable, list[int]]:
-    """The donor at a size from which a strided Conv reaches the replaced value's, and strides."""
-    sizes = [(int(a), int(b)) for a, b in zip(donor.shape[2:], replaced.shape[2:])]
-    strides = [max(1, a // b) for a, b in sizes]
-    scales = [max(1, b // a) for a, b in sizes]
-    if all(scale == 1 for scale in scales):
-        return donor, strides
-    shape = (donor.shape[0], donor.shape[1], *(b for _, b in sizes))
-    resized = gs.Variable(f"{name}.resized", donor.dtype, shape)
-    factors = gs.Constant(f"{name}.scales", np.array([1, 1, *scales], np.float32))
-    attrs = {
-        "mode": "nearest",
-        "coordinate_transformation_mode": "asymmetric",
-        "nearest_mode": "floor",
-    }
-    inputs = [donor, gs.Variable.empty(), factors]
-    nodes.append(gs.Node("Resize", resized.name, attrs, inputs, [resized]))
-    return resized, strides

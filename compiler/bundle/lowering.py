@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from ..graph.program import Program, node_inputs
+from ..graph.program import Program, is_standard, node_inputs
 from ..graph.weights import array_of
 
 CAST_KEY = "repsimc.precision"  # node metadata: what the lowering put in
@@ -29,8 +29,6 @@ _FOLLOWER_NAMES = (
 )
 _FOLLOWERS = frozenset(_FOLLOWER_NAMES.split())
 _QUANTISED = frozenset(("QuantizeLinear", "DequantizeLinear"))
-_STANDARD = ("", "ai.onnx", None)
-
 
 def is_quantised(program: Program) -> bool:
     """True if the program has QDQ nodes: its precision is decided, and kept."""
@@ -46,7 +44,7 @@ def narrow_integers(program: Program) -> int:
     limits = np.iinfo(np.int32)
     narrowed = 0
     for node in program.graph.nodes:
-        if node.op != "Slice" or node.domain not in _STANDARD:
+        if node.op != "Slice" or not is_standard(node):
             continue
         for index in (1, 2):
             tensor = node.inputs[index]
@@ -108,7 +106,7 @@ def _half_nodes(program: Program) -> set[int]:
     chosen: set[int] = set()
     half_values: set[int] = set()
     for node in program.graph.nodes:
-        if node.domain not in _STANDARD or node.op not in (_SEEDS | _FOLLOWERS):
+        if not is_standard(node) or node.op not in (_SEEDS | _FOLLOWERS):
             continue
         floats = [t for i, t in enumerate(node.inputs) if _castable(node, i, t)]
         if not floats or not all(_is_float(v) for v in node.outputs if not v.is_empty()):

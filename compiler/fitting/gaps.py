@@ -50,7 +50,7 @@ def stand_ins(program: Program, original: Program) -> StandIns:
 
     An entry that others read beside the gap keeps its own place.
     """
-    outputs = {value.name for value in program.graph.outputs}
+    outputs = program.output_names
     known = original.values()
     values = program.values()
     place: dict[str, str] = {}
@@ -118,7 +118,7 @@ def pools_of(
     them: those before the gaps, which take over, and those of operators in `behind` that read what
     a gap leaves.
     """
-    outputs = {value.name for value in program.graph.outputs}
+    outputs = program.output_names
     layers: dict[int, HiddenLayer] = {}
     others: dict[int, tuple[HiddenLayer, ...]] = {}
     spare: dict[int, tuple[HiddenLayer, ...]] = {}
@@ -151,7 +151,7 @@ def _removed(layer: HiddenLayer, gap: Maker, original: Program) -> tuple[HiddenL
     known = original.values()
     if len(layer.maker.weight.outputs) != 1 or layer.maker.result.name not in known:
         return ()
-    outputs = {value.name for value in original.graph.outputs}
+    outputs = original.output_names
     found: list[HiddenLayer] = []
     for end in gap.ends:
         reader = maker_of(known[end], outputs)

@@ -84,7 +84,7 @@ def hidden_layer(reader: LinearOperator, outputs: set[str]) -> HiddenLayer | Non
 def layer_behind(program: Program, value: str) -> HiddenLayer | str:
     """The hidden layer whose reader reads `value`, with its own weights; or why there is none."""
     tensor, name = program.values()[value], own_name(value)
-    outputs = {output.name for output in program.graph.outputs}
+    outputs = program.output_names
     readers = [linear_operator(node) for node in tensor.outputs]
     reader = readers[0] if len(readers) == 1 else None
     if reader is None or reader.source is not tensor:

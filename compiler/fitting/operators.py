@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ..execution.rows import Rows, value_rows, window_rows
-from ..graph.program import Program
+from ..graph.program import Program, is_standard
 from ..structure.windows import TransposedWindow, Window, transposed_window_of, window_of
 from .regression import Affine
 
@@ -381,7 +381,7 @@ def linear_operator(node: gs.Node) -> LinearOperator | None:
 
     Floats only; the right-hand operand, and a bias where there is one, have to be constant.
     """
-    if node.domain not in (None, "", "ai.onnx") or len(node.inputs) < 2:
+    if not is_standard(node) or len(node.inputs) < 2:
         return None
     weight = node.inputs[1]
     if not isinstance(weight, gs.Constant) or isinstance(node.inputs[0], gs.Constant):

@@ -80,6 +80,20 @@ class Program:
 
     # -- looking things up ---------------------------------------------------------------
 
+    @property
+    def input_names(self) -> set[str]:
+        """The value names of the graph's inputs."""
+        return {value.name for value in self.graph.inputs}
+
+    @property
+    def output_names(self) -> set[str]:
+        """The value names of the graph's outputs."""
+        return {value.name for value in self.graph.outputs}
+
+    def order(self) -> dict[str, int]:
+        """Of every value that a node makes, the node's position in topological order."""
+        return {value.name: i for i, n in enumerate(self.graph.nodes) for value in n.outputs}
+
     def values(self) -> dict[str, gs.Variable]:
         """Every value (graph inputs and node outputs) by name."""
         found = {value.name: value for value in self.graph.inputs}
@@ -150,6 +164,11 @@ class Program:
                     node.inputs[index] = new
                     moved += 1
         return moved
+
+
+def is_standard(node: gs.Node) -> bool:
+    """Whether the node is an operator of the ONNX standard, not of another domain."""
+    return node.domain in (None, "", "ai.onnx")
 
 
 def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:

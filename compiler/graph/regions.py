@@ -120,8 +120,8 @@ class _Flow:
         self.program = program
         self.nodes = program.graph.nodes
         self.values = program.values()
-        self.outputs = {value.name for value in program.graph.outputs}
-        self.inputs = {value.name for value in program.graph.inputs}
+        self.outputs = program.output_names
+        self.inputs = program.input_names
         self.works = [_works(node) for node in self.nodes]
         self.order: dict[str, int] = {}  # values in the order in which they are made
         self._before: dict[str, int] = dict.fromkeys(self.inputs, 0)  # bits: nodes that lead here

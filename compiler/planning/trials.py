@@ -14,7 +14,6 @@ from ...passes.drop_dead import DropDead
 from ...passes.pipeline import passes_of
 from ...passes.refit import Refit, refit_operators
 from ...passes.refit_around import RefitAround
-from ...passes.share_prefix import adapter_name
 from ..actions.fold_actions import NarrowLayerAction
 from ..actions.fold_passes import widths_of
 from ..execution.executable import Executable
@@ -24,6 +23,7 @@ from ..fitting.gaps import stand_ins
 from ..fitting.operators import linear_operator
 from ..fitting.reference import FitSize, Reference
 from ..frames.calibration import Frames
+from ..graph.adapters import adapter_name
 from ..graph.program import Program
 from ..graph.regions import Region
 from ..progress import Progress
@@ -184,7 +184,7 @@ class Trials:
         """The refit of what a region's going changes; of a longer gap that it lies in, too."""
         makers = stand_ins(program, self.program).makers.values()
         values = {maker.adapter for maker in makers if last.exit in maker.ends}
-        values |= {adapter_name(link) for link in last.links}
+        values |= {adapter_name(link.receiver_value) for link in last.links}
         return Refit(tuple(sorted(values)), self.reference(last.receiver, effort))
 
     def influence(self, regions: Sequence[Region]) -> dict[str, float]:

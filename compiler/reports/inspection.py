@@ -12,7 +12,7 @@ from typing import Any
 from ...runtime.manifest import Manifest
 from ..errors import ModelError
 from ..graph.cuts import Cut, cuts
-from ..graph.program import Program, own_name
+from ..graph.program import Program, is_standard, own_name
 from ..structure.cost import model_cost
 from ..units import format_bytes, format_count
 from .report import Report
@@ -114,7 +114,7 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
 
     cost = model_cost(program, name)
     operators = Counter(
-        f"{node.domain}::{node.op}" if node.domain not in (None, "", "ai.onnx") else node.op
+        f"{node.domain}::{node.op}" if not is_standard(node) else node.op
         for node in program.nodes_of(name)
     )
     return ModelInspection(

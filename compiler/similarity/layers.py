@@ -55,7 +55,7 @@ def layers_of(program: Program, model: str) -> tuple[list[Layer], list[Skipped]]
     and known sizes come back as skipped.
     """
     known = program.values()
-    outside = {value.name for value in (*program.graph.inputs, *program.graph.outputs)}
+    outside = program.input_names | program.output_names
     names = {name for cut in cuts(program, model, max_width=1) for name in cut.values}
     part_of_activation: set[str] = set()
     order: list[gs.Variable] = []

@@ -35,7 +35,7 @@ class Activation:
 
 def activations_of(program: Program, nodes: Sequence[gs.Node]) -> list[Activation]:
     """The activation functions among the nodes: single nodes, and those made of several steps."""
-    outside = {value.name for value in (*program.graph.inputs, *program.graph.outputs)}
+    outside = program.input_names | program.output_names
     found: dict[str, Activation] = {}
     place = {id(node): index for index, node in enumerate(program.graph.nodes)}
     for node in nodes:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..graph.program import Program
+from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
 
 Float64 = NDArray[np.float64]
@@ -58,7 +58,7 @@ def bounds_of(program: Program) -> dict[str, Bounds]:
     """Bounds by value name; values that nothing is known of are left out."""
     found: dict[str, Bounds] = {}
     for node in program.graph.nodes:
-        if node.domain not in (None, "", "ai.onnx") or any(True for _ in node.subgraphs()):
+        if not is_standard(node) or any(True for _ in node.subgraphs()):
             continue
         rule = _RULES.get(node.op)
         if rule is None or not node.outputs or node.outputs[0].is_empty():

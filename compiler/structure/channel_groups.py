@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ..graph.layout import ACTIVATIONS
-from ..graph.program import Program, own_name
+from ..graph.program import Program, is_standard, own_name
 from ..graph.weights import array_of, nbytes_of
 
 Float64 = NDArray[np.float64]
@@ -140,7 +140,7 @@ class _Walk:
 
     def __init__(self, program: Program, group: ChannelGroup) -> None:
         self.group = group
-        self._outside = {v.name for v in (*program.graph.inputs, *program.graph.outputs)}
+        self._outside = program.input_names | program.output_names
         self._nodes = {id(node) for node in program.graph.nodes}
         self._queue: list[gs.Variable] = []
         self._done: set[int] = set()
@@ -173,7 +173,7 @@ class _Walk:
         if id(node) in self._done and node.op not in ("Conv", "Gemm", "MatMul"):
             return
         self._done.add(id(node))
-        if id(node) not in self._nodes or node.domain not in (None, "", "ai.onnx"):
+        if id(node) not in self._nodes or not is_standard(node):
             raise NoGroup(f"{node.op} '{own_name(node.name)}' is not looked into")
         made = any(value is tensor for tensor in node.outputs)
         if node.op in ("Conv", "Gemm", "MatMul"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..graph.program import Program, node_inputs
+from ..graph.program import Program, is_standard, node_inputs
 from ..graph.weights import unique_nbytes
 
 # What ONNX Runtime takes besides weights and activations, for a session and for each of its
@@ -19,8 +19,6 @@ from ..graph.weights import unique_nbytes
 # 1.08 of the measured one (convolutions frozen to a half or three quarters; Gemm; MatMul).
 SESSION_NBYTES = 128 * 2**10
 NODE_NBYTES = 7 * 2**10
-
-_STANDARD = ("", "ai.onnx", None)
 
 # Where ONNX Runtime may write the output over an input that nothing else reads any more
 # (kernels registered with MayInplace or Alias in its CPU provider).
@@ -91,7 +89,7 @@ def node_macs(node: gs.Node, batch: int = 1) -> int:
     bodies = [sum(node_macs(inner, batch) for inner in body.nodes) for body in node.subgraphs()]
     if bodies:
         return max(bodies) if node.op == "If" else sum(bodies)
-    if node.domain not in _STANDARD or not node.outputs:
+    if not is_standard(node) or not node.outputs:
         return 0
     # (operator, index of the first and second operand)
     first, second = {
@@ -179,7 +177,7 @@ def _activations_peak(
                 unknown.append(value.name)
                 nbytes = 0
             reused = next((n for n in sorted(dying) if live[n] == nbytes and nbytes), None)
-            if reused is not None and node.op in _IN_PLACE and node.domain in _STANDARD:
+            if reused is not None and node.op in _IN_PLACE and is_standard(node):
                 dying.discard(reused)
                 del live[reused]
                 held -= nbytes

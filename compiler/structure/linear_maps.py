@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..graph.program import Program
+from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
 from .windows import Window, window_of
 
@@ -101,7 +101,7 @@ def linear_at(node: gs.Node, outputs: set[str], channels_first: bool) -> Linear 
 
     `channels_first` says on which axis per-channel steps have their channels (1 or the last).
     """
-    if node.domain not in (None, "", "ai.onnx") or not node.inputs:
+    if not is_standard(node) or not node.inputs:
         return None
     if node.op == "Conv":
         return _conv(node)
@@ -112,7 +112,7 @@ def linear_at(node: gs.Node, outputs: set[str], channels_first: bool) -> Linear 
 
 def fixed_values(program: Program) -> set[str]:
     """Values that have to stay: graph outputs, and what bodies of If, Loop and Scan read."""
-    found = {value.name for value in program.graph.outputs}
+    found = program.output_names
     for node in program.graph.nodes:
         for body in node.subgraphs(recursive=True):
             found |= {tensor.name for inner in body.nodes for tensor in inner.inputs}
@@ -230,7 +230,7 @@ def _step(
     node: gs.Node, value: gs.Tensor, rank: int, axis: int, channels: int
 ) -> tuple[Float64, Float64] | None:
     """Factor and offset per channel of one node on `value`."""
-    if node.domain not in (None, "", "ai.onnx") or node.op not in _STEPS:
+    if not is_standard(node) or node.op not in _STEPS:
         return None
     ones, zeros = np.ones(channels), np.zeros(channels)
     if node.op == "BatchNormalization":

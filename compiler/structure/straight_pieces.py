@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from ..graph.program import is_standard
 from ..graph.weights import array_of
 
 Float64 = NDArray[np.float64]
@@ -40,7 +41,7 @@ def straight(node: gs.Node, low: Float64, high: Float64, axis: int) -> tuple[Flo
 
 def is_identity(node: gs.Node) -> bool:
     """Whether the activation gives back whatever it is given, by its own parameters."""
-    if node.domain not in (None, "", "ai.onnx"):
+    if not is_standard(node):
         return False
     if node.op == "LeakyRelu":
         return float(node.attrs.get("alpha", 0.01)) == 1
@@ -59,7 +60,7 @@ def is_identity(node: gs.Node) -> bool:
 
 
 def _pieces(node: gs.Node, channels: int, axis: int) -> list[StraightPiece]:
-    if node.domain not in (None, "", "ai.onnx"):
+    if not is_standard(node):
         return []
 
     def piece(low: Any, high: Any, slope: Any, offset: Any) -> StraightPiece:

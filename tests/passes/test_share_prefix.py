@@ -11,12 +11,13 @@ import pytest
 
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.fitting.reference import Reference
+from repsimc.compiler.graph.adapters import adapter_name
 from repsimc.compiler.graph.program import PASS_KEY, Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.planning.plan import Link, SharePrefixAction
 from repsimc.passes.drop_dead import DropDead
 from repsimc.passes.pipeline import CLEANING, passes_of, run_passes
-from repsimc.passes.share_prefix import SharePrefix, adapter_name
+from repsimc.passes.share_prefix import SharePrefix
 from tests.nets.networks import Array, ArrayFrames, Net, branches, features_net, pyramid, tokens_net
 from tests.programs import assert_close, joined, program_of, run
 
@@ -148,11 +149,12 @@ def test_an_affine_image_of_the_donor_is_recovered(name: str, value: str) -> Non
     assert [change.what for change in changes] == [f"b/{value} now comes from {sources}"]
     (link,) = step.action.links
     assert changes[0].node in {node.name for node in inserted}
+    adapter = adapter_name(link.receiver_value)
     for node in inserted:
-        assert node.name.startswith(adapter_name(link)) and node.name.startswith("b/")
+        assert node.name.startswith(adapter) and node.name.startswith("b/")
         assert program.metadata[node.name][PASS_KEY] == "share-prefix"
     # Whichever side of the ReLU is named, the adapter takes the place before it.
-    result = program.values()[adapter_name(link)]
+    result = program.values()[adapter]
     assert [reader.op for reader in result.outputs] == ["Relu"]
     assert result.shape == original.values()["b/m"].shape
 

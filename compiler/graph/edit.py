@@ -1,18 +1,57 @@
-"""Taking a node out of a graph, or putting per-channel steps in its place."""
+"""Edits of a graph: nodes that go, and per-channel steps in a node's place."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..compiler.graph.program import PASS_KEY, SOURCE_KEY, Program
-from ..compiler.graph.weights import array_of, nbytes_of
-from .base import remove_nodes
+from .program import PASS_KEY, SOURCE_KEY, Program, node_inputs
+from .weights import array_of, nbytes_of
 
 Float64 = NDArray[np.float64]
+
+
+class ChannelAffine(NamedTuple):
+    """A map per channel, x * slope + offset; both have shape [channels], or [1] for all alike.
+
+    `axis` is the channels' axis in the value that is mapped; negative ones count from the end.
+    """
+
+    slope: Float64
+    offset: Float64
+    axis: int
+
+
+def remove_nodes(program: Program, nodes: Iterable[gs.Node]) -> list[int]:
+    """Takes the nodes out of the graph, unlinked, with their metadata and docs.
+
+    Returns for each the bytes of the weights that nothing reads any more. Nothing else may
+    read the nodes' outputs.
+    """
+    removed = list(nodes)
+    freed: list[int] = []
+    for node in removed:
+        read = {id(tensor): tensor for tensor in node_inputs(node)}
+        bodies = list(node.subgraphs(recursive=True))
+        for part in [node, *(inner for body in bodies for inner in body.nodes)]:
+            part.inputs.clear()
+            part.outputs.clear()
+            program.metadata.pop(part.name, None)
+            program.docs.pop(part.name, None)
+        freed.append(
+            sum(
+                nbytes_of(tensor)
+                for tensor in read.values()
+                if isinstance(tensor, gs.Constant) and not tensor.outputs
+            )
+        )
+    gone = {id(node) for node in removed}
+    program.graph.nodes = [node for node in program.graph.nodes if id(node) not in gone]
+    return freed
 
 
 def bypass(program: Program, node: gs.Node) -> int | None:
@@ -22,7 +61,7 @@ def bypass(program: Program, node: gs.Node) -> int | None:
     that go with the node; None, and nothing is done, where neither can be.
     """
     value, result = node.inputs[0], node.outputs[0]
-    outputs = {output.name for output in program.graph.outputs}
+    outputs = program.output_names
     if result.name not in outputs:
         program.replace_uses(result, value)
         return sum(remove_nodes(program, [node]))
@@ -38,13 +77,7 @@ def bypass(program: Program, node: gs.Node) -> int | None:
 
 
 def put_steps(
-    program: Program,
-    value: gs.Tensor,
-    node: gs.Node,
-    slope: Float64,
-    offset: Float64,
-    axis: int,
-    by: str,
+    program: Program, value: gs.Tensor, node: gs.Node, affine: ChannelAffine, by: str
 ) -> int:
     """A Mul and an Add by numbers per channel of `value` make the node's result in its place.
 
@@ -52,12 +85,12 @@ def put_steps(
     Returns the weight bytes saved (negative where there are more now).
     """
     result, name, rank = node.outputs[0], node.name, len(value.shape)
-    sizes = [-1] + [1] * (rank - 1 - axis % rank)
+    sizes = [-1] + [1] * (rank - 1 - affine.axis % rank)
     source = program.metadata.get(name, {}).get(SOURCE_KEY, name)
     place = next(i for i, other in enumerate(program.graph.nodes) if other is node)
     freed = sum(remove_nodes(program, [node]))
     dtype, added = np.dtype(value.dtype), 0
-    steps = [("Mul", slope, 1.0), ("Add", offset, 0.0)]
+    steps = [("Mul", affine.slope, 1.0), ("Add", affine.offset, 0.0)]
     steps = [step for step in steps if not np.all(step[1] == step[2])] or steps[:1]
     made: list[gs.Node] = []
     for op, array, _ in steps:
