@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ..execution.statistics import Statistics, Straightness, smallest_constant
 from ..graph.program import Program, node_inputs
 from ..graph.weights import nbytes_of, unique_nbytes
-from ..structure.channel_groups import ChannelGroup, group_of, in_multiples, saved_nbytes
+from ..structure.channel_groups import ChannelGroup, group_of
+from ..structure.channel_removal import in_multiples, saved_nbytes
 from ..structure.cost import node_macs
 from .fold_actions import (
     FoldAction,

@@ -17,7 +17,7 @@ from ..fitting.regression import products_in_threads
 from ..fitting.unit_choice import eliminate_units
 from ..fitting.walk import Walk
 from ..graph.program import Program
-from ..structure.channel_groups import in_multiples
+from ..structure.channel_removal import in_multiples
 from .bill import Skeleton
 from .fold_actions import NarrowLayerAction
 from .fold_sites import MULTIPLE, FoldSite, owners_of

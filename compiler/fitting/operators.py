@@ -59,8 +59,8 @@ class LinearOperator(ABC):
 
     @property
     def groups(self) -> int:
-        """Into how many groups inputs and outputs are divided, each with a map of its own."""
-        return 1
+        """Into how many groups the channels are divided, each with a map of its own."""
+        return int(self.node.attrs.get("group", 1))
 
     @property
     @abstractmethod
@@ -169,11 +169,6 @@ class Conv(LinearOperator):
         return cls(node, weight, bias) if len(weight.shape) in (3, 4) else None
 
     @property
-    def groups(self) -> int:
-        """Groups of channels."""
-        return int(self.node.attrs.get("group", 1))
-
-    @property
     def receptive_field(self) -> tuple[int, ...]:
         """Channels of one group, and the kernel."""
         return tuple(self.weight.shape[1:])
@@ -223,11 +218,6 @@ class ConvTranspose(LinearOperator):
             return None
         found = cls(node, weight, bias)
         return found if transposed_window_of(node, found.receptive_field[1:]) else None
-
-    @property
-    def groups(self) -> int:
-        """Groups of channels."""
-        return int(self.node.attrs.get("group", 1))
 
     @property
     def receptive_field(self) -> tuple[int, ...]:
