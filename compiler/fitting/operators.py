@@ -256,54 +256,6 @@ class ConvTranspose(LinearOperator):
         return (inputs, fan_out // self.groups, *kernel)
 
 
-class MatMul(LinearOperator):
-    """A product with a constant matrix W [inputs, outputs], and the Add of its bias."""
-
-    @classmethod
-    def of(cls, node: gs.Node, weight: gs.Constant, bias: gs.Constant | None) -> MatMul | None:
-        """The node as a product, with the Add of a constant where that alone reads it."""
-        if len(weight.shape) != 2:
-            return None
-        readers = node.outputs[0].outputs
-        if len(readers) == 1 and readers[0].op == "Add":
-            for constant in readers[0].inputs:
-                if (
-                    isinstance(constant, gs.Constant)
-                    and math.prod(constant.shape) == weight.shape[1]
-                    and constant.shape[-1:] == type(constant.shape)([weight.shape[1]])
-                ):
-                    return cls(node, weight, constant, readers[0])
-        return cls(node, weight, None)
-
-    @property
-    def receptive_field(self) -> tuple[int, ...]:
-        """Inputs."""
-        return (int(self.weight.shape[0]),)
-
-    @property
-    def fan_out(self) -> int:
-        """Outputs."""
-        return int(self.weight.shape[1])
-
-    @property
-    def fits_bias(self) -> bool:
-        """Whether an Add of its bias is there: a product by itself has no place for one."""
-        return self.bias is not None
-
-    def rows(self, x: Array, positions: Rows) -> Float32:
-        """Rows of x."""
-        return value_rows(x, positions, channels_last=True)[:, None]
-
-    def _matrices(self, weight: Float64) -> Float64:
-        return weight[None]
-
-    def _weight(self, matrices: Float64) -> Float64:
-        return matrices[0]
-
-    def _weight_shape(self, fan_in: int, fan_out: int) -> tuple[int, ...]:
-        return (fan_in, fan_out)
-
-
 class Gemm(LinearOperator):
     """alpha x W + beta b; W [inputs, outputs], or the other way round with transB."""
 
@@ -356,6 +308,31 @@ class Gemm(LinearOperator):
 
     def _weight_shape(self, fan_in: int, fan_out: int) -> tuple[int, ...]:
         return (fan_out, fan_in) if self._transposed else (fan_in, fan_out)
+
+
+class MatMul(Gemm):
+    """A product with a constant matrix, and the Add of its bias: a Gemm without factors."""
+
+    @classmethod
+    def of(cls, node: gs.Node, weight: gs.Constant, bias: gs.Constant | None) -> MatMul | None:
+        """The node as a product, with the Add of a constant where that alone reads it."""
+        if len(weight.shape) != 2:
+            return None
+        readers = node.outputs[0].outputs
+        if len(readers) == 1 and readers[0].op == "Add":
+            for constant in readers[0].inputs:
+                if (
+                    isinstance(constant, gs.Constant)
+                    and math.prod(constant.shape) == weight.shape[1]
+                    and constant.shape[-1:] == type(constant.shape)([weight.shape[1]])
+                ):
+                    return cls(node, weight, constant, readers[0])
+        return cls(node, weight, None)
+
+    @property
+    def fits_bias(self) -> bool:
+        """Whether an Add of its bias is there: a product by itself has no place for one."""
+        return self.bias is not None
 
 
 OPERATORS: dict[str, type[LinearOperator]] = {
