@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ..compiler.graph.edit import ChannelAffine, bypass, is_float, put_steps
 from ..compiler.graph.layout import ACTIVATIONS
 from ..compiler.graph.program import Program
-from ..compiler.structure.bounds import ANYTHING, Bounds, bounds_of
+from ..compiler.structure.bounds import bounds_of
+from ..compiler.structure.intervals import ANYTHING, Bounds
 from ..compiler.structure.straight_pieces import is_identity, straight
 from .base import Change
 

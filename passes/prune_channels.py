@@ -10,7 +10,8 @@ import numpy as np
 from ..compiler.execution.statistics import measure_ranges
 from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, own_name
-from ..compiler.structure.channel_groups import bias_slot, group_of, saved_nbytes
+from ..compiler.structure.channel_groups import group_of
+from ..compiler.structure.channel_removal import bias_slot, saved_nbytes
 from .base import Change
 from .pruning import take_out
 

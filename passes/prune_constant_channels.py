@@ -10,14 +10,10 @@ from numpy.typing import NDArray
 
 from ..compiler.graph.layout import ACTIVATIONS
 from ..compiler.graph.program import Program, own_name
-from ..compiler.structure.bounds import Bounds, bounds_of
-from ..compiler.structure.channel_groups import (
-    ChannelGroup,
-    group_of,
-    in_multiples,
-    removable,
-    saved_nbytes,
-)
+from ..compiler.structure.bounds import bounds_of
+from ..compiler.structure.channel_groups import ChannelGroup, group_of
+from ..compiler.structure.channel_removal import in_multiples, removable, saved_nbytes
+from ..compiler.structure.intervals import Bounds
 from .base import Change
 from .pruning import take_out
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import array_of
-from ..compiler.structure.channel_groups import ChannelGroup, Place, Sink, Slot, bias_slot
+from ..compiler.structure.channel_groups import ChannelGroup, Place, Sink, Slot
+from ..compiler.structure.channel_removal import bias_slot
 
 Float64 = NDArray[np.float64]
 

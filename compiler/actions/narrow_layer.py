@@ -21,7 +21,7 @@ from ..fitting.regression import products_in_threads
 from ..fitting.unit_choice import eliminate_units
 from ..fitting.walk import Walk
 from ..graph.program import Program, own_name
-from ..structure.channel_groups import in_multiples
+from ..structure.channel_removal import in_multiples
 from .action import Disturbed, Effect, OneModel, Stage
 from .entries import text
 from .evidence import Evidence
@@ -156,17 +156,7 @@ def losses(
         wanted = rows.wanted[:, 0].astype(np.float64)
         power = float(np.square(wanted - wanted.mean(axis=0)).sum())
         with products_in_threads():
-            steps = list(
-                eliminate_units(
-                    rows.x[:, 0],
-                    rows.wanted[:, 0],
-                    width,
-                    keeps,
-                    other=None if rows.other is None else rows.other[:, 0],
-                    rectified=rows.rectified,
-                    start=operator.affine().weight[0],
-                )
-            )
+            steps = list(eliminate_units(rows, width, keeps, operator.affine().weight[0]))
         value = operator.source.name
         for kept, risen in steps:
             yield owners[value], value, len(kept), risen / power if power > 0 else 0.0

@@ -15,7 +15,8 @@ from ..errors import ModelError
 from ..execution.statistics import Statistics
 from ..fitting.reference import Reference
 from ..graph.program import Program, own_name
-from ..structure.channel_groups import ChannelGroup, group_of, in_multiples, saved_nbytes
+from ..structure.channel_groups import ChannelGroup, group_of
+from ..structure.channel_removal import in_multiples, saved_nbytes
 from ..structure.cost import node_macs
 from .action import Disturbed, Effect, OneModel, Stage, entries_of
 from .bill import Bill

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..structure.windows import Window
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
@@ -25,6 +28,31 @@ def value_rows(value: Array, positions: Rows, channels_last: bool) -> NDArray[np
         flat = items.reshape(frames, -1, value.shape[1])
     picked = np.take_along_axis(flat, positions[:, :, None], axis=1)
     return np.ascontiguousarray(picked.reshape(-1, flat.shape[-1]), dtype=np.float32)
+
+
+def window_rows(x: Array, positions: Rows, window: Window, groups: int) -> NDArray[np.float32]:
+    """Patches [frames * p, groups, channels / groups * kernel] at output positions [frames, p].
+
+    Only the sampled patches are gathered, never the whole im2col matrix. Taps that an output does
+    not read are zero.
+    """
+    spatial = tuple(x.shape[2:])
+    rank = len(spatial)
+    sizes = window.output_size(spatial)
+    items = len(x) // len(positions)  # several per frame where frames are folded into windows
+    item, place = np.divmod(positions, math.prod(sizes))
+    item = np.arange(len(positions))[:, None] * items + item
+    index: list[Array] = [item.reshape(-1, *([1] * rank))]
+    reads = window.reads(spatial)
+    for axis, corner in enumerate(np.unravel_index(place.reshape(-1), sizes)):
+        shape = [len(corner)] + [1] * rank
+        shape[axis + 1] = -1
+        index.append(reads[axis][corner].reshape(shape))
+    last = np.moveaxis(x, 1, -1)
+    if any((taps == size).any() for taps, size in zip(reads, spatial)):
+        last = np.pad(last, [(0, 0), *[(0, 1)] * rank, (0, 0)])
+    patches = np.moveaxis(last[tuple(index)], -1, 1)  # [rows, channels, *kernel]
+    return np.ascontiguousarray(patches, dtype=np.float32).reshape(len(patches), groups, -1)
 
 
 def positions_per_frame(value: Array, frames: int, channels_last: bool) -> int | None:

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from ..graph.layout import pre_activation
 from ..graph.program import Program
 from .hidden_layers import HiddenLayer, hidden_layer
-from .operators import LinearOperator, linear_operator
+from .operators import LinearOperator, operator_making
 from .pooling import MAX_COLUMNS, Pool
 
 
@@ -100,12 +100,8 @@ def maker_of(value: gs.Variable, outputs: set[str]) -> LinearOperator | None:
         candidates += [t for t in node.inputs if len(t.outputs) == 1 and t.name not in outputs]
     found: LinearOperator | None = None
     for candidate in candidates:
-        if len(candidate.inputs) != 1:
-            continue
-        operator = _made_by(candidate.inputs[0])
-        if operator is None or operator.result is not candidate:
-            continue
-        if len(operator.weight.outputs) == 1:
+        operator = operator_making(candidate)
+        if operator is not None and len(operator.weight.outputs) == 1:
             found = operator
     return found
 
@@ -165,7 +161,7 @@ def _removed(layer: HiddenLayer, gap: Maker, original: Program) -> tuple[HiddenL
 
 def _fits(mine: HiddenLayer, theirs: HiddenLayer) -> bool:
     """Whether the units of another layer could stand beside one's own: same function and size."""
-    if mine.function != theirs.function or mine.maker.node.op != theirs.maker.node.op:
+    if mine.function != theirs.function or type(mine.maker) is not type(theirs.maker):
         return False
     if mine.reader.fan_in // mine.width != theirs.reader.fan_in // theirs.width:
         return False
@@ -174,16 +170,6 @@ def _fits(mine: HiddenLayer, theirs: HiddenLayer) -> bool:
         return False
     axis = len(one) - 1 if mine.maker.channels_last else 1
     return all(a == b for i, (a, b) in enumerate(zip(one, other)) if i not in (0, axis))
-
-
-def _made_by(node: gs.Node) -> LinearOperator | None:
-    direct = linear_operator(node)
-    if direct is not None or node.op != "Add":
-        return direct
-    for tensor in node.inputs:
-        if len(tensor.inputs) == 1 and tensor.inputs[0].op == "MatMul":
-            return linear_operator(tensor.inputs[0])
-    return None
 
 
 def _function(value: gs.Variable, before: str) -> str:

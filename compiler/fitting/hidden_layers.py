@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from ..graph.layout import ACTIVATIONS
 from ..graph.program import Program, own_name
-from .operators import LinearOperator, linear_operator
+from .operators import LinearOperator, linear_operator, operator_making
 
 # Functions of one value (with scalar constants) or of several that come from the same unit.
 _PER_UNIT = ACTIVATIONS | {"Add", "Sub", "Mul", "Div", "Pow", "Erf", "Neg", "Sqrt", "Identity"}
@@ -44,7 +44,7 @@ def hidden_layer(reader: LinearOperator, outputs: set[str]) -> HiddenLayer | Non
 
     `outputs` names the graph outputs.
     """
-    if _groups(reader) != 1:
+    if reader.groups != 1:
         return None
     between: dict[int, gs.Node] = {}
     maker: LinearOperator | None = None
@@ -56,8 +56,8 @@ def hidden_layer(reader: LinearOperator, outputs: set[str]) -> HiddenLayer | Non
         node: gs.Node = value.inputs[0]
         if id(node) in between:
             continue
-        operator = linear_operator(_product(node))
-        if operator is not None and operator.result is value:
+        operator = operator_making(value)
+        if operator is not None:
             if maker is not None and maker.node is not operator.node:
                 return None
             maker = operator
@@ -71,7 +71,7 @@ def hidden_layer(reader: LinearOperator, outputs: set[str]) -> HiddenLayer | Non
                     return None
             else:
                 stack.append(tensor)
-    if maker is None or _groups(maker) != 1 or maker.node.op != reader.node.op:
+    if maker is None or maker.groups != 1 or type(maker) is not type(reader):
         return None
     members = {*between, id(reader.node)}
     for value in [maker.result, *(node.outputs[0] for node in between.values())]:
@@ -95,19 +95,6 @@ def layer_behind(program: Program, value: str) -> HiddenLayer | str:
     if any(len(operator.weight.outputs) != 1 for operator in (layer.maker, layer.reader)):
         return f"others read the weights around '{name}', too"
     return layer
-
-
-def _product(node: gs.Node) -> gs.Node:
-    """The MatMul behind an Add of its bias, else the node itself."""
-    if node.op == "Add":
-        for tensor in node.inputs:
-            if len(tensor.inputs) == 1 and tensor.inputs[0].op == "MatMul":
-                return tensor.inputs[0]
-    return node
-
-
-def _groups(operator: LinearOperator) -> int:
-    return int(operator.node.attrs.get("group", 1)) if operator.node.op == "Conv" else 1
 
 
 def _ordered(between: dict[int, gs.Node], maker: LinearOperator) -> tuple[gs.Node, ...]:

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ..graph.program import Program
@@ -76,12 +74,17 @@ class Pool:
     def starts(self) -> list[Affine | None]:
         """Weights the units had, None where they cannot be the start of a fit on this input."""
         mine = self.layer.maker
-        return [unit.affine() if _alike(unit, mine) else None for unit in self.units]
+        return [
+            unit.affine()
+            if type(unit) is type(mine) and unit.receptive_field == mine.receptive_field
+            else None
+            for unit in self.units
+        ]
 
     def widen(self, program: Program, parts: Sequence[Affine]) -> None:
         """Put all units into the layer; `parts` are their weights, the layer's own first."""
         width = sum(part.bias.shape[1] for part in parts)
-        wide = _resized(program, self.layer.maker, fan_out=width)
+        wide = self.layer.maker.resized(program, fan_out=width)
         wide.write(
             program,
             Affine(
@@ -89,7 +92,7 @@ class Pool:
                 np.concatenate([part.bias for part in parts], axis=1),
             ),
         )
-        _resized(program, self.layer.reader, fan_in=self.columns)
+        self.layer.reader.resized(program, fan_in=self.columns)
         self._shape(width)
 
     def narrow(self, program: Program, kept: NDArray[np.int64]) -> LinearOperator:
@@ -97,14 +100,14 @@ class Pool:
         maker = linear_operator(self.layer.maker.node)
         assert maker is not None
         present = maker.affine()
-        _resized(program, maker, fan_out=len(kept)).write(
+        maker.resized(program, fan_out=len(kept)).write(
             program, Affine(present.weight[:, :, kept], present.bias[:, kept])
         )
         reader = linear_operator(self.layer.reader.node)
         assert reader is not None
         taps = reader.fan_in // present.bias.shape[1]
         self._shape(len(kept))
-        return _resized(program, reader, fan_in=taps * len(kept))
+        return reader.resized(program, fan_in=taps * len(kept))
 
     def _shape(self, width: int) -> None:
         axis = -1 if self.layer.maker.channels_last else 1
@@ -114,42 +117,3 @@ class Pool:
                 shape = list(value.shape)
                 shape[axis] = width
                 value.shape = tuple(shape)
-
-
-def _alike(one: LinearOperator, other: LinearOperator) -> bool:
-    """Whether the two read the same receptive fields."""
-    if one.node.op != other.node.op:
-        return False
-    if one.node.op != "Conv":
-        return one.fan_in == other.fan_in
-    return one.weight.shape[1:] == other.weight.shape[1:]
-
-
-def _resized(
-    program: Program,
-    operator: LinearOperator,
-    fan_in: int | None = None,
-    fan_out: int | None = None,
-) -> LinearOperator:
-    """The operator with zero weights of another size, in place in its node."""
-    shape: list[Any] = list(operator.weight.shape)
-    conv = operator.node.op == "Conv"
-    transposed = conv or bool(operator.node.attrs.get("transB", 0))
-    out_axis, in_axis = (0, 1) if transposed else (1, 0)
-    if fan_in is not None:
-        shape[in_axis] = fan_in // int(np.prod(shape[2:], dtype=np.int64)) if conv else fan_in
-    if fan_out is not None:
-        shape[out_axis] = fan_out
-    dtype = operator.weight.dtype
-    operator.node.inputs[1] = gs.Constant(
-        program.unique_name(f"{operator.weight.name}_pool"), np.zeros(shape, dtype)
-    )
-    if operator.bias is not None and fan_out is not None:
-        reader = operator.bias_node or operator.node
-        index = next(i for i, tensor in enumerate(reader.inputs) if tensor is operator.bias)
-        reader.inputs[index] = gs.Constant(
-            program.unique_name(f"{operator.bias.name}_pool"), np.zeros(fan_out, dtype)
-        )
-    resized = linear_operator(operator.node)
-    assert resized is not None
-    return resized

@@ -9,7 +9,7 @@ Related: PLeaS (arXiv 2407.02447), ReplaceMe (2505.02819), He et al. 2017 (chann
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..graph.program import Program, node_inputs
 from .operators import LinearOperator, linear_operator
 from .pooling import Pool
 from .reference import Reference, row_count
-from .regression import RIDGE, Affine, fit, products_in_threads
+from .regression import RIDGE, Affine, Problem, fit, products_in_threads
 from .unit_choice import columns_of, select_units
 from .walk import Walk
 
@@ -93,19 +93,7 @@ def _reconstructed(
     return fitted
 
 
-@dataclass
-class ProblemRows:
-    """Rows of one problem: inputs [rows, groups, fan_in], targets, and what is added to them."""
-
-    x: NDArray[np.float32]
-    wanted: NDArray[np.float32]
-    other: NDArray[np.float32] | None
-    rectified: bool
-
-
-def gathered(
-    walk: Walk, reference: Reference, operator: LinearOperator, target: Target
-) -> ProblemRows:
+def gathered(walk: Walk, reference: Reference, operator: LinearOperator, target: Target) -> Problem:
     """The operator's rows, once the walk has come to what it reads."""
     positions = reference.positions(target.value)
     inputs: list[NDArray[np.float32]] = []
@@ -121,32 +109,29 @@ def gathered(
     x = np.concatenate(inputs)
     wanted = reference.rows(target.value).reshape(len(x), x.shape[1], -1)
     other = np.concatenate(others).reshape(wanted.shape) if others else None
-    return ProblemRows(x, wanted, other, target.rectified)
+    return Problem(x, wanted, other, target.rectified)
 
 
 def _solution(
-    rows: ProblemRows, operator: LinearOperator, reference: Reference, start: Affine | None = None
+    rows: Problem, operator: LinearOperator, reference: Reference, start: Affine | None = None
 ) -> Affine:
     start = start or operator.affine()
     return fit(
-        rows.x,
-        rows.wanted,
-        start=start,
-        other=rows.other,
-        rectified=rows.rectified,
-        fit_bias=operator.node.op != "MatMul" or operator.bias is not None,
+        rows,
+        start,
+        fit_bias=operator.fits_bias,
         # A new adapter has no old weights to be held to.
         ridge=reference.size.ridge if bool(start.weight.any()) else RIDGE,
     )
 
 
-def _unit_solutions(rows: ProblemRows, pool: Pool, reference: Reference) -> Iterator[Affine]:
+def _unit_solutions(rows: Problem, pool: Pool, reference: Reference) -> Iterator[Affine]:
     """Weights that make the removed blocks' units from what the layer reads."""
     for unit, start in zip(pool.units, pool.starts()):
         wanted = reference.rows(unit.result.name)[:, None]
         rectified = all(node.op == "Relu" for node in unit.result.outputs)
         ridge = RIDGE if start is None else reference.size.ridge
-        yield fit(rows.x.copy(), wanted, start=start, rectified=rectified, ridge=ridge)
+        yield fit(Problem(rows.x.copy(), wanted, None, rectified), start, ridge=ridge)
 
 
 def _choose_units(
@@ -156,25 +141,17 @@ def _choose_units(
     wide = linear_operator(pool.layer.reader.node)
     assert wide is not None
     rows = gathered(walk, reference, wide, target)
-    x, wanted = rows.x[:, 0], rows.wanted[:, 0]
-    other = None if rows.other is None else rows.other[:, 0]
     start = pool.sum_of_readers()
-    kept = select_units(
-        x.copy(),
-        wanted,
-        pool.width,
-        pool.kept,
-        other=other,
-        rectified=rows.rectified,
-        start=start.weight[0],
-    )
+    own = replace(rows, x=rows.x.copy())
+    kept = select_units(own, pool.width, pool.kept, start.weight[0])
+    del own
     source = wide.source.name
     reader = pool.narrow(program, kept)
     walk.keep_channels(source, kept, -1 if reader.channels_last else 1)
-    columns = columns_of(kept, x.shape[1] // pool.width)
-    rows.x = np.ascontiguousarray(x[:, columns])[:, None]
+    columns = columns_of(kept, rows.x.shape[2] // pool.width)
+    chosen = replace(rows, x=np.ascontiguousarray(rows.x[:, 0][:, columns])[:, None])
     near = Affine(start.weight[:, columns], start.bias)
-    reader.write(program, _solution(rows, reader, reference, near))
+    reader.write(program, _solution(chosen, reader, reference, near))
 
 
 def _wanted(

@@ -118,8 +118,7 @@ class Reference:
 
 def row_count(operator: LinearOperator, size: FitSize, columns: int | None = None) -> int:
     """How many rows the operator's least-squares problem gets; `columns` widens its input."""
-    groups = int(operator.node.attrs.get("group", 1)) if operator.node.op == "Conv" else 1
     fan_in = columns or operator.fan_in
-    row_nbytes = 4 * (fan_in * groups + operator.fan_out)
+    row_nbytes = 4 * (fan_in * operator.groups + operator.fan_out)
     wanted = max(size.min_rows, size.rows_per_unknown * (fan_in + 1))
     return max(1, min(wanted, ROWS_NBYTES // row_nbytes))

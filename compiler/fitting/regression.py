@@ -163,27 +163,36 @@ def _apply(x: Float32, weight: Float64) -> Float32:
     return np.matmul(x.transpose(1, 0, 2), cast).transpose(1, 0, 2)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Rows of one problem: x [rows, groups, fan_in] has to give `wanted` [rows, groups, fan_out].
+
+    `other` is added to the map's output before it is compared (the skip path of an Add).
+    `rectified` says that a ReLU follows: where `wanted` is 0 or less any value below 0 is as good.
+    """
+
+    x: Float32
+    wanted: Float32
+    other: Float32 | None = None
+    rectified: bool = False
+
+
 def fit(
-    x: Float32,
-    target: Float32,
-    *,
+    problem: Problem,
     start: Affine | None = None,
-    other: Float32 | None = None,
-    rectified: bool = False,
+    *,
     fit_bias: bool = True,
     ridge: float = RIDGE,
     rounds: int = ROUNDS,
 ) -> Affine:
-    """The affine map of x [rows, groups, fan_in] that best gives `target` [rows, groups, fan_out].
+    """The affine map that solves the problem best; its x is overwritten.
 
-    `other` is added to the map's output before it is compared (the skip path of an Add).
-    `rectified` says that a ReLU follows: where the target is 0 or less any value below 0 is as
-    good, so the target becomes min(prediction, 0) and the problem is solved again `rounds` times
-    (asymmetric reconstruction, Zhang et al. 2015, arXiv 1505.06798, section 3.2). `x` is
-    overwritten.
+    Before a ReLU, targets of 0 or less become min(prediction, 0) and the problem is solved again
+    `rounds` times (asymmetric reconstruction, Zhang et al. 2015, arXiv 1505.06798, section 3.2).
     """
-    normal = Normal(x, fit_bias, ridge)
-    first = target
+    normal = Normal(problem.x, fit_bias, ridge)
+    first = target = problem.wanted
+    other, rectified = problem.other, problem.rectified
     if rectified and start is not None and not target.all():
         # Exact zeros are the trace of a ReLU: what was below them, the old weights know best.
         guess = normal.predict(start)

@@ -39,18 +39,7 @@ _FEWEST_WEIGHTS = 256
 
 def may_tie(operators: Sequence[LinearOperator]) -> bool:
     """Whether one weight could serve all: one shape, one type, read in the same way."""
-    kinds = {
-        (
-            op.node.op,
-            tuple(op.weight.shape),
-            np.dtype(op.weight.dtype).str,
-            int(op.node.attrs.get("group", 1)),
-            int(op.node.attrs.get("transB", 0)),
-            float(op.node.attrs.get("alpha", 1.0)),
-        )
-        for op in operators
-    }
-    return len(kinds) == 1 and len(operators) > 1
+    return len(operators) > 1 and len({operator.form for operator in operators}) == 1
 
 
 def joint_fit(
@@ -80,7 +69,7 @@ def _centred(
 ) -> tuple[Float32, Float32, Float64, Float64]:
     """Inputs and targets about their means, and the means; about 0 where there is no bias."""
     x_mean, t_mean = np.zeros(x.shape[1:]), np.zeros(t.shape[1:])
-    if operator.node.op != "MatMul" or operator.bias is not None:
+    if operator.fits_bias:
         x_mean, t_mean = x.mean(axis=0, dtype=np.float64), t.mean(axis=0, dtype=np.float64)
     return x - x_mean.astype(np.float32), t - t_mean.astype(np.float32), x_mean, t_mean
 

@@ -8,41 +8,27 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from .regression import RIDGE, ROUNDS, Float32, Float64, cross_matrix, gram_matrix
+from .regression import RIDGE, ROUNDS, Float64, Problem, cross_matrix, gram_matrix
 
 # Units taken out between two rankings, as a share of those left: one by one gives the same fit.
 _STEP = 1 / 16
 
 
 def select_units(
-    x: Float32,
-    target: Float32,
-    units: int,
-    keep: int,
-    *,
-    other: Float32 | None = None,
-    rectified: bool = False,
-    start: Float64 | None = None,
-    ridge: float = RIDGE,
+    problem: Problem, units: int, keep: int, start: Float64 | None = None, ridge: float = RIDGE
 ) -> NDArray[np.int64]:
-    """Which `keep` of the `units` in x [rows, units * taps] explain target [rows, out] best.
+    """Which `keep` of the `units` in the problem's x explain what is wanted best.
 
-    See `eliminate_units`. Returns sorted indices. x is centred in place.
+    See `eliminate_units`. Returns sorted indices. The problem's x is centred in place.
     """
-    steps = eliminate_units(
-        x, target, units, [keep], other=other, rectified=rectified, start=start, ridge=ridge
-    )
+    steps = eliminate_units(problem, units, [keep], start, ridge)
     return next((kept for kept, _ in steps), np.arange(units))
 
 
 def eliminate_units(
-    x: Float32,
-    target: Float32,
+    problem: Problem,
     units: int,
     keeps: Sequence[int],
-    *,
-    other: Float32 | None = None,
-    rectified: bool = False,
     start: Float64 | None = None,
     ridge: float = RIDGE,
 ) -> Iterator[tuple[NDArray[np.int64], float]]:
@@ -50,10 +36,11 @@ def eliminate_units(
 
     Backward elimination from the least-squares fit on all units: the unit goes whose removal
     raises the squared error least, w' (G^-1)_uu^-1 w for its weights w (Optimal Brain Surgeon,
-    Hassibi and Stork 1993, with a unit's taps as one group). `other` and `rectified` as in `fit`;
+    Hassibi and Stork 1993, with a unit's taps as one group). The problem has one group of rows;
     `start` [columns, out] is what the ridge pulls towards. Unit u has the columns u * taps to
-    (u + 1) * taps. `keeps` falls, below `units`; indices are sorted. x is centred in place.
+    (u + 1) * taps. `keeps` falls, below `units`; indices are sorted. The x is centred in place.
     """
+    x, target = problem.x[:, 0], problem.wanted[:, 0]
     columns = x.shape[1]
     taps = columns // units
     mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -63,10 +50,11 @@ def eliminate_units(
     known = gram @ weight
     gram[np.diag_indices(columns)] += ridge * max(np.trace(gram) / columns, 1e-12)
     factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True)
+    other = None if problem.other is None else problem.other[:, 0]
     relaxed = rest = target if other is None else target - other
     ceiling = 0 if other is None else -other
     prior = weight
-    for round_ in range(ROUNDS + 1 if rectified else 1):
+    for round_ in range(ROUNDS + 1 if problem.rectified else 1):
         if round_:
             guess = x @ weight.astype(np.float32) + relaxed.mean(axis=0)
             relaxed = np.where(target <= 0, np.minimum(guess, ceiling), rest)

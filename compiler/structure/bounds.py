@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,39 +17,10 @@ from numpy.typing import NDArray
 
 from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
+from .intervals import ANYTHING, MAX_ELEMENTS, Bounds, float_array, widened
+from .linear_bounds import conv_bounds, gemm_bounds, matmul_bounds
 
 Float64 = NDArray[np.float64]
-
-# A weight tensor with more elements than this is not looked through.
-_MAX_ELEMENTS = 1 << 25
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Lowest and highest number of each channel; one entry where channels are not told apart.
-
-    `axis` is that of the channels: 1, or -1 for the last; None with one entry.
-    """
-
-    low: Float64
-    high: Float64
-    axis: int | None = None
-
-    @property
-    def known(self) -> bool:
-        """Whether anything at all is known."""
-        return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
-
-    def joined(self) -> Bounds:
-        """The bounds of all channels together."""
-        return Bounds(self.low.min(keepdims=True), self.high.max(keepdims=True))
-
-    def constant(self) -> NDArray[np.bool_]:
-        """Which channels have one value only."""
-        return np.isfinite(self.low) & (self.low == self.high)
-
-
-ANYTHING = Bounds(np.array([-np.inf]), np.array([np.inf]))
 _Rule = Callable[[gs.Node, list[Bounds]], Bounds]
 
 
@@ -75,103 +45,10 @@ def _given(tensor: gs.Tensor, found: Mapping[str, Bounds]) -> Bounds:
     if not isinstance(tensor, gs.Constant):
         return found.get(tensor.name, ANYTHING)
     array = array_of(tensor)
-    if array.dtype.kind != "f" or not 0 < array.size <= _MAX_ELEMENTS:
+    if array.dtype.kind != "f" or not 0 < array.size <= MAX_ELEMENTS:
         return ANYTHING
     low, high = float(array.min()), float(array.max())
     return Bounds(np.array([low]), np.array([high]))
-
-
-# -- linear operators -----------------------------------------------------------------------
-
-
-def _product(weight: Float64, given: Bounds) -> Bounds:
-    """Bounds of weight @ x, weight [..., outputs, inputs], of an x within bounds [..., inputs]."""
-    up, down = np.maximum(weight, 0), np.minimum(weight, 0)
-    low, high = given.low, given.high
-
-    def bound(first: Float64, second: Float64) -> Float64:
-        finite_first = np.where(np.isfinite(first), first, 0)
-        finite_second = np.where(np.isfinite(second), second, 0)
-        total = up @ finite_first[..., None] + down @ finite_second[..., None]
-        # A zero weight keeps even the unknown out.
-        open_ = (up > 0) @ ~np.isfinite(first)[..., None] | (down < 0) @ ~np.isfinite(second)[
-            ..., None
-        ]
-        return np.where(open_, np.inf, total)[..., 0]
-
-    lowest = bound(low, high)
-    return Bounds(np.where(np.isinf(lowest), -np.inf, lowest), bound(high, low))
-
-
-def _float_array(tensor: gs.Tensor) -> Float64 | None:
-    if not isinstance(tensor, gs.Constant):
-        return None
-    array = array_of(tensor)
-    if array.dtype.kind != "f" or array.size > _MAX_ELEMENTS:
-        return None
-    values = tensor.values.astype(np.float64)
-    return values if np.isfinite(values).all() else None
-
-
-def _wide(given: Bounds, channels: int, axis: int) -> Bounds:
-    """The bounds with an entry for every channel on that axis."""
-    if given.axis != axis or len(given.low) != channels:
-        given = given.joined()
-    shape = (channels,)
-    return Bounds(np.broadcast_to(given.low, shape), np.broadcast_to(given.high, shape), axis)
-
-
-def _with_bias(node: gs.Node, made: Bounds, axis: int, factor: float = 1.0) -> Bounds:
-    bias: Float64 | None = np.zeros(1)
-    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        bias = _float_array(node.inputs[2])
-    if bias is None or bias.size not in (1, len(made.low)):
-        return ANYTHING
-    if bias.ndim > 1 and bias.shape[-1] != bias.size:
-        return ANYTHING  # a number per frame
-    shift = bias.reshape(-1) * factor
-    return Bounds(made.low + shift, made.high + shift, axis)
-
-
-def _conv(node: gs.Node, given: list[Bounds]) -> Bounds:
-    weight = _float_array(node.inputs[1])
-    if weight is None:
-        return ANYTHING
-    group = int(node.attrs.get("group", 1))
-    outputs, inputs = weight.shape[:2]
-    x = _wide(given[0], inputs * group, 1)
-    padded = any(node.attrs.get("pads") or ()) or node.attrs.get("auto_pad", "NOTSET") not in (
-        "NOTSET",
-        "VALID",
-    )
-    if padded:
-        x = Bounds(np.minimum(x.low, 0), np.maximum(x.high, 0), 1)
-    taps = weight.reshape(group, outputs // group, inputs, -1)
-    low, high = (side.reshape(group, inputs) for side in (x.low, x.high))
-    each = [_product(taps[..., k], Bounds(low, high)) for k in range(taps.shape[3])]
-    made = Bounds(
-        np.sum([tap.low for tap in each], axis=0).reshape(-1),
-        np.sum([tap.high for tap in each], axis=0).reshape(-1),
-    )
-    return _with_bias(node, made, 1)
-
-
-def _gemm(node: gs.Node, given: list[Bounds]) -> Bounds:
-    weight = _float_array(node.inputs[1])
-    if weight is None or weight.ndim != 2 or node.attrs.get("transA", 0):
-        return ANYTHING
-    weight = weight if node.attrs.get("transB", 0) else weight.T
-    weight = weight * float(node.attrs.get("alpha", 1.0))
-    made = _product(weight, _wide(given[0], weight.shape[1], -1))
-    return _with_bias(node, made, -1, float(node.attrs.get("beta", 1.0)))
-
-
-def _matmul(node: gs.Node, given: list[Bounds]) -> Bounds:
-    weight = _float_array(node.inputs[1])
-    if weight is None or weight.ndim != 2:
-        return ANYTHING
-    made = _product(weight.T, _wide(given[0], weight.shape[0], -1))
-    return Bounds(made.low, made.high, -1)
 
 
 # -- element by element -----------------------------------------------------------------------
@@ -194,7 +71,7 @@ def _operands(node: gs.Node, given: list[Bounds]) -> tuple[list[Bounds], int | N
         return [bounds.joined() for bounds in given], None
     rank, wide = len(out), list[Bounds]()
     for tensor, bounds in zip(node.inputs, given):
-        array = _float_array(tensor)
+        array = float_array(tensor)
         if array is not None and array.ndim <= rank:
             full = array.reshape([1] * (rank - array.ndim) + list(array.shape))
             moved = np.moveaxis(full, axis, 0).reshape(full.shape[axis], -1)
@@ -202,7 +79,7 @@ def _operands(node: gs.Node, given: list[Bounds]) -> tuple[list[Bounds], int | N
         shape = tensor.shape
         if shape is None or len(shape) != rank:  # its axes are others than the result's
             bounds = bounds if array is not None else bounds.joined()
-        wide.append(_wide(bounds, channels, axis))
+        wide.append(widened(bounds, channels, axis))
     return wide, axis
 
 
@@ -235,13 +112,13 @@ def _div(node: gs.Node, given: list[Bounds]) -> Bounds:
 
 
 def _norm(node: gs.Node, given: list[Bounds]) -> Bounds:
-    parts = [_float_array(tensor) for tensor in node.inputs[1:]]
+    parts = [float_array(tensor) for tensor in node.inputs[1:]]
     if node.attrs.get("training_mode", 0) or len(parts) != 4 or any(p is None for p in parts):
         return ANYTHING
     scale, shift, mean, variance = (part for part in parts if part is not None)
     factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     rank = len(node.inputs[0].shape or ())
-    x = _wide(given[0], len(factor), -1 if rank == 2 else 1)
+    x = widened(given[0], len(factor), -1 if rank == 2 else 1)
     ends = np.stack([x.low * factor, x.high * factor])
     ends = np.where(np.isnan(ends), 0, ends)
     offset = shift - mean * factor
@@ -261,7 +138,7 @@ def _leaky(node: gs.Node, given: list[Bounds]) -> Bounds:
 
 
 def _prelu(node: gs.Node, given: list[Bounds]) -> Bounds:
-    slope = _float_array(node.inputs[1])
+    slope = float_array(node.inputs[1])
     if slope is None:
         return ANYTHING
     x = given[0]
@@ -294,7 +171,7 @@ def _clip(node: gs.Node, given: list[Bounds]) -> Bounds:
     for index, tensor in enumerate(node.inputs[1:3]):
         if tensor.is_empty():
             continue
-        value = _float_array(tensor)
+        value = float_array(tensor)
         if value is None:
             return ANYTHING
         limits[index] = float(value.reshape(-1)[0])
@@ -387,7 +264,7 @@ def _concat(node: gs.Node, given: list[Bounds]) -> Bounds:
         own = bounds if bounds.axis == place or rank == 2 else bounds.joined()
         if len(own.low) not in (1, channels):
             return everything
-        parts.append(_wide(Bounds(own.low, own.high, place), channels, place))
+        parts.append(widened(Bounds(own.low, own.high, place), channels, place))
     return Bounds(
         np.concatenate([p.low for p in parts]), np.concatenate([p.high for p in parts]), place
     )
@@ -406,9 +283,9 @@ def _elu(node: gs.Node, given: list[Bounds]) -> Bounds:
 
 
 _RULES: dict[str, _Rule] = {
-    "Conv": _conv,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
+    "Conv": conv_bounds,
+    "Gemm": gemm_bounds,
+    "MatMul": matmul_bounds,
     "Add": _add,
     "Sub": _sub,
     "Mul": _mul,

@@ -8,7 +8,6 @@ sums and products with other values tie their channels to the same ones of those
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..graph.layout import ACTIVATIONS
 from ..graph.program import Program, is_standard, own_name
-from ..graph.weights import array_of, nbytes_of
+from ..graph.weights import array_of
 
 Float64 = NDArray[np.float64]
 
@@ -335,87 +334,3 @@ class _Walk:
             raise NoGroup(f"'{own_name(slot.node.inputs[slot.index].name)}' is computed")
         if not any(s.node is slot.node and s.index == slot.index for s in self.group.slots):
             self.group.slots.append(slot)
-
-
-# -- which channels may go ----------------------------------------------------------------------
-
-
-def removable(
-    group: ChannelGroup, constants: Mapping[str, Float64], unread: bool = True
-) -> NDArray[np.int64]:
-    """Channels that every sink can do without, at most all but one.
-
-    `constants` has, by sink value, the number that each entry always is (nan: none). An entry that
-    is not zero needs a sink without padding and with a bias to go into. With `unread`, channels
-    whose column is zero go too.
-    """
-    gone = np.ones(group.channels, dtype=bool)
-    for sink in group.sinks:
-        entries = group.channels * sink.slot.repeat
-        known = constants.get(sink.value, np.full(entries, np.nan))
-        fine = known == 0
-        if can_take_offset(sink):
-            fine |= np.isfinite(known)
-        if unread:
-            fine |= ~np.any(sink.columns() != 0, axis=1)
-        gone &= fine.reshape(group.channels, -1).all(axis=1)
-    found = np.flatnonzero(gone).astype(np.int64)
-    return found[1:] if len(found) == group.channels else found
-
-
-def in_multiples(removed: NDArray[np.int64], channels: int, multiple: int) -> NDArray[np.int64]:
-    """As many of the removed channels, the first ones, as leave a multiple where there was one.
-
-    ONNX Runtime and TensorRT work on blocks of channels: a resnet44 that lost one or two of 16, 32
-    or 64 channels here and there took 1.25 times as long with 6 % fewer MACs.
-    """
-    if multiple <= 1 or channels % multiple:
-        return removed
-    kept = -(-(channels - len(removed)) // multiple) * multiple
-    return removed[: channels - kept]
-
-
-def can_take_offset(sink: Sink) -> bool:
-    """Whether a constant on the sink's input can move into its bias."""
-    node = sink.slot.node
-    if node.op == "Conv":
-        return not any(node.attrs.get("pads") or ()) and node.attrs.get("auto_pad", "NOTSET") in (
-            "NOTSET",
-            "VALID",
-        )
-    if node.op == "Gemm":
-        return bool(float(node.attrs.get("beta", 1.0))) or len(node.inputs) < 3
-    return not sink.is_output and bias_slot(node) is not None
-
-
-def bias_slot(node: gs.Node) -> Slot | None:
-    """The bias of a MatMul: the constant of the Add that alone reads it."""
-    readers = node.outputs[0].outputs
-    if len(readers) != 1 or readers[0].op != "Add":
-        return None
-    for index, tensor in enumerate(readers[0].inputs):
-        if isinstance(tensor, gs.Constant):
-            shape = array_of(tensor).shape
-            columns = array_of(node.inputs[1]).shape[1] if isinstance(
-                node.inputs[1], gs.Constant
-            ) else 0  # fmt: skip
-            if shape and shape[-1] == columns == math.prod(shape):
-                return Slot(readers[0], index, len(shape) - 1)
-    return None
-
-
-def saved_nbytes(group: ChannelGroup, removed: int) -> int:
-    """Weight bytes that go with so many channels; those of weights read elsewhere too count not."""
-    slots = [*group.slots, *(sink.slot for sink in group.sinks)]
-    touched = {id(slot.node) for slot in slots}
-    seen, total = set[int](), 0
-    for slot in slots:
-        constant = slot.constant
-        if id(constant) in seen:
-            continue
-        seen.add(id(constant))
-        nbytes = nbytes_of(constant)
-        shared = any(id(reader) not in touched for reader in constant.outputs)
-        # A weight that others still read is copied: its smaller copy is an expense.
-        total += nbytes * removed // group.channels - (nbytes if shared else 0)
-    return total

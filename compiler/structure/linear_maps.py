@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
+from .windows import Window, window_of
 
 Float64 = NDArray[np.float64]
 
@@ -19,16 +20,6 @@ _STEPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 _LINEAR = _STEPS | {"Conv", "Gemm", "MatMul"}
 # Half precision is left alone: a product of two rounded weights is rounded once more.
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a convolution slides: kernel, strides, dilations per axis; pads: all begins, all ends."""
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -157,21 +148,9 @@ def _conv(node: gs.Node) -> Linear | None:
     if not constants or isinstance(node.inputs[0], gs.Constant):
         return None
     weight = constants[0]
-    rank = weight.ndim - 2
-    kernel = tuple(int(size) for size in weight.shape[2:])
-    window = Window(
-        kernel,
-        tuple(node.attrs.get("strides") or [1] * rank),
-        tuple(node.attrs.get("dilations") or [1] * rank),
-        tuple(node.attrs.get("pads") or [0] * (2 * rank)),
-    )
-    automatic = node.attrs.get("auto_pad", "NOTSET")
-    if automatic == "VALID":
-        window = replace(window, pads=(0,) * (2 * rank))
-    elif automatic != "NOTSET":
-        if any(size != 1 for size in kernel):
-            return None  # depends on the input's size
-        window = replace(window, pads=(0,) * (2 * rank))
+    window = window_of(node, tuple(int(size) for size in weight.shape[2:]))
+    if window is None:
+        return None
     bias = constants[1] if len(constants) > 1 else np.zeros(weight.shape[0])
     group = int(node.attrs.get("group", 1))
     return Linear((node,), node.inputs[0], node.outputs[0], weight, bias, window, group, True)

@@ -16,7 +16,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ..graph.weights import array_of, nbytes_of
-from .linear_maps import Linear, Window
+from .linear_maps import Linear
+from .windows import Window
 
 Float64 = NDArray[np.float64]
 

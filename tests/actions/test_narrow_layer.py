@@ -20,7 +20,6 @@ from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.driver import compile_models
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.fitting.reference import Reference
-from repsimc.compiler.fitting.unit_choice import eliminate_units, select_units
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.options import CompileOptions
@@ -29,7 +28,7 @@ from repsimc.passes.pipeline import CLEANING, run_passes
 from tests.actions.test_fold_bills import assert_billed
 from tests.nets.evidence import GivenEvidence
 from tests.nets.foldable import carried_out, error, images, sometimes_dead
-from tests.nets.networks import Array, Net, smooth_images
+from tests.nets.networks import Net, smooth_images
 from tests.nets.residual import residual_net
 from tests.programs import program_of
 
@@ -42,37 +41,6 @@ def twice_the_units(count: int = 16) -> onnx.ModelProto:
     x = net.relu(net.node("Conv", "x", net.weight(weight), net.weight(bias), pads=[1] * 4), out="r")
     net.head(net.relu(net.conv(x, 2 * count, 6, 3, out="c2")), 6, 5)
     return net.model(x=["N", 3, 8, 8])
-
-
-def rows(count: int = 600) -> tuple[Array, Array]:
-    """Four units of one tap, of which the third is the sum of the first two; what they make."""
-    random = np.random.default_rng(0)
-    x = random.normal(size=(count, 4)).astype(np.float32)
-    x[:, 2] = x[:, 0] + x[:, 1]
-    target = x @ np.array([[1, 0], [0, 1], [0.5, 0.5], [0, 0.01]], np.float32)
-    return x, target
-
-
-def test_units_go_by_what_the_others_cannot_replace() -> None:
-    x, target = rows()
-    steps = list(eliminate_units(x.copy(), target, 4, [3, 2, 1]))
-    assert [len(kept) for kept, _ in steps] == [3, 2, 1]
-    power = float(np.square(target - target.mean(axis=0)).sum())
-    losses = [risen / power for _, risen in steps]
-    assert losses[0] < 1e-4 and losses[1] < 0.01 < losses[2]
-    assert 3 not in steps[1][0]  # hardly used
-    assert select_units(x.copy(), target, 4, 2).tolist() == steps[1][0].tolist()
-
-
-def test_a_rise_is_what_a_fit_without_the_units_loses() -> None:
-    random = np.random.default_rng(1)
-    x = random.normal(size=(800, 12)).astype(np.float32)
-    target = (x @ random.normal(size=(12, 3))).astype(np.float32)
-    ((kept, risen),) = eliminate_units(x.copy(), target, 6, [3], ridge=1e-9)
-    columns = (kept[:, None] * 2 + np.arange(2)).reshape(-1)
-    x, target = x - x.mean(axis=0), target - target.mean(axis=0)
-    left = target - x[:, columns] @ np.linalg.lstsq(x[:, columns], target)[0]
-    assert risen == pytest.approx(float(np.square(left).sum()), rel=1e-3)
 
 
 def test_units_that_are_there_twice_are_found_and_go() -> None:

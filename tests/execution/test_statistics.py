@@ -8,11 +8,9 @@ import pytest
 from repsimc.compiler.execution import statistics as activations
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.statistics import mean_of, measure_statistics
-from repsimc.compiler.structure.activation_functions import activations_of
 from tests.nets.foldable import (
     always_on,
     attention_net,
-    gelu_mlp,
     images,
     sometimes_dead,
     statistics_of,
@@ -70,30 +68,6 @@ def test_pieces_give_what_one_go_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(one.slope, other.slope, atol=1e-5)
     np.testing.assert_allclose(one.lost, other.lost, atol=1e-5)
     assert len(frames.walks) == 2  # a pass each
-
-
-def test_activations_of_several_steps_are_one() -> None:
-    program = program_of(gelu_mlp())
-    found = {a.value: a for a in activations_of(program, program.graph.nodes)}
-    assert found["a/g"].given == "a/h" and len(found["a/g"].nodes) == 5
-    assert statistics_of(program, tokens()).activations["a/g"].damage < 0.5
-
-
-def test_a_silu_is_one_activation() -> None:
-    net = Net()
-    x = net.conv("x", 3, 4, out="h")
-    net.conv(net.node("Mul", x, net.node("Sigmoid", x), out="s"), 4, 5, out="y")
-    program = program_of(net.model(x=("N", 3, 8, 8)))
-    (found,) = activations_of(program, program.graph.nodes)
-    assert (found.given, found.value) == ("a/h", "a/s")
-
-
-def test_a_sum_of_two_values_is_no_activation() -> None:
-    net = Net()
-    x = net.node("Add", net.conv("x", 3, 4), net.node("Exp", net.conv("x", 3, 4)))
-    net.conv(x, 4, 5, out="y")
-    program = program_of(net.model(x=("N", 3, 8, 8)))
-    assert activations_of(program, program.graph.nodes) == []
 
 
 def test_values_that_never_change_are_found() -> None:

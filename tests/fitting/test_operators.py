@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repsimc.compiler.execution.rows import positions_per_frame, sample_positions, value_rows
+from repsimc.compiler.execution.rows import sample_positions, value_rows
 from repsimc.compiler.fitting.operators import LinearOperator, linear_operator
 from repsimc.compiler.fitting.regression import Affine
 from repsimc.compiler.graph.program import Program
@@ -32,6 +32,14 @@ def conv(net: Net, weight: tuple[int, ...], bias: bool = True, **attrs: Any) -> 
     if bias:
         weights.append(net.weight(net.normal(weight[0])))
     return net.node("Conv", "x", *weights, out="y", **attrs)
+
+
+def transposed(net: Net, weight: tuple[int, ...], bias: int | None = None, **attrs: Any) -> str:
+    """A ConvTranspose; `weight` is [inputs, outputs / groups, *kernel], `bias` all outputs."""
+    weights = [net.weight(net.normal(*weight))]
+    if bias is not None:
+        weights.append(net.weight(net.normal(bias)))
+    return net.node("ConvTranspose", "x", *weights, out="y", **attrs)
 
 
 def gemm(net: Net, bias: tuple[int, ...] | None = (5,), trans: int = 0, **attrs: Any) -> str:
@@ -76,6 +84,45 @@ CASES = {
     "conv not set": Case(IMAGE, lambda n: conv(n, (5, 4, 3, 3), auto_pad="NOTSET", pads=[1] * 4)),
     "conv 1-D": Case((3, 4, 9), lambda n: conv(n, (5, 4, 3), strides=[2], pads=[2, 1])),
     "conv 1-D groups": Case((3, 4, 9), lambda n: conv(n, (4, 2, 3), group=2, dilations=[2])),
+    "transposed conv 1x1": Case(IMAGE, lambda n: transposed(n, (4, 5, 1, 1), 5)),
+    "transposed conv without bias": Case(IMAGE, lambda n: transposed(n, (4, 5, 3, 3))),
+    "transposed conv padded": Case(IMAGE, lambda n: transposed(n, (4, 5, 3, 3), 5, pads=[1] * 4)),
+    "transposed conv stride 2": Case(
+        IMAGE, lambda n: transposed(n, (4, 5, 2, 2), 5, strides=[2, 2])
+    ),
+    "transposed conv stride 3": Case(
+        IMAGE, lambda n: transposed(n, (4, 5, 4, 5), 5, strides=[3, 3], pads=[1, 2, 0, 1])
+    ),
+    "transposed conv gaps": Case(IMAGE, lambda n: transposed(n, (4, 5, 1, 2), 5, strides=[3, 3])),
+    "transposed conv strides differ": Case(
+        IMAGE, lambda n: transposed(n, (4, 5, 3, 4), 5, strides=[1, 2], pads=[0, 1, 2, 3])
+    ),
+    "transposed conv output padding": Case(
+        IMAGE,
+        lambda n: transposed(
+            n, (4, 5, 3, 3), 5, strides=[2, 3], pads=[1] * 4, output_padding=[1, 2]
+        ),
+    ),
+    "transposed conv dilated": Case(
+        IMAGE,
+        lambda n: transposed(n, (4, 5, 3, 3), 5, strides=[2, 2], dilations=[3, 2], pads=[2] * 4),
+    ),
+    "transposed conv groups": Case(
+        IMAGE, lambda n: transposed(n, (4, 3, 3, 3), 6, group=2, strides=[2, 2], pads=[1] * 4)
+    ),
+    "transposed conv depthwise": Case(
+        IMAGE, lambda n: transposed(n, (4, 1, 4, 4), 4, group=4, strides=[2, 2], pads=[1] * 4)
+    ),
+    "transposed conv valid": Case(
+        IMAGE, lambda n: transposed(n, (4, 5, 3, 3), 5, auto_pad="VALID", strides=[2, 2])
+    ),
+    "transposed conv 1-D": Case(
+        (3, 4, 9),
+        lambda n: transposed(n, (4, 5, 4), 5, strides=[2], pads=[1, 2], output_padding=[1]),
+    ),
+    "transposed conv 1-D groups": Case(
+        (3, 4, 9), lambda n: transposed(n, (4, 2, 3), group=2, dilations=[2], strides=[3])
+    ),
     "gemm": Case((9, 4), gemm),
     "gemm transposed": Case((9, 4), lambda n: gemm(n, trans=1)),
     "gemm alpha beta": Case((9, 4), lambda n: gemm(n, alpha=0.5, beta=3.0)),
@@ -219,6 +266,27 @@ def test_what_a_fit_cannot_write_is_no_linear_operator(build: Callable[[Net], An
     assert [linear_operator(node) for node in found.graph.nodes] == [None] * len(found.graph.nodes)
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda n: transposed(n, (4, 5, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
+        lambda n: transposed(n, (4, 5, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
+        lambda n: transposed(n, (4, 5, 3, 3), strides=[2, 2], output_shape=[13, 14]),
+        lambda n: n.node(
+            "ConvTranspose", "x", n.node("Abs", n.weight(n.normal(4, 5, 3, 3))), out="y"
+        ),
+        lambda n: n.node(
+            "ConvTranspose", n.weight(n.normal(*IMAGE)), n.weight(n.normal(4, 5, 3, 3)), out="y"
+        ),
+    ],
+)
+def test_a_transposed_convolution_of_a_wished_size_is_left_alone(
+    build: Callable[[Net], Any],
+) -> None:
+    found = program(Case(IMAGE, build))
+    assert [linear_operator(node) for node in found.graph.nodes] == [None] * len(found.graph.nodes)
+
+
 def test_a_matmul_that_others_read_too_does_not_own_the_add() -> None:
     net = Net()
     product = net.node("MatMul", "x", net.weight(net.normal(4, 5)))
@@ -227,34 +295,6 @@ def test_a_matmul_that_others_read_too_does_not_own_the_add() -> None:
     operator = operator_of(program_of(net.model(("y", "z"), x=(2, 3, 4))))
     assert operator.bias is None
     assert operator.result.name == f"a/{product}"
-
-
-@pytest.mark.parametrize("rows", [1, 8, 17, 40, 1000])
-def test_sampled_positions_are_distinct_and_cover_the_image(rows: int) -> None:
-    positions = sample_positions(8, 5, rows, seed=0)
-    assert positions.shape == (8, min(5, -(-rows // 8)))
-    assert all(len(set(frame)) == len(frame) for frame in positions.tolist())
-    assert positions.min() >= 0 and positions.max() < 5
-    np.testing.assert_array_equal(positions, sample_positions(8, 5, rows, seed=0))
-    many = sample_positions(200, 5, 200, seed=0)
-    assert set(many.reshape(-1).tolist()) == {0, 1, 2, 3, 4}
-
-
-# -- frames folded into windows: several items of the first axis belong to one frame -------------
-
-
-def test_rows_of_folded_frames_are_those_of_their_items() -> None:
-    random = np.random.default_rng(0)
-    tokens = random.standard_normal((6, 5, 4)).astype(np.float32)  # 2 frames of 3 windows of 5
-    positions = sample_positions(2, 15, 14, seed=0)
-    flat = tokens.reshape(2, 15, 4)
-    wanted = np.concatenate([flat[frame, places] for frame, places in enumerate(positions)])
-    np.testing.assert_array_equal(value_rows(tokens, positions, True), wanted)
-    images = random.standard_normal((6, 3, 2, 2)).astype(np.float32)  # 2 frames of 3 images
-    positions = sample_positions(2, 12, 14, seed=0)
-    flat = images.reshape(2, 3, 3, 4).transpose(0, 1, 3, 2).reshape(2, 12, 3)
-    wanted = np.concatenate([flat[frame, places] for frame, places in enumerate(positions)])
-    np.testing.assert_array_equal(value_rows(images, positions, False), wanted)
 
 
 def test_patches_of_folded_frames_are_those_of_their_items() -> None:
@@ -267,23 +307,3 @@ def test_patches_of_folded_frames_are_those_of_their_items() -> None:
     rows = operator.affine()(operator.rows(x, positions))
     expected = value_rows(y, positions, channels_last=False)
     assert_close(rows.reshape(len(rows), -1), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("shape", "frames", "last", "count"),
-    [
-        ((4, 7, 3), 4, True, 7),
-        ((12, 7, 3), 4, True, 21),
-        ((7, 12, 3), 4, True, 21),
-        ((4, 3, 5, 5), 4, False, 25),
-        ((8, 3, 5, 5), 4, False, 50),
-        ((4, 3), 4, True, 1),
-        ((5, 3), 4, True, None),
-        ((2, 3, 6, 6), 4, False, None),  # a map is never split among frames
-        ((3,), 4, True, None),
-        ((0, 3), 4, True, None),
-        ((4, 3), 0, True, None),
-    ],
-)
-def test_rows_per_frame(shape: tuple[int, ...], frames: int, last: bool, count: int | None) -> None:
-    assert positions_per_frame(np.zeros(shape, np.float32), frames, last) == count

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from repsimc.compiler.fitting.regression import (
     Affine,
+    Problem,
     cross_matrix,
     fit,
     gram_matrix,
@@ -46,7 +47,7 @@ def test_an_exact_affine_map_is_recovered(
     truth = affine(seed, groups, fan_in, fan_out, bias)
     # Inputs far from zero: without centring the ridge would eat into the bias.
     x = drawn(seed, 400, groups, fan_in) + 2
-    found = fit(x.copy(), truth(x), fit_bias=bias, ridge=1e-9)
+    found = fit(Problem(x.copy(), truth(x)), fit_bias=bias, ridge=1e-9)
     np.testing.assert_allclose(found.weight, truth.weight, atol=2e-3)
     np.testing.assert_allclose(found.bias, truth.bias, atol=5e-3)
     np.testing.assert_allclose(found(x), truth(x), atol=5e-3)
@@ -56,9 +57,9 @@ def test_groups_are_solved_apart() -> None:
     truth = affine(0, 2, 3, 2)
     x = drawn(1, 300, 2, 3)
     target = truth(x)
-    both = fit(x.copy(), target)
+    both = fit(Problem(x.copy(), target))
     for group in (0, 1):
-        alone = fit(x[:, group : group + 1].copy(), target[:, group : group + 1])
+        alone = fit(Problem(x[:, group : group + 1].copy(), target[:, group : group + 1]))
         np.testing.assert_allclose(both.weight[group], alone.weight[0], atol=1e-6)
         np.testing.assert_allclose(both.bias[group], alone.bias[0], atol=1e-6)
 
@@ -72,14 +73,14 @@ def test_the_result_is_that_of_ridge_regression_on_centred_data() -> None:
         gram + ridge * np.trace(gram) / 6 * np.eye(6),
         centred.T @ (target[:, 0] - target[:, 0].mean(axis=0)),
     )
-    found = fit(x.copy(), target, ridge=ridge)
+    found = fit(Problem(x.copy(), target), ridge=ridge)
     np.testing.assert_allclose(found.weight[0], wanted, atol=1e-5)
 
 
 def test_the_ridge_does_not_shrink_the_bias() -> None:
     x = drawn(0, 500, 1, 4)
     target = drawn(1, 500, 1, 2) + np.array([100.0, -40.0], np.float32)
-    strong = fit(x.copy(), target, ridge=1e4)
+    strong = fit(Problem(x.copy(), target), ridge=1e4)
     assert np.abs(strong.weight).max() < 1e-2
     np.testing.assert_allclose(strong.bias[0], target.mean(axis=(0, 1)), rtol=1e-4)
 
@@ -90,19 +91,19 @@ def test_directions_that_the_rows_do_not_excite_keep_their_weights() -> None:
     x[:, 0, 3:] = 7.0  # inputs 3 and 4 are constant, input 2 follows inputs 0 and 1
     x[:, 0, 2] = x[:, 0, 0] + x[:, 0, 1]
     truth = affine(2, 1, 5, 3)
-    found = fit(x.copy(), truth(x), start=start, ridge=1e-3)
+    found = fit(Problem(x.copy(), truth(x)), start=start, ridge=1e-3)
     np.testing.assert_allclose(found(x), truth(x), atol=0.05)
     np.testing.assert_allclose(found.weight[0, 3:], start.weight[0, 3:], atol=1e-6)
     unseen = np.array([1.0, 1.0, -1.0, 0, 0])
     np.testing.assert_allclose(unseen @ found.weight[0], unseen @ start.weight[0], atol=1e-2)
-    fresh = fit(x.copy(), truth(x), ridge=1e-3)
+    fresh = fit(Problem(x.copy(), truth(x)), ridge=1e-3)
     assert np.abs(fresh.weight[0, 3:]).max() < 1e-6  # without a start they are zero
 
 
 def test_a_perfect_start_is_kept_whatever_the_ridge() -> None:
     truth = affine(0, 2, 4, 3)
     x = drawn(1, 300, 2, 4)
-    found = fit(x.copy(), truth(x), start=truth, ridge=10.0)
+    found = fit(Problem(x.copy(), truth(x)), start=truth, ridge=10.0)
     np.testing.assert_allclose(found.weight, truth.weight, atol=1e-5)
     np.testing.assert_allclose(found.bias, truth.bias, atol=1e-5)
 
@@ -111,7 +112,7 @@ def test_without_a_bias_the_start_keeps_its_own() -> None:
     start = affine(0, 1, 4, 2)
     x = drawn(1, 300, 1, 4)
     truth = Affine(affine(2, 1, 4, 2).weight, start.bias)
-    found = fit(x.copy(), truth(x), start=start, fit_bias=False, ridge=1e-9)
+    found = fit(Problem(x.copy(), truth(x)), start=start, fit_bias=False, ridge=1e-9)
     np.testing.assert_array_equal(found.bias, start.bias)
     np.testing.assert_allclose(found.weight, truth.weight, atol=1e-3)
 
@@ -120,7 +121,7 @@ def test_the_other_addend_is_taken_off_the_target() -> None:
     truth = affine(0, 1, 4, 2)
     x, other = drawn(1, 300, 1, 4), drawn(2, 300, 1, 2) * 5
     for rectified in (False, True):
-        found = fit(x.copy(), truth(x) + other, other=other, rectified=rectified, ridge=1e-9)
+        found = fit(Problem(x.copy(), truth(x) + other, other, rectified), ridge=1e-9)
         np.testing.assert_allclose(found.weight, truth.weight, atol=2e-3)
 
 
@@ -133,7 +134,7 @@ def test_asymmetric_targets_lower_the_error_behind_a_relu(with_other: bool) -> N
     target = np.where(total > 0, total, 3 * total)
 
     def error(rectified: bool) -> float:
-        found = fit(x.copy(), target, other=other, rectified=rectified)
+        found = fit(Problem(x.copy(), target, other, rectified))
         total = found(x) if other is None else found(x) + other
         return float(np.mean((np.maximum(total, 0) - np.maximum(target, 0)) ** 2))
 
@@ -150,7 +151,7 @@ def test_sums_over_many_rows_are_exact_enough() -> None:
 def test_a_constant_input_gives_the_mean() -> None:
     x = np.full((50, 1, 3), 4.0, np.float32)
     target = drawn(0, 50, 1, 2)
-    found = fit(x.copy(), target)
+    found = fit(Problem(x.copy(), target))
     assert np.isfinite(found.weight).all()
     np.testing.assert_allclose(found(x)[0, 0], target.mean(axis=(0, 1)), atol=1e-5)
 
@@ -172,7 +173,7 @@ def test_products_do_not_depend_on_threads(rows: int) -> None:
 def test_threads_of_blas_are_as_before_afterwards() -> None:
     before = [pool["num_threads"] for pool in threadpool_info()]
     with products_in_threads():
-        fit(drawn(0, 50, 1, 4), drawn(1, 50, 1, 2))
+        fit(Problem(drawn(0, 50, 1, 4), drawn(1, 50, 1, 2)))
     assert [pool["num_threads"] for pool in threadpool_info()] == before
 
 
@@ -183,6 +184,6 @@ def test_more_rounds_come_nearer_to_what_a_relu_lets_through() -> None:
     errors = [
         float(np.square(np.maximum(found(x), 0) - wanted).mean())
         for rounds in (0, 2, 6)
-        for found in [fit(x.copy(), target, start=None, rectified=True, rounds=rounds)]
+        for found in [fit(Problem(x.copy(), target, rectified=True), rounds=rounds)]
     ]
     assert errors[0] > errors[1] > errors[2]

@@ -8,15 +8,12 @@ import pytest
 from repsimc.compiler.actions.carry_out import passes_of
 from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.fitting.gaps import pools_of, stand_ins
-from repsimc.compiler.fitting.hidden_layers import hidden_layer
-from repsimc.compiler.fitting.operators import linear_operator
-from repsimc.compiler.fitting.unit_choice import select_units
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.planning.plan import Plan, PlannedAction, plan_from_json
 from repsimc.passes.collapse import Collapse
 from repsimc.passes.drop_dead import DropDead
 from repsimc.passes.refit import refit_operators
-from tests.nets.networks import Array, Net
+from tests.nets.networks import Net
 from tests.nets.residual import (
     CHANNELS,
     block,
@@ -182,65 +179,6 @@ def test_actions_survive_json() -> None:
     plan = Plan({"a": ""}, (PlannedAction(action, 10, 20, None, 0.5),))
     assert plan_from_json(plan.to_json()) == plan
     assert str(action) == "a goes without b0 .. b1, a 3x3 map instead"
-
-
-# -- choosing units ---------------------------------------------------------------------------
-
-
-def rows(count: int, units: int, taps: int) -> Array:
-    return np.random.default_rng(0).standard_normal((count, units * taps)).astype(np.float32)
-
-
-@pytest.mark.parametrize("taps", [1, 9])
-def test_the_units_that_matter_are_kept(taps: int) -> None:
-    x = rows(2000, 8, taps)
-    weight = np.zeros((8, taps, 3), np.float32)
-    weight[[1, 4, 6]] = np.random.default_rng(1).standard_normal((3, taps, 3))
-    target = x @ weight.reshape(-1, 3) + np.float32(2)
-    assert select_units(x.copy(), target, 8, 3).tolist() == [1, 4, 6]
-
-
-def test_of_two_equal_units_one_is_kept() -> None:
-    x = rows(2000, 3, 1)
-    x[:, 2] = x[:, 0]
-    target = x[:, :1] + 0.5 * x[:, 1:2]
-    kept = select_units(x.copy(), target, 3, 2).tolist()
-    assert 1 in kept
-    assert len({0, 2} & set(kept)) == 1
-
-
-def layer_of(net: Net, reader: str):
-    program = program_of(net.model(x=["N", 3, 8, 8]))
-    operator = linear_operator(program.node(f"a/n_{reader}"))
-    assert operator is not None
-    return hidden_layer(operator, {"a/y"})
-
-
-def test_a_hidden_layer_is_read_through_functions_of_one_unit() -> None:
-    net = Net()
-    x = net.conv("x", 3, 4, out="maker")
-    gated = net.node("Mul", x, net.node("Sigmoid", x))  # SiLU as exporters write it
-    net.head(net.conv(gated, 4, 6, out="reader"), 6, 5)
-    layer = layer_of(net, "reader")
-    assert layer is not None
-    assert layer.width == 4
-    assert [node.op for node in layer.between] == ["Sigmoid", "Mul"]
-
-
-@pytest.mark.parametrize("between", ["Softmax", "GlobalAveragePool"])
-def test_units_that_see_each_other_are_no_hidden_layer(between: str) -> None:
-    net = Net()
-    x = net.node(between, net.conv("x", 3, 4, out="maker"))
-    net.head(net.conv(x, 4, 6, 1, out="reader"), 6, 5)
-    assert layer_of(net, "reader") is None
-
-
-def test_units_that_others_read_are_no_hidden_layer() -> None:
-    net = Net()
-    x = net.relu(net.conv("x", 3, 4, out="maker"), out="h")
-    one = net.conv(x, 4, 4, out="reader")
-    net.head(net.node("Add", one, "h"), 4, 5)
-    assert layer_of(net, "reader") is None
 
 
 def test_no_pool_of_layers_with_another_function() -> None:

@@ -14,6 +14,7 @@ from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.refit import Refit, refit_operators
 from tests.nets.networks import Array, ArrayFrames, Net, smooth_images
+from tests.nets.unet import images, unet, up
 from tests.programs import program_of
 
 
@@ -118,6 +119,22 @@ def test_a_network_that_folds_frames_into_windows_is_repaired() -> None:
     net.gemm(net.node("ReduceMean", x, axes=[1], keepdims=0), 16, 5, out="y")
     original = program_of(net.model(x=("N", 6, 10)))
     assert gain(original, "a/embedded", tokens(400, 1), tokens(100, 2)) > 8
+
+
+@pytest.mark.parametrize("value", ["a/conv0", "a/conv2"])
+def test_a_unet_is_repaired(value: str) -> None:
+    original = program_of(unet())
+    assert gain(original, value, images(128), images(64, seed=1)) > 8
+    reference = Reference(original, ArrayFrames({"a/x": images(8)}))
+    changed = {change.node for change in Refit((value,), reference).run(original.copy())}
+    assert {"a/n_u2", "a/n_u1"} < changed
+
+
+def test_a_transposed_convolution_undoes_what_is_damaged_before_it() -> None:
+    net = Net()
+    up(net, net.conv("x", 3, 8, strides=[2, 2], out="c1"), 8, 4, 3, out="y", pads=[1] * 4)
+    original = program_of(net.model(x=("N", 3, 16, 16)))
+    assert gain(original, "a/c1", images(128), images(64, seed=1)) > 8
 
 
 def test_without_damage_nothing_moves() -> None:

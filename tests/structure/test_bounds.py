@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.structure.bounds import Bounds, bounds_of
+from repsimc.compiler.structure.bounds import bounds_of
+from repsimc.compiler.structure.intervals import Bounds
 from tests.nets.networks import Array, Net
 from tests.programs import program_of
 
