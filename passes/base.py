@@ -1,4 +1,4 @@
-"""What a pass is, and what it reports."""
+"""What a pass is, what it reports, and how it notes which nodes one absorbed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 
 import onnx_graphsurgeon as gs
 
-from ..compiler.graph.program import Program
+from ..compiler.graph.program import SOURCE_KEY, Program
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,12 @@ class Pass(Protocol):
 def is_rewritable(node: gs.Node) -> bool:
     """Whether the node is one of ONNX's own operators and has no body (If, Loop, Scan)."""
     return not node.domain and not any(True for _ in node.subgraphs())
+
+
+def add_source(program: Program, node: gs.Node, absorbed: gs.Node) -> None:
+    """Notes in the metadata of `node` that it now also does what `absorbed` did."""
+    sources: dict[str, None] = {}
+    for name in (node.name, absorbed.name):
+        source = program.metadata.get(name, {}).get(SOURCE_KEY, name)
+        sources.update(dict.fromkeys(source.split(",")))
+    program.metadata.setdefault(node.name, {})[SOURCE_KEY] = ",".join(sources)

@@ -9,10 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ..compiler.graph.edit import add_source, remove_nodes
+from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import nbytes_of
-from .base import Change, is_rewritable
+from .base import Change, add_source, is_rewritable
 
 Array = NDArray[Any]
 

@@ -92,10 +92,11 @@ def _rewrite(
     ordered = sorted(nodes, key=lambda node: places[id(node)])
     place = places[id(ordered[-1])] - len(nodes) + 1
     kinds = " and ".join(f"{node.op} '{node.name}'" for node in ordered)
-    metadata = {
-        **program.metadata.get(keep.name, {}),
-        SOURCE_KEY: program.source_of(*ordered),
-    }
+    sources: dict[str, None] = {}
+    for node in ordered:
+        entry = program.metadata.get(node.name, {}).get(SOURCE_KEY, node.name)
+        sources.update(dict.fromkeys(entry.split(",")))
+    metadata = {**program.metadata.get(keep.name, {}), SOURCE_KEY: ",".join(sources)}
     docs = program.docs.get(keep.name)
     constants = [t for node in nodes for t in node.inputs if isinstance(t, gs.Constant)]
     freed_by = {id(t): t for t in constants if all(id(r) in inside for r in t.outputs)}

@@ -12,10 +12,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import defs, helper, numpy_helper
 
-from ..compiler.graph.edit import add_source, remove_nodes
+from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.program import PASS_KEY, SOURCE_KEY, Program, model_of
 from ..compiler.graph.weights import digest
-from .base import Change
+from .base import Change, add_source
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
@@ -84,7 +84,7 @@ def _identity(program: Program, node: gs.Node, ours: gs.Tensor, value: gs.Tensor
     name = program.unique_name(f"{value.name}.shared")
     identity = gs.Node("Identity", name, {}, [ours], [value])
     program.metadata[name] = {
-        SOURCE_KEY: program.source_of(node),
+        SOURCE_KEY: program.metadata.get(node.name, {}).get(SOURCE_KEY, node.name),
         PASS_KEY: ShareEqualPrefixes.name,
     }
     return identity

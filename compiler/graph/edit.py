@@ -54,12 +54,6 @@ def remove_nodes(program: Program, nodes: Iterable[gs.Node]) -> list[int]:
     return freed
 
 
-def add_source(program: Program, node: gs.Node, absorbed: gs.Node) -> None:
-    """Notes in the metadata of `node` that it now also does what `absorbed` did."""
-    entries = program.metadata.setdefault(node.name, {})
-    entries[SOURCE_KEY] = program.source_of(node, absorbed)
-
-
 def bypass(program: Program, node: gs.Node) -> int | None:
     """Readers of the node's output read its first input; the node goes.
 
@@ -92,7 +86,7 @@ def put_steps(
     """
     result, name, rank = node.outputs[0], node.name, len(value.shape)
     sizes = [-1] + [1] * (rank - 1 - affine.axis % rank)
-    source = program.source_of(node)
+    source = program.metadata.get(name, {}).get(SOURCE_KEY, name)
     place = next(i for i, other in enumerate(program.graph.nodes) if other is node)
     freed = sum(remove_nodes(program, [node]))
     dtype, added = np.dtype(value.dtype), 0

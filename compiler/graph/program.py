@@ -140,14 +140,6 @@ class Program:
                     stack.extend(t for t in node_inputs(node) if t.name not in stopped)
         return [node for node in self.graph.nodes if id(node) in needed]
 
-    def source_of(self, *nodes: gs.Node) -> str:
-        """The models' nodes that these nodes came from, as SOURCE_KEY holds it: 'a/conv,b/conv'."""
-        sources: dict[str, None] = {}
-        for node in nodes:
-            known = self.metadata.get(node.name, {}).get(SOURCE_KEY, node.name)
-            sources.update(dict.fromkeys(known.split(",")))
-        return ",".join(sources)
-
     def unique_name(self, wanted: str) -> str:
         """`wanted`, or `wanted_2`, `wanted_3` ... if a node or tensor is already called so."""
         taken = {node.name for node in self.graph.nodes} | set(self.graph.tensors())
