@@ -5,8 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 import pytest
 
-from repsimc.compiler.graph.edit import add_source
-from repsimc.compiler.graph.program import SOURCE_KEY, is_standard
+from repsimc.compiler.graph.program import is_standard
 from tests.programs import joined, program_of
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -31,13 +30,3 @@ def test_order_is_that_of_the_makers() -> None:
 )
 def test_standard_operators_by_their_domain(domain: str | None, standard: bool) -> None:
     assert is_standard(gs.Node("Relu", "r", domain=domain)) is standard
-
-
-def test_a_node_came_from_itself_unless_it_is_said() -> None:
-    program = program_of(TWO)
-    split, relu, add = program.graph.nodes
-    program.metadata.pop(relu.name)
-    assert program.source_of(relu) == relu.name
-    add_source(program, add, split)
-    assert program.metadata[add.name][SOURCE_KEY] == f"{add.name},{split.name}"
-    assert program.source_of(add, relu, split) == f"{add.name},{split.name},{relu.name}"

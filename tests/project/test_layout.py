@@ -73,7 +73,9 @@ PENDING: dict[int, frozenset[str]] = {
         {
             "compiler/fitting/gaps.py reads program.metadata",
             "compiler/planning/planner.py sets bench.free",
+            "passes/base.py reads program.metadata",
             "passes/refit.py reads program.metadata",
+            "passes/share_equal_prefixes.py reads program.metadata",
         }
     ),
     4: frozenset({"class Plan is in *"}),
