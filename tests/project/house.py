@@ -287,7 +287,7 @@ def _fields_set(path: Path) -> Iterator[str]:
 
 
 def _parts(target: ast.expr) -> list[ast.expr]:
-    """What is set by an assignment to a tuple or list."""
+    """What stands in a tuple or list, or else the expression itself."""
     if isinstance(target, ast.Tuple | ast.List):
         return [part for one in target.elts for part in _parts(one)]
     return [target]
@@ -297,10 +297,15 @@ def _made_here(function: ast.FunctionDef) -> set[str]:
     """The local names that a function gives to objects it makes: by a constructor or a copy."""
     made: set[str] = set()
     for node in ast.walk(function):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            maker = ast.unparse(node.value.func).split(".")[-1].lstrip("_")
-            if maker[:1].isupper() or maker in ("copy", "deepcopy", "replace"):
-                made |= {one.id for one in node.targets if isinstance(one, ast.Name)}
+        if not isinstance(node, ast.Assign):
+            continue
+        values = _parts(node.value)
+        for target in node.targets:
+            for one, value in zip(_parts(target), values):
+                if isinstance(one, ast.Name) and isinstance(value, ast.Call):
+                    maker = ast.unparse(value.func).split(".")[-1].lstrip("_")
+                    if maker[:1].isupper() or maker in ("copy", "deepcopy", "replace"):
+                        made.add(one.id)
     return made
 
 

@@ -37,7 +37,7 @@ GOOD: Mapping[str, str] = {
         "class Bench:\n"
         "    def note(self, site):\n"
         "        self.sites = [site]\n"
-        "        trial = Trial()\n"
+        "        trial, count = Trial(), 1\n"
         "        trial.loss = 1\n"
     ),
     "passes/fold.py": (
