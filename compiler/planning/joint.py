@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from ..actions.action import Action, Stage
 from ..actions.kinds import Kind, sharing
@@ -23,8 +23,8 @@ from ..execution.outputs import OutputComparison
 from .damage import unexplained, worst
 from .limits import Excess, Limits, fits
 from .plan import PlannedAction, plan_of
-from .sharing import Planned, Sharing
-from .ways import Continuing, Way
+from .sharing import Planned, SharingPlanner
+from .ways import Continued, Continuing, Way
 from .workbench import Workbench
 
 # Sharing plans for budgets this many times the limit are continued by depth.
@@ -42,7 +42,7 @@ _RICHER = 4
 _CARRIED, _NEAR = 3, 1.15
 
 
-@dataclass
+@dataclass(frozen=True)
 class Found:
     """What a search came to: the best plan, and what to say of it where there is none.
 
@@ -52,19 +52,31 @@ class Found:
 
     best: Planned | None = None
     smallest: Way | None = None
-    missed: Sequence[OutputComparison] = field(default_factory=tuple[OutputComparison, ...])
+    missed: tuple[OutputComparison, ...] = ()
+
+    def after(self, steps: Sequence[Way] = (), carried: Sequence[Planned] = ()) -> Found:
+        """The same with what else was tried, or was fitted on all frames."""
+        tried = [] if self.smallest is None else [self.smallest]
+        tried += [way for way in steps if way.trial.met]
+        missed = [self.missed] if self.missed else []
+        missed += [trial.outputs for _, trial in carried if not trial.met]
+        return replace(
+            self,
+            smallest=min(tried, key=lambda way: way.bill.weights_nbytes, default=None),
+            missed=min(missed, key=worst, default=()),
+        )
 
 
 class JointPlanner:
     """Plans with regions in them, for a workbench's program.
 
-    `free` actions are in every plan; None of `kinds` may be left, of one means or of both.
+    `free` actions are in every plan; `kinds` are those that may be used.
     """
 
     def __init__(
         self,
         bench: Workbench,
-        shares: Sharing,
+        shares: SharingPlanner,
         ways: Continuing,
         kinds: Sequence[Kind],
         free: Planned | None,
@@ -89,25 +101,26 @@ class JointPlanner:
         found = Found()
         # Without folds only where no way with them holds once it is fitted on all frames.
         for folds in (True, False):
-            ways = self._continued(starts, limits, folds, found)
-            found.best = self._best_of(ways, limits, excess, planned if enough else None, found)
-            if found.best is not None or not any(way.folded for way in ways):
+            led = self._continued(starts, limits, folds)
+            best, carried = self._best_of(led.ways, limits, excess, planned if enough else None)
+            found = replace(found.after(led.steps, carried), best=best)
+            if best is not None or not any(way.folded for way in led.ways):
                 break
         return found
 
     def most(self) -> Found:
         """The most regions out within the floors; the unchanged program where none can go."""
         start = self._ways.start(() if self._free is None else self._free[0].actions)
-        found = Found()
-        if start is not None:
-            led = self._ways.continued(start, Limits(macs=0), math.inf)
-            _note(led.steps, found)
-            for way in sorted(led.ways, key=lambda way: way.bill.macs):
-                found.best = self._carried_out(way, found)
-                if found.best is not None:
-                    return found
-        found.best = self._free or (plan_of(self._bench.case), self._bench.unchanged())
-        return found
+        unchanged = self._free or (plan_of(self._bench.case), self._bench.unchanged())
+        if start is None:
+            return Found(unchanged)
+        led = self._ways.continued(start, Limits(macs=0), math.inf)
+        carried: list[Planned] = []
+        for way in sorted(led.ways, key=lambda way: way.bill.macs):
+            carried.append(self._carried_out(way))
+            if carried[-1][1].met:
+                return Found(carried[-1]).after(led.steps, carried)
+        return Found(unchanged).after(led.steps, carried)
 
     # -- sharing plans to continue -----------------------------------------------------------
 
@@ -146,11 +159,10 @@ class JointPlanner:
 
     # -- continuing and polishing them -------------------------------------------------------
 
-    def _continued(
-        self, starts: Sequence[Way], limits: Limits, folds: bool, found: Found
-    ) -> list[Way]:
+    def _continued(self, starts: Sequence[Way], limits: Limits, folds: bool) -> Continued:
         """Every start taken as far as the limits ask for, the best first, the best polished."""
         ways = [start for start in starts if limits.excess(start.bill) <= 0]
+        steps: list[Way] = []
         known = min((way.trial.worst for way in ways), default=math.inf)
         left = [s for s in starts if limits.excess(s.bill) > 0 and s.trial.worst <= known]
         if not self._may_remove:
@@ -165,14 +177,14 @@ class JointPlanner:
             )
             if start.trial.worst <= known and not hopeless:
                 led = self._ways.continued(start, limits, known, folds)
-                _note(led.steps, found)
+                steps += led.steps
                 ways += led.ways
         ways.sort(key=lambda w: (limits.excess(w.bill) > 0, w.trial.worst, w.bill.weights_nbytes))
         if ways and limits.any and limits.excess(ways[0].bill) <= 0:
             polished = self._enriched(self._trimmed(ways[0], limits), limits)
             if polished is not ways[0]:
                 ways.insert(0, polished)
-        return ways
+        return Continued(ways, steps)
 
     def _trimmed(self, way: Way, limits: Limits) -> Way:
         """Without removals that the limits do not ask for any more: the last one saved more."""
@@ -209,15 +221,14 @@ class JointPlanner:
     # -- carrying out ------------------------------------------------------------------------
 
     def _best_of(
-        self,
-        ways: Sequence[Way],
-        limits: Limits,
-        excess: Excess,
-        planned: Planned | None,
-        found: Found,
-    ) -> Planned | None:
-        """The least damaging of what the best trials become on all frames, and of `planned`."""
+        self, ways: Sequence[Way], limits: Limits, excess: Excess, planned: Planned | None
+    ) -> tuple[Planned | None, list[Planned]]:
+        """The least damaging of what the best trials become on all frames, and of `planned`.
+
+        Beside it everything that was fitted on all frames.
+        """
         best, count = planned, 0
+        carried: list[Planned] = []
         done = set[Action]() if planned is None else set(planned[1].actions)
         for way in ways:
             far = way.trial.worst > _NEAR * ways[0].trial.worst or count >= _CARRIED
@@ -226,21 +237,18 @@ class JointPlanner:
             if best is planned is not None and set(way.actions) == done:
                 count += 1
                 continue
-            other = self._carried_out(way, found)
-            if other is None or not fits(other[1].program, limits, excess):
+            other = self._carried_out(way)
+            carried.append(other)
+            if not other[1].met or not fits(other[1].program, limits, excess):
                 continue
             count += 1
             if best is None or other[1].worst < best[1].worst:
                 best = other
-        return best
+        return best, carried
 
-    def _carried_out(self, way: Way, found: Found) -> Planned | None:
-        """The way fitted on all frames; None where it misses a floor."""
+    def _carried_out(self, way: Way) -> Planned:
+        """The way fitted on all frames."""
         trial = self._bench.measure(self._bench.bills.without_idle(way.actions))
-        if not trial.met:
-            if not found.missed or trial.worst < worst(found.missed):
-                found.missed = trial.outputs
-            return None
         busy = {name for action in trial.actions for name in action.models}
         left = {
             name: "nothing of it had to go"
@@ -253,11 +261,3 @@ class JointPlanner:
 
 def _content(planned: Planned) -> bool:
     return all(unexplained(output) <= _CONTENT for output in planned[1].outputs)
-
-
-def _note(steps: Sequence[Way], found: Found) -> None:
-    """Remember the smallest of the steps that keep their floors."""
-    for way in steps:
-        least = found.smallest
-        if way.trial.met and (least is None or way.bill.weights_nbytes < least.bill.weights_nbytes):
-            found.smallest = way

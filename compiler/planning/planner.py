@@ -15,7 +15,7 @@ from .free import Folds
 from .joint import Found, JointPlanner
 from .limits import Budgets, Limits, bill_of, fits, too_slow
 from .plan import plan_of
-from .sharing import Planned, Sharing
+from .sharing import Planned, SharingPlanner
 from .ways import Continuing
 from .workbench import Workbench
 
@@ -39,7 +39,7 @@ class Planner:
         self._may_remove = len(sharing(self._kinds)) < len(self._kinds)
         self._folds = Folds(bench, self._kinds, progress)
         self._ways = Continuing(bench, self._folds, self._kinds, progress)
-        self._shares: Sharing | None = None
+        self._shares: SharingPlanner | None = None
         self._found = Found()
 
     def planned(self) -> Planned:
@@ -107,10 +107,10 @@ class Planner:
         assert found.best is not None
         return found.best
 
-    def _sharing(self, free: Planned | None) -> Sharing:
+    def _sharing(self, free: Planned | None) -> SharingPlanner:
         if self._shares is None:
             actions = () if free is None else free[0].actions
-            self._shares = Sharing(self._bench, self._kinds, actions, self._progress)
+            self._shares = SharingPlanner(self._bench, self._kinds, actions, self._progress)
         return self._shares
 
     def _least(self, free: Planned | None) -> Least:

@@ -31,7 +31,7 @@ Planned = tuple[Plan, Trial]
 """A plan, and the program that came of it when it was fitted on all frames."""
 
 
-class Sharing:
+class SharingPlanner:
     """Plans by which models take from each other, beside `free` actions that are in every plan."""
 
     def __init__(

@@ -8,21 +8,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.graph.program import PASS_KEY, REPLACES_KEY, SOURCE_KEY
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.plan import CollapseAction, SharePrefixAction
 from repsimc.compiler.units import parse_budget
 from tests.end_to_end.conftest import save_all, siblings
 from tests.nets.networks import smooth_images
 from tests.nets.residual import residual_net
-
-STRINGS_ARE_READ = pytest.mark.xfail(
-    strict=True, reason="stand-ins and adapters are told by strings that are saved in the model"
-)
 
 
 def marked(model: onnx.ModelProto, value: str) -> onnx.ModelProto:
@@ -65,7 +61,6 @@ def assert_same_compile(
     assert text(found.program) == text(wanted.program)
 
 
-@STRINGS_ARE_READ
 def test_a_marked_model_loses_the_same_regions(tmp_path: Path) -> None:
     assert_same_compile(
         tmp_path,
@@ -79,7 +74,6 @@ def test_a_marked_model_loses_the_same_regions(tmp_path: Path) -> None:
     )
 
 
-@STRINGS_ARE_READ
 def test_marked_models_share_the_same_prefixes(tmp_path: Path) -> None:
     models = siblings()
     assert_same_compile(

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from repsimc.compiler.actions.fold_actions import (
-    FoldActivationAction,
-    FreezeBranchAction,
-    PruneChannelsAction,
-    ReuseAttentionAction,
-    TieWeightsAction,
-)
 from repsimc.compiler.fitting.reconstruction import Reference
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.planning.plan import CollapseAction, Link, SharePrefixAction
 from repsimc.passes.base import Pass
 from repsimc.passes.collapse import Collapse
 from repsimc.passes.drop_dead import DropDead
@@ -105,13 +98,12 @@ def on_tokens(program: Program) -> Reference:
 
 def share_prefix(program: Program) -> Pass:
     """b takes from a behind the first activation."""
-    action = SharePrefixAction("a", "b", (Link("b/r", ("a/r",)),), 1)
-    return SharePrefix(action, on_images(program))
+    return SharePrefix((Link("b/r", ("a/r",)),), 1, on_images(program))
 
 
 def collapse(_: Program) -> Pass:
     """The first block becomes nothing."""
-    return Collapse(CollapseAction("a", "a/stem", "a/b0"))
+    return Collapse("a/stem", "a/b0")
 
 
 def refit(_: Program) -> Pass:
@@ -127,29 +119,29 @@ def refit_around(program: Program) -> Pass:
 def fold_activation(program: Program) -> Pass:
     """The first of two tanh becomes affine."""
     tanh = next(node for node in program.graph.nodes if node.op == "Tanh")
-    action = FoldActivationAction("a", tanh.inputs[0].name, tanh.outputs[0].name)
-    return FoldActivation(action, on_images(program))
+    given, value = tanh.inputs[0].name, tanh.outputs[0].name
+    return FoldActivation("a", given, value, on_images(program))
 
 
 def prune_channels(program: Program) -> Pass:
     """Four quiet channels go."""
-    return PruneChannels(PruneChannelsAction("a", "a/r", (2, 5, 6, 9)), on_images(program))
+    return PruneChannels("a/r", (2, 5, 6, 9), on_images(program))
 
 
 def freeze_branch(program: Program) -> Pass:
     """A branch that is the same on every frame becomes a constant."""
-    return FreezeBranch(FreezeBranchAction("a", "a/d"), on_images(program))
+    return FreezeBranch("a/d", on_images(program))
 
 
 def tie_weights(program: Program) -> Pass:
     """Two convolutions share one weight."""
     nodes = [node.name for node in program.graph.nodes if node.op == "Conv"][1:3]
-    return TieWeights(TieWeightsAction("a", tuple(nodes)), on_images(program))
+    return TieWeights(tuple(nodes), on_images(program))
 
 
 def reuse_attention(_: Program) -> Pass:
     """The second layer attends as the first does."""
-    return ReuseAttention(ReuseAttentionAction("a", "a/s0", "a/s1"))
+    return ReuseAttention("a/s0", "a/s1")
 
 
 SQUARE = "float[2,2] w = {1, 2, 3, 4}"

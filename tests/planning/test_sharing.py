@@ -18,7 +18,7 @@ from repsimc.compiler.fitting.effort import FULL, Effort
 from repsimc.compiler.frames.calibration import InputSpec, load_frames
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.sharing import Sharing
+from repsimc.compiler.planning.sharing import SharingPlanner
 from repsimc.compiler.planning.trial import Trial
 from repsimc.compiler.planning.workbench import Workbench
 from repsimc.compiler.progress import NoProgress
@@ -40,8 +40,8 @@ def bench() -> Workbench:
     return Workbench(Case(options, (), program, program.copy(), frames), NoProgress())
 
 
-def shares_on(bench: Workbench) -> Sharing:
-    return Sharing(bench, chosen(), (), NoProgress())
+def shares_on(bench: Workbench) -> SharingPlanner:
+    return SharingPlanner(bench, chosen(), (), NoProgress())
 
 
 def nbytes(program: Program) -> int:
@@ -104,7 +104,7 @@ def test_the_smallest_does_not_depend_on_what_was_tried_before(bench: Workbench)
 def test_a_budget_gives_the_same_plan_whatever_was_asked_before(bench: Workbench) -> None:
     limit = int(nbytes(bench.program) * 0.8)
 
-    def within(shares: Sharing) -> object:
+    def within(shares: SharingPlanner) -> object:
         return shares.plan(limit, lambda program: nbytes(program) - limit)[0]  # type: ignore[index]
 
     first = within(shares_on(bench))
