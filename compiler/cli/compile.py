@@ -26,6 +26,10 @@ COMPILE_EXAMPLES = examples(
 def compile(call: Call, settings: CommandSettings) -> None:
     """Merge models into one bundle that needs less memory and less compute than they do apart."""
     options = compile_options(settings)
+    if options.only is not None or options.without:
+        from ..actions.kinds import chosen
+
+        chosen(options.only, options.without)  # told now, not after models were read
     if options.output is not None and not options.dry_run:
         _refuse_present(options.output, options.overwrite)
     from ..driver import compile_models

@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.actions.fold_actions import NarrowLayerAction, TieWeightsAction
+from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.take_out_region import CollapseAction
+from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.plan import CollapseAction, SharePrefixAction
 from repsimc.compiler.units import parse_budget
 from tests.nets.networks import Net, perturbed
 from tests.nets.residual import unexplained

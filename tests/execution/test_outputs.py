@@ -7,7 +7,7 @@ import pytest
 
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.fidelity import TOP1, VARIANCE
-from repsimc.compiler.execution.outputs import OriginalOutputs, OutputComparison, measurement
+from repsimc.compiler.execution.outputs import OriginalOutputs, OutputComparison
 from repsimc.compiler.graph.program import Program
 from tests.nets.networks import ArrayFrames, Net, smooth_images
 from tests.programs import joined
@@ -60,7 +60,7 @@ def test_an_unchanged_program_keeps_everything() -> None:
     assert [c.explained for c in found] == [1, 1, 1, 1]
     assert [c.frames for c in found] == [60, 60, 60, 30]
     assert [c.floor for c in found] == [0.9, 0.9, 0.5, 0.5]
-    assert measurement(found).damage == 0
+    assert Trial((), None, None, tuple(found)).loss == 0
 
 
 def test_values_are_those_of_numpy_on_all_frames() -> None:
@@ -104,19 +104,3 @@ def test_the_original_runs_once() -> None:
 
 def comparison(metric: str, value: float, explained: float, floor: float = 0.9) -> OutputComparison:
     return OutputComparison("a", "y", metric, value, floor, 100, explained, 1 - value)
-
-
-def test_a_measurement_is_the_worst_output_and_the_sum_of_losses() -> None:
-    found = measurement([comparison(TOP1, 0.95, 0.8), comparison(VARIANCE, 0.97, 0.97)])
-    assert (found.fidelity, found.met) == (0.95, True)
-    assert found.damage == pytest.approx(0.05 + 0.02 * 0.2 + 0.03)
-    assert not measurement([comparison(TOP1, 0.95, 1), comparison(TOP1, 0.89, 1)]).met
-    assert measurement([]).fidelity == 1
-
-
-def test_two_swaps_that_agree_on_the_same_frames_are_told_apart() -> None:
-    finer = measurement([comparison(TOP1, 0.95, 0.9)])
-    worse = measurement([comparison(TOP1, 0.95, 0.8)])
-    assert finer.damage < worse.damage
-    # An output without finite variance must not make the damage undefined.
-    assert measurement([comparison(TOP1, 0.95, -50.0)]).damage > worse.damage

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repsimc.compiler.graph.edit import ChannelAffine, bypass, is_float, put_steps, remove_nodes
-from repsimc.compiler.graph.program import PASS_KEY, Program
+from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
 from tests.programs import assert_close, program_of, run
 
@@ -30,7 +30,7 @@ def test_removed_nodes_leave_nothing_behind() -> None:
     assert remove_nodes(program, program.graph.nodes[1::-1]) == [0, 16]
     verify(program)
     assert [node.op for node in program.graph.nodes] == ["Neg"]
-    assert set(program.metadata) == {"a/Neg_2"} and not program.docs
+    assert set(program.notes) == {"a/Neg_2"} and not program.docs
 
 
 def test_a_weight_that_is_still_read_is_not_freed() -> None:
@@ -78,7 +78,7 @@ def test_steps_by_numbers_per_channel(
     made = program.graph.nodes[1:-1]
     assert [node.op for node in made] == ops
     assert made[0].name == "a/Relu_1"
-    assert all(program.metadata[node.name][PASS_KEY] == "some-pass" for node in made)
+    assert all(program.notes[node.name].made_by == "some-pass" for node in made)
     wanted = X * affine.slope - affine.offset
     assert_close(run(program, {"a/x": X})["a/y"], wanted.astype(np.float32))
 
