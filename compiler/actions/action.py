@@ -7,18 +7,18 @@ is done (`stage`), and by which passes (`rewrites`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import onnx_graphsurgeon as gs
 
 from ...passes.base import Pass
+from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..fitting.reference import Reference
 from ..graph.program import Program
-from .entries import items
 
 
 class Stage(IntEnum):
@@ -100,6 +100,10 @@ class Disturbed:
     widths: tuple[tuple[str, int], ...] = ()
 
 
+Reads = Mapping[str, Callable[[Reader], Any]]
+"""How the fields of a kind are read from a plan, where they are not just names."""
+
+
 class Action(Protocol):
     """One inexact rewrite of a plan; frozen, its fields are its JSON.
 
@@ -153,17 +157,33 @@ class Readable(Action, Protocol):
     """A kind of action as a plan's reader knows it."""
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any], where: str) -> Action:
+    def from_json(cls, entry: Reader) -> Action:
         """The action that `to_json` wrote. Raises ModelError that says where it is wrong."""
         ...
 
 
+def check_models(models: Iterable[str], program: Program) -> None:
+    """Refuse models that the program does not have. Raises ModelError."""
+    for model in models:
+        if model not in program.models:
+            raise ModelError(
+                f"the plan names model {model!r}, which was not given",
+                "give the models the plan was made for, with the same --name",
+            )
+
+
 @dataclass(frozen=True)
 class OneModel:
-    """What the kinds that touch one model only have in common."""
+    """What the kinds that touch one model only have in common; most of them fold something.
+
+    Fields are names of values, but for those in `read`, which reads them from a plan.
+    """
 
     kind: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.FOLDS
+    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
     takes_channels: ClassVar[bool] = False
+    read: ClassVar[Reads] = {}
 
     model: str
 
@@ -181,23 +201,20 @@ class OneModel:
         }
         return {"kind": self.kind, **lists}
 
-    def covers(self, other: object) -> bool:
-        """Whether `other` is the same."""
-        return self == other
+    @classmethod
+    def from_json(cls, entry: Reader) -> Self:
+        """The action that `to_json` wrote. Raises ModelError."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(entry.get(name, cls.read.get(name, Reader.text)) for name in names))
 
-    def takes_out(self, program: Program) -> frozenset[str]:
-        """Nothing that others could want."""
-        return frozenset()
+    def check(self, program: Program) -> None:
+        """Refuse a model, or names of values, that are not there. Raises ModelError."""
+        check_models(self.models, program)
+        names = [field.name for field in fields(self)[1:] if field.name not in self.read]
+        self.check_names("value", set(program.values()), [getattr(self, name) for name in names])
 
-    def check_names(self, program: Program, names: tuple[str, ...], what: str = "value") -> None:
-        """Refuse a model, or names of values (or nodes), that are not there. Raises ModelError."""
-        if self.model not in program.models:
-            raise ModelError(
-                f"the plan names model {self.model!r}, which was not given",
-                "give the models the plan was made for, with the same --name",
-            )
-        nodes = {node.name for node in program.graph.nodes} if what == "node" else set[str]()
-        known = nodes or set(program.values())
+    def check_names(self, what: str, known: set[str], names: Iterable[str]) -> None:
+        """Refuse names of values, or nodes, that are not among the known. Raises ModelError."""
         for name in names:
             if name not in known:
                 raise ModelError(
@@ -205,10 +222,10 @@ class OneModel:
                     f"`repsimc inspect MODEL` lists the {what}s of a model",
                 )
 
+    def covers(self, other: object) -> bool:
+        """Whether `other` is the same."""
+        return self == other
 
-def entries_of(entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
-    """A list under `key`, not empty. Raises ModelError for anything else."""
-    found = entry.get(key)
-    if not isinstance(found, list) or not found:
-        raise ModelError(f"{where}: {key} is no list, or an empty one")
-    return items(cast("object", found), where)
+    def takes_out(self, program: Program) -> frozenset[str]:
+        """Nothing that others could want."""
+        return frozenset()

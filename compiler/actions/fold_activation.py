@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,9 +19,8 @@ from ..structure.activation_functions import Activation, activations_of
 from ..structure.cost import node_macs
 from ..structure.linear_maps import Linear, fixed_values, linear_at, reader_of
 from ..structure.merging import merged
-from .action import Disturbed, Effect, Merging, OneModel, Stage
+from .action import Disturbed, Effect, Merging, OneModel
 from .bill import Bill
-from .entries import text
 from .evidence import Evidence
 from .site import Site, Sites, owners_of
 
@@ -37,24 +35,12 @@ class FoldActivationAction(OneModel):
     """
 
     kind: ClassVar[str] = "fold-activation"
-    stage: ClassVar[Stage] = Stage.FOLDS
-    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
 
     given: str
     value: str
 
     def __str__(self) -> str:
         return f"{self.model} folds the activation that makes {own_name(self.value)}"
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], where: str) -> FoldActivationAction:
-        """The action that `to_json` wrote. Raises ModelError."""
-        given, value = text(entry, "given", where), text(entry, "value", where)
-        return cls(text(entry, "model", where), given, value)
-
-    def check(self, program: Program) -> None:
-        """Refuse names that are not there. Raises ModelError."""
-        self.check_names(program, (self.given, self.value))
 
     def effect(self, program: Program) -> Effect | str:
         """The activation goes, and with it one of the operators around where they merge."""

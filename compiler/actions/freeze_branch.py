@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -15,9 +14,8 @@ from ..fitting.reference import Reference
 from ..graph.program import Program, own_name
 from ..structure.cost import cost_of_only
 from ..structure.linear_maps import fixed_values
-from .action import Disturbed, Effect, OneModel, Stage, Swap
+from .action import Disturbed, Effect, OneModel, Swap
 from .bill import Bill
-from .entries import text
 from .evidence import Evidence
 from .site import Site, Sites, owners_of
 
@@ -31,22 +29,11 @@ class FreezeBranchAction(OneModel):
     """A value that is the same on every frame becomes a constant; what made it goes."""
 
     kind: ClassVar[str] = "freeze-branch"
-    stage: ClassVar[Stage] = Stage.FOLDS
-    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
 
     value: str
 
     def __str__(self) -> str:
         return f"{self.model} takes {own_name(self.value)} for a constant"
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], where: str) -> FreezeBranchAction:
-        """The action that `to_json` wrote. Raises ModelError."""
-        return cls(text(entry, "model", where), text(entry, "value", where))
-
-    def check(self, program: Program) -> None:
-        """Refuse names that are not there. Raises ModelError."""
-        self.check_names(program, (self.value,))
 
     def effect(self, program: Program) -> Effect | str:
         """Its readers read a constant."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from ...runtime.json_reader import Reader
 from ..errors import ModelError, UsageError
 from . import (
     fold_activation,
@@ -67,12 +68,13 @@ def chosen(only: str | None = None, without: Sequence[str] = ()) -> tuple[Kind, 
     return tuple(kind for kind in KINDS if only in (None, kind.only) and kind.name not in without)
 
 
-def action_from_json(entry: Mapping[str, Any], where: str) -> Action:
+def action_from_json(entry: Reader) -> Action:
     """The action of a plan's entry. Raises ModelError that says where it is wrong."""
+    name = entry.get("kind", Reader.anything)
     for kind in KINDS:
-        if kind.name == entry.get("kind"):
-            return kind.action.from_json(entry, where)
-    raise ModelError(f"{where} is of unknown kind {entry.get('kind')!r}")
+        if kind.name == name:
+            return kind.action.from_json(entry)
+    raise ModelError(f"{entry.document} is of unknown kind {name!r}")
 
 
 def sharing(kinds: Sequence[Kind]) -> list[Kind]:

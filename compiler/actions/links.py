@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..graph.layout import Layout, layout_of
 from ..graph.program import Program
@@ -61,6 +62,13 @@ def fault_of(
             f"that of {receiver_value}, {list(wanted)}"
         )
     return None
+
+
+def adapter_window(reader: Reader) -> int:
+    """An adapter's window as a plan has it: 0, 1 or 3. Raises ModelError for anything else."""
+    if isinstance(reader.value, bool) or reader.value not in (0, 1, 3):
+        raise reader.wrong("0, 1 or 3")
+    return int(reader.value)
 
 
 def check_link(

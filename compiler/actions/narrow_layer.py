@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from ...passes.base import Pass
 from ...passes.refit import refit_operators
+from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..fitting.hidden_layers import layer_behind
 from ..fitting.operators import LinearOperator
@@ -22,8 +23,7 @@ from ..fitting.unit_choice import eliminate_units
 from ..fitting.walk import Walk
 from ..graph.program import Program, own_name
 from ..structure.channel_removal import in_multiples
-from .action import Disturbed, Effect, OneModel, Stage
-from .entries import text
+from .action import Disturbed, Effect, OneModel, Reads, Stage
 from .evidence import Evidence
 from .site import MULTIPLE, Site, Sites, owners_of
 
@@ -31,6 +31,13 @@ from .site import MULTIPLE, Site, Sites, owners_of
 _LEFT = (Fraction(3, 4), Fraction(1, 2), Fraction(1, 4))
 # A layer that loses more than this share of the variance of what it helps to make is not tried.
 _MOST_LOST = 0.1
+
+
+def _units(reader: Reader) -> int:
+    units = reader.value
+    if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+        raise ModelError(f"{reader.document}: units must be a whole number from 1")
+    return units
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,8 @@ class NarrowLayerAction(OneModel):
 
     kind: ClassVar[str] = "narrow-layer"
     stage: ClassVar[Stage] = Stage.WIDTHS
-    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
     takes_channels: ClassVar[bool] = True
+    read: ClassVar[Reads] = {"units": _units}
 
     value: str
     units: int
@@ -52,18 +59,6 @@ class NarrowLayerAction(OneModel):
     def __str__(self) -> str:
         count = f"{self.units} unit{'s' if self.units > 1 else ''}"
         return f"{self.model} keeps {count} of {own_name(self.value)}"
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], where: str) -> NarrowLayerAction:
-        """The action that `to_json` wrote. Raises ModelError."""
-        units = entry.get("units")
-        if isinstance(units, bool) or not isinstance(units, int) or units < 1:
-            raise ModelError(f"{where}: units must be a whole number from 1")
-        return cls(text(entry, "model", where), text(entry, "value", where), units)
-
-    def check(self, program: Program) -> None:
-        """Refuse names that are not there. Raises ModelError."""
-        self.check_names(program, (self.value,))
 
     def effect(self, program: Program) -> Effect | str:
         """The layer and what reads it shrink."""

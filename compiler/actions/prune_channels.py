@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...passes.base import Pass
 from ...passes.prune_channels import PruneChannels
+from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..execution.statistics import Statistics
 from ..fitting.reference import Reference
@@ -18,9 +18,8 @@ from ..graph.program import Program, own_name
 from ..structure.channel_groups import ChannelGroup, group_of
 from ..structure.channel_removal import in_multiples, saved_nbytes
 from ..structure.cost import node_macs
-from .action import Disturbed, Effect, OneModel, Stage, entries_of
+from .action import Disturbed, Effect, OneModel, Reads
 from .bill import Bill
-from .entries import text
 from .evidence import Evidence
 from .site import MULTIPLE, Site, Sites, owners_of
 
@@ -29,14 +28,23 @@ from .site import MULTIPLE, Site, Sites, owners_of
 _QUIET = (0.0, 1e-4, 1e-2, 1e-1)
 
 
+def _channels(reader: Reader) -> tuple[int, ...]:
+    found = reader.value
+    if not isinstance(found, list) or not found:
+        raise ModelError(f"{reader.document}: channels is no list, or an empty one")
+    channels = reader.each(Reader.anything)
+    if any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in channels):
+        raise ModelError(f"{reader.document}: channels must be whole numbers from 0")
+    return tuple(sorted(set(channels)))
+
+
 @dataclass(frozen=True)
 class PruneChannelsAction(OneModel):
     """Channels of a value go, with what makes and reads them; their means go into biases."""
 
     kind: ClassVar[str] = "prune-channels"
-    stage: ClassVar[Stage] = Stage.FOLDS
-    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
     takes_channels: ClassVar[bool] = True
+    read: ClassVar[Reads] = {"channels": _channels}
 
     value: str
     channels: tuple[int, ...]
@@ -45,18 +53,9 @@ class PruneChannelsAction(OneModel):
         count = f"{len(self.channels)} channel{'s' if len(self.channels) > 1 else ''}"
         return f"{self.model} loses {count} of {own_name(self.value)}"
 
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], where: str) -> PruneChannelsAction:
-        """The action that `to_json` wrote. Raises ModelError."""
-        channels = entries_of(entry, "channels", where)
-        if any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in channels):
-            raise ModelError(f"{where}: channels must be whole numbers from 0")
-        unique = tuple(sorted({int(channel) for channel in channels}))
-        return cls(text(entry, "model", where), text(entry, "value", where), unique)
-
     def check(self, program: Program) -> None:
         """Refuse channels that the value does not have. Raises ModelError."""
-        self.check_names(program, (self.value,))
+        super().check(program)
         shape = program.values()[self.value].shape
         most = max((size for size in shape or () if isinstance(size, int)), default=0)
         if any(channel >= most for channel in self.channels):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...passes.base import Pass
 from ...passes.reuse_attention import ReuseAttention
@@ -12,9 +11,8 @@ from ..fitting.reference import Reference
 from ..graph.program import Program, own_name
 from ..structure.activation_functions import may_be_alike
 from ..structure.cost import cost_of_only
-from .action import Disturbed, Effect, OneModel, Stage, Swap
+from .action import Disturbed, Effect, OneModel, Swap
 from .bill import Bill
-from .entries import text
 from .evidence import Evidence
 from .freeze_branch import values_read_into
 from .site import Site, Sites, owners_of
@@ -25,24 +23,12 @@ class ReuseAttentionAction(OneModel):
     """The attention map `earlier` serves a later layer too, in the place of its own `value`."""
 
     kind: ClassVar[str] = "reuse-attention"
-    stage: ClassVar[Stage] = Stage.FOLDS
-    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
 
     earlier: str
     value: str
 
     def __str__(self) -> str:
         return f"{self.model} uses {own_name(self.earlier)} for {own_name(self.value)}"
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], where: str) -> ReuseAttentionAction:
-        """The action that `to_json` wrote. Raises ModelError."""
-        earlier, value = text(entry, "earlier", where), text(entry, "value", where)
-        return cls(text(entry, "model", where), earlier, value)
-
-    def check(self, program: Program) -> None:
-        """Refuse names that are not there. Raises ModelError."""
-        self.check_names(program, (self.earlier, self.value))
 
     def effect(self, program: Program) -> Effect | str:
         """What read the later map reads the earlier one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from ...passes.base import Pass
 from ...passes.share_prefix import SharePrefix
+from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..execution.samples import Samples
 from ..fitting.affine_ranking import AffineRanking
@@ -20,11 +21,10 @@ from ..graph.adapters import Link, adapter_name
 from ..graph.cuts import Cut, cuts
 from ..graph.layout import ACTIVATIONS, pre_activation
 from ..graph.program import Program, own_name
-from .action import Disturbed, Effect, Stage, Swap
+from .action import Disturbed, Effect, Stage, Swap, check_models
 from .bill import Bill, Bills
-from .entries import items, kernel, table, text
 from .evidence import Evidence
-from .links import check_link, is_representation
+from .links import adapter_window, check_link, is_representation
 from .site import Site, Sites, by_damage
 
 # Several donor values at once repair what one lacks: resnet20 -> resnet44 at a third of the depth
@@ -97,27 +97,18 @@ class SharePrefixAction:
         }
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any], where: str) -> SharePrefixAction:
+    def from_json(cls, entry: Reader) -> SharePrefixAction:
         """The action that `to_json` wrote. Raises ModelError."""
-        donor, receiver = text(entry, "donor", where), text(entry, "receiver", where)
-        window = kernel(entry, where)
-        links: list[Link] = []
-        for item in items(entry.get("links"), f"{where}: links"):
-            link = table(item, f"{where}: links")
-            donors = items(link.get("donor_values"), f"{where}: donor_values")
-            if not donors or not all(isinstance(value, str) for value in donors):
-                raise ModelError(f"{where}: donor_values must be a list of names, not empty")
-            value = text(link, "receiver_value", where)
-            links.append(Link(value, tuple(str(value) for value in donors)))
+        donor, receiver = entry.get("donor", Reader.text), entry.get("receiver", Reader.text)
+        window = entry.get("kernel", adapter_window)
+        links = entry.items("links", _link)
         if not links:
-            raise ModelError(f"{where} links nothing")
+            raise ModelError(f"{entry.document} links nothing")
         return cls(donor, receiver, tuple(links), window)
 
     def check(self, program: Program) -> None:
         """Refuse models and values that are not there or cannot be linked. Raises ModelError."""
-        for role in self.models:
-            if role not in program.models:
-                raise ModelError(f"the plan names model {role!r}, which was not given")
+        check_models(self.models, program)
         for link in self.links:
             check_link(program, link.receiver_value, link.donor_values, self.kernel)
 
@@ -141,6 +132,13 @@ class SharePrefixAction:
     def disturbed(self, program: Program) -> Disturbed:
         """What reads the adapters."""
         return Disturbed(tuple(adapter_name(link.receiver_value) for link in self.links))
+
+
+def _link(reader: Reader) -> Link:
+    donors = reader.items("donor_values", Reader.anything)
+    if not donors or not all(isinstance(value, str) for value in donors):
+        raise ModelError(f"{reader.document}: donor_values must be a list of names, not empty")
+    return Link(reader.get("receiver_value", Reader.text), tuple(donors))
 
 
 # -- sites ----------------------------------------------------------------------------------------

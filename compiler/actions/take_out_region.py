@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...passes.base import Pass
 from ...passes.collapse import Collapse
@@ -15,10 +15,9 @@ from ..graph.layout import Layout, layout_of
 from ..graph.program import Program, own_name
 from ..graph.regions import Region, find_regions
 from ..structure.cost import node_macs
-from .action import Disturbed, Effect, OneModel, Stage, Swap
-from .entries import kernel, text
+from .action import Disturbed, Effect, OneModel, Reads, Stage, Swap, check_models
 from .evidence import Evidence
-from .links import check_link, fault_of
+from .links import adapter_window, check_link, fault_of
 from .site import Site, Sites, values_made
 
 # A map put in place of a region may cost this share of what the region did.
@@ -36,6 +35,7 @@ class CollapseAction(OneModel):
     kind: ClassVar[str] = "collapse"
     stage: ClassVar[Stage] = Stage.REGIONS
     counted: ClassVar[tuple[str, str]] = ("region out", "regions out")
+    read: ClassVar[Reads] = {"kernel": adapter_window}
 
     entry: str
     exit: str
@@ -45,17 +45,10 @@ class CollapseAction(OneModel):
         instead = f", a {self.kernel}x{self.kernel} map instead" if self.kernel else ""
         return f"{self.model} goes without {own_name(self.entry)} .. {own_name(self.exit)}{instead}"
 
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], where: str) -> CollapseAction:
-        """The action that `to_json` wrote. Raises ModelError."""
-        model, start, end = (text(entry, key, where) for key in ("model", "entry", "exit"))
-        return cls(model, start, end, kernel(entry, where))
-
     def check(self, program: Program) -> None:
         """Refuse what is no region. Raises ModelError."""
         self._region(program)
-        if self.model not in program.models:
-            raise ModelError(f"the plan names model {self.model!r}, which was not given")
+        check_models(self.models, program)
         check_link(program, self.exit, (self.entry,), self.kernel)
 
     def effect(self, program: Program) -> Effect | str:

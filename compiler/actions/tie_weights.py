@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
 from ...passes.base import Pass
 from ...passes.tie_weights import TieWeights
+from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..fitting.operators import linear_operator
 from ..fitting.reference import Reference
 from ..fitting.shared_weight import may_tie
 from ..graph.program import Program, own_name
 from ..graph.weights import nbytes_of
-from .action import Disturbed, Effect, OneModel, Stage, entries_of
+from .action import Disturbed, Effect, OneModel, Reads, check_models
 from .bill import Bill
-from .entries import text
 from .evidence import Evidence
 from .site import Site, Sites, by_damage, owners_of
 
@@ -27,30 +26,32 @@ from .site import Site, Sites, by_damage, owners_of
 MOST_DAMAGE = 0.15
 
 
+def _nodes(reader: Reader) -> tuple[str, ...]:
+    found = reader.value
+    if not isinstance(found, list) or not found:
+        raise ModelError(f"{reader.document}: nodes is no list, or an empty one")
+    nodes = reader.each(Reader.anything)
+    if len(set(map(str, nodes))) < 2 or not all(isinstance(n, str) and n for n in nodes):
+        raise ModelError(f"{reader.document}: nodes must be two names or more")
+    return tuple(nodes)
+
+
 @dataclass(frozen=True)
 class TieWeightsAction(OneModel):
     """Operators of one shape share one weight, fitted to all of them; biases stay their own."""
 
     kind: ClassVar[str] = "tie-weights"
-    stage: ClassVar[Stage] = Stage.FOLDS
-    counted: ClassVar[tuple[str, str]] = ("fold", "folds")
+    read: ClassVar[Reads] = {"nodes": _nodes}
 
     nodes: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"{self.model} has one weight for {', '.join(map(own_name, self.nodes))}"
 
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], where: str) -> TieWeightsAction:
-        """The action that `to_json` wrote. Raises ModelError."""
-        nodes = entries_of(entry, "nodes", where)
-        if len(set(map(str, nodes))) < 2 or not all(isinstance(n, str) and n for n in nodes):
-            raise ModelError(f"{where}: nodes must be two names or more")
-        return cls(text(entry, "model", where), tuple(str(node) for node in nodes))
-
     def check(self, program: Program) -> None:
-        """Refuse names that are not there. Raises ModelError."""
-        self.check_names(program, self.nodes, "node")
+        """Refuse nodes that are not there. Raises ModelError."""
+        check_models(self.models, program)
+        self.check_names("node", {node.name for node in program.graph.nodes}, self.nodes)
 
     def effect(self, program: Program) -> Effect | str:
         """The operators have one weight."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...runtime.json_reader import Reader
 from ..actions.action import Action
 from ..actions.combining import check_together
-from ..actions.entries import items, number, optional, table
 from ..actions.kinds import action_from_json
+from ..actions.plan_reader import PlanReader
 from ..case import Case
 from ..errors import ModelError, UsageError
 from ..graph.program import Program
@@ -99,22 +100,27 @@ def read_plan(path: Path) -> Plan:
 
 def plan_from_json(data: object, where: str = "plan") -> Plan:
     """The plan `to_json` wrote. Raises ModelError naming the entry that is wrong."""
-    top = table(data, where)
-    if top.get("schema") != SCHEMA:
+    top = PlanReader(where, "", data)
+    schema = top.get("schema", Reader.anything)
+    if schema != SCHEMA:
         raise ModelError(
-            f"{where} has schema {top.get('schema')!r}, not {SCHEMA!r}",
+            f"{where} has schema {schema!r}, not {SCHEMA!r}",
             "give a plan.json that this version of repsimc wrote",
         )
-    models = {str(key): str(value) for key, value in table(top.get("models"), "models").items()}
+    models = top.get("models", lambda reader: reader.entries(Reader.anything))
+    entries = top.get("actions", lambda reader: reader.each(Reader.anything))
     actions = tuple(
-        _action(table(entry, f"{where}: action {index}"), f"{where}: action {index}")
-        for index, entry in enumerate(items(top.get("actions"), f"{where}: actions"))
+        _action(PlanReader(f"{where}: action {index}", "", entry))
+        for index, entry in enumerate(entries)
     )
-    seed = top.get("seed", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ModelError(f"{where}: seed is {seed!r}, not a whole number")
-    alone = {str(key): str(why) for key, why in optional(top.get("left_alone")).items()}
-    return Plan(models, actions, seed, alone)
+    seed = top.get("seed", lambda reader: 0 if reader.value is None else reader.integer())
+    alone = top.find("left_alone", lambda reader: reader.entries(Reader.anything)) or {}
+    return Plan(
+        {key: str(value) for key, value in models.items()},
+        actions,
+        seed,
+        {key: str(why) for key, why in alone.items()},
+    )
 
 
 def check_plan(plan: Plan, program: Program) -> None:
@@ -134,15 +140,19 @@ def check_plan(plan: Plan, program: Program) -> None:
     check_together([planned.action for planned in plan.actions], program)
 
 
-def _action(entry: Mapping[str, Any], where: str) -> PlannedAction:
-    action = action_from_json(entry, where)
-    expected = optional(entry.get("expected"))
+def _action(entry: PlanReader) -> PlannedAction:
+    action = action_from_json(entry)
+
+    def number(key: str) -> float | None:
+        """What was expected; None where an edited plan has none, or no number."""
+        return entry.find("expected", lambda reader: reader.get(key, Reader.number))
+
     return PlannedAction(
         action,
-        int(number(expected, "weights_saved_nbytes") or 0),
-        int(number(expected, "macs_saved") or 0),
-        number(expected, "similarity"),
-        number(expected, "fidelity"),
+        int(number("weights_saved_nbytes") or 0),
+        int(number("macs_saved") or 0),
+        number("similarity"),
+        number("fidelity"),
     )
 
 

@@ -11,6 +11,7 @@ from repsimc.compiler.actions.action import Action
 from repsimc.compiler.actions.fold_activation import FoldActivationAction
 from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
 from repsimc.compiler.actions.kinds import action_from_json
+from repsimc.compiler.actions.plan_reader import PlanReader
 from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
 from repsimc.compiler.actions.tie_weights import TieWeightsAction
@@ -30,14 +31,14 @@ ACTIONS: list[Action] = [
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
 def test_an_action_is_json_and_comes_back(action: Action) -> None:
     entry = json.loads(json.dumps(action.to_json()))
-    assert action_from_json(entry, "plan") == action
+    assert action_from_json(PlanReader("plan", "", entry)) == action
     assert str(action).startswith("a ") and "a/" not in str(action)
 
 
 @pytest.mark.parametrize("entry", [{"kind": "merge"}, {}])
 def test_an_unknown_kind_is_refused(entry: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="plan is of unknown kind"):
-        action_from_json(entry, "plan")
+        action_from_json(PlanReader("plan", "", entry))
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
@@ -46,13 +47,13 @@ def test_every_entry_is_needed(action: Action) -> None:
         for wrong in (None, 3, "", [], [None], [True]):
             entry: dict[str, Any] = {**action.to_json(), key: wrong}
             with pytest.raises(ModelError, match="action 7"):
-                action_from_json(entry, "action 7")
+                action_from_json(PlanReader("action 7", "", entry))
 
 
 def test_negative_channels_are_refused() -> None:
     entry = {**ACTIONS[1].to_json(), "channels": [0, -1]}
     with pytest.raises(ModelError, match="whole numbers"):
-        action_from_json(entry, "plan")
+        action_from_json(PlanReader("plan", "", entry))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from repsimc.compiler.actions.bill import Bills
 from repsimc.compiler.actions.carry_out import passes_of
 from repsimc.compiler.actions.combining import without_outdone
 from repsimc.compiler.actions.kinds import action_from_json
+from repsimc.compiler.actions.plan_reader import PlanReader
 from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
 from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.take_out_region import CollapseAction
@@ -129,7 +130,7 @@ def test_fewer_units_outdo_more_and_channels_by_name() -> None:
 def test_units_have_to_be_a_number(units: object) -> None:
     entry = {"kind": "narrow-layer", "model": "a", "value": "a/r", "units": units}
     with pytest.raises(ModelError, match="units must be a whole number from 1"):
-        action_from_json(entry, "action 1")
+        action_from_json(PlanReader("action 1", "", entry))
 
 
 def test_a_layer_of_shared_weights_is_left_alone() -> None:
