@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..actions.action import Action
 from ..actions.carry_out import in_order
-from ..actions.kinds import Kind, sharing
-from ..actions.site import Site, Sites
+from ..actions.kinds import Kind
+from ..actions.site import Site
 from ..execution.outputs import OutputComparison
-from ..fitting.effort import GLANCE, SEARCH
 from ..progress import Progress
 from .limits import Excess
 from .plan import Plan, PlannedAction, plan_of
 from .prefix_search import TRIES, Combination, Search
+from .swaps import Swaps
 from .trial import Trial
 from .workbench import Workbench
 
-# What predicts a measurement: a swap fitted at a glance, and judged on fit frames that this fit did
-# not see. benchmarks/similarity.py says how well, docs/similarity.md shows.
-PROBE = replace(GLANCE, judged=512, held_out=False)
 # What a fit on all frames wins back, at most: resnet20 for resnet44 agrees on 98.8 % after a fit on
 # 512 frames, on 99.6 % after one on 1 500.
 SLACK = 0.02
@@ -42,13 +39,8 @@ class SharingPlanner:
         progress: Progress,
     ) -> None:
         self._bench = bench
-        self._kinds = sharing(kinds)
+        self._swaps = Swaps(bench, kinds, progress)
         self._free = tuple(free)
-        self._progress = progress
-        self._sites: Sites | None = None
-        # By action: a trial rests on nothing else.
-        self._trials: dict[Action, Trial] = {}
-        self._probes: dict[Action, float] = {}
         self._smallest: Planned | None = None
 
     def plan(self, limit: int | None, excess: Excess) -> Planned | None:
@@ -76,7 +68,7 @@ class SharingPlanner:
         None where nothing fits. Not carried out: a plan to be continued, whose swaps may miss
         their floors by a little as long as they are fitted on few frames.
         """
-        search = self._search(self._ladders(), self._nearly, probe=self.predicted)
+        search = self._search(self._swaps.ladders(), self._nearly, probe=self._swaps.predicted)
         choice = search.within(limit)
         return None if choice is None else self._sketch_of(choice, search)
 
@@ -87,7 +79,7 @@ class SharingPlanner:
         """
         ladders = {
             receiver: [site for site in ladder if donor in site.action.models[:-1]]
-            for receiver, ladder in self._ladders().items()
+            for receiver, ladder in self._swaps.ladders().items()
             if receiver != donor
         }
         search = self._search(ladders, self._nearly, tries=TRUNK_TRIES)
@@ -95,7 +87,7 @@ class SharingPlanner:
 
     def instead_of(self, action: Action) -> list[PlannedAction]:
         """Other ways for the action's receiver to take from its donor, in order of their cuts."""
-        sites = self._ranked()
+        sites = self._swaps.sites
         known = [*sites.found, *sites.spare]
         others = [s for s in known if s.action.models == action.models and s.action != action]
         others.sort(key=lambda s: (-s.evidence["depth"], -s.evidence["r2"], str(s.action)))
@@ -103,34 +95,15 @@ class SharingPlanner:
 
     def explanation(self) -> str:
         """What stands against saving more, a line per model; empty before any search."""
-        if self._sites is None:
-            return ""
-        return "\n".join(f"  {name}: {why}" for name, why in self._left_alone((), None).items())
-
-    def measured(self, site: Site) -> Trial:
-        """What a swap of the site does to the outputs it reaches; measured once."""
-        if site.action not in self._trials:
-            affected = self._bench.bills.affected(site.action)
-            trial = self._bench.measure((site.action,), SEARCH, affected)
-            self._trials[site.action] = trial.remembered()
-        return self._trials[site.action]
-
-    def predicted(self, site: Site) -> float:
-        """The damage that a swap of the site will be measured to do, at a fraction of the cost.
-
-        An overestimate: few frames repair less. It ranks sites of any models, see the benchmark.
-        """
-        if site.action not in self._probes:
-            affected = self._bench.bills.affected(site.action)
-            self._probes[site.action] = self._bench.measure((site.action,), PROBE, affected).loss
-        return self._probes[site.action]
+        return self._swaps.explanation()
 
     # -- searching -----------------------------------------------------------------------------
 
     def _searched(self, limit: int | None, excess: Excess) -> Planned | None:
         """Backs off where a combination misses a floor that its actions kept one by one."""
         free = [planned.action for planned in self._free]
-        search = self._search(self._ladders(), self.measured, probe=self.predicted)
+        swaps = self._swaps
+        search = self._search(swaps.ladders(), swaps.measured, probe=swaps.predicted)
         allowed = limit
         while True:
             choice = search.smallest() if allowed is None else search.within(allowed)
@@ -167,7 +140,7 @@ class SharingPlanner:
 
     def _nearly(self, site: Site) -> Trial:
         """What a swap does; met where a fit on all frames may keep the floor."""
-        known = self.measured(site)
+        known = self._swaps.measured(site)
         floor = 1 - self._allowance() - SLACK
         return known if known.met or known.least < floor else _forgiven(known)
 
@@ -196,32 +169,6 @@ class SharingPlanner:
             key=lambda site: (search.measured[site].loss, str(site.action)),
         )
 
-    # -- sites ---------------------------------------------------------------------------------
-
-    def _ranked(self) -> Sites:
-        """The sites of this program, found once."""
-        if self._sites is None:
-            evidence, found = self._bench.evidence, Sites()
-            self._progress.stage("ranking sites by similarity", len(evidence.groups))
-            for group in evidence.groups:
-                for kind in self._kinds:
-                    sites = kind.find(evidence, group)
-                    found.found += sites.found
-                    found.spare += sites.spare
-                    found.refused |= sites.refused
-                self._progress.advance()
-            self._sites = found
-            self._progress.stage(f"measuring swaps ({len(found.found)} sites)", None)
-        return self._sites
-
-    def _ladders(self) -> dict[str, list[Site]]:
-        """The sites by receiver, for one search: it puts what it finds in their places."""
-        ladders: dict[str, list[Site]] = {}
-        for site in self._ranked().found:
-            ladders.setdefault(site.receiver, []).append(site)
-        order = list(self._bench.program.models)
-        return {name: ladders[name] for name in sorted(ladders, key=order.index)}
-
     # -- plans ---------------------------------------------------------------------------------
 
     def _plan_of(self, choice: Combination, search: Search, actions: Sequence[Action]) -> Plan:
@@ -229,35 +176,11 @@ class SharingPlanner:
         for site in choice.sites:
             known[site.action] = _planned(site, search.measured[site].least)
         planned = [known[action] for action in in_order(actions)]
-        return plan_of(self._bench.case, planned, self._left_alone(actions, search))
-
-    def _left_alone(self, actions: Sequence[Action], search: Search | None) -> Mapping[str, str]:
-        """Why each model that no action touches was left as it is, by what a search measured.
-
-        None: by all that was measured.
-        """
-        sites = self._ranked()
-        busy = {name for action in actions for name in action.models}
-        reasons: dict[str, str] = {}
-        for name in self._bench.program.models:
-            if name in busy:
-                continue
-            if name in sites.refused:
-                reasons[name] = sites.refused[name]
-                continue
-            if search is None:
-                tried = [t for one, t in self._trials.items() if one.models[-1] == name]
-            else:
-                rungs = search.ladders.get(name, ())
-                tried = [search.measured[rung] for rung in rungs if rung in search.measured]
-            failed = [known for known in tried if not known.met]
-            if failed:
-                best = max(known.least for known in failed)
-                reasons[name] = (
-                    f"{len(failed)} of {len(tried)} measured swaps missed the fidelity floor "
-                    f"(the best of those kept {best:.4f})"
-                )
-        return reasons
+        tried = {
+            name: [search.measured[rung] for rung in rungs if rung in search.measured]
+            for name, rungs in search.ladders.items()
+        }
+        return plan_of(self._bench.case, planned, self._swaps.left_alone(actions, tried))
 
 
 def _planned(site: Site, fidelity: float | None = None) -> PlannedAction:
