@@ -110,10 +110,8 @@ class JointPlanner:
 
     def most(self) -> Found:
         """The most regions out within the floors; the unchanged program where none can go."""
-        start = self._ways.start(() if self._free is None else self._free[0].actions)
+        (start,) = self._ways.starts([() if self._free is None else self._free[0].actions])
         unchanged = self._free or (plan_of(self._bench.case), self._bench.unchanged())
-        if start is None:
-            return Found(unchanged)
         led = self._ways.continued(start, Limits(macs=0), math.inf)
         carried: list[Planned] = []
         for way in sorted(led.ways, key=lambda way: way.bill.macs):
@@ -130,15 +128,7 @@ class JointPlanner:
         if self._may_remove:
             plans.append(() if self._free is None else self._free[0].actions)
         plans += self._sketches(limits, planned)
-        found: list[Way] = []
-        seen: list[frozenset[Action]] = []
-        for plan in plans:
-            actions = frozenset(planned.action for planned in plan)
-            start = None if actions in seen else self._ways.start(plan)
-            seen.append(actions)
-            if start is not None:
-                found.append(start)
-        return found
+        return self._ways.starts(plans)
 
     def _sketches(self, limits: Limits, planned: Planned | None) -> list[tuple[PlannedAction, ...]]:
         shares = self._shares

@@ -18,7 +18,7 @@ from .free import Folds
 from .limits import Limits
 from .plan import PlannedAction
 from .trial import Trial, outputs_of
-from .workbench import Workbench
+from .workbench import Question, Workbench
 
 # Trials are fitted on few frames: the full fit has won back this much fidelity and more.
 _SLACK = 0.05
@@ -31,12 +31,17 @@ class Way:
     shared: tuple[PlannedAction, ...]
     gone: tuple[PlannedAction, ...]
     trial: Trial
-    bill: Bill
+
+    @property
+    def bill(self) -> Bill:
+        """What all of it costs."""
+        assert self.trial.bill is not None
+        return self.trial.bill
 
     @property
     def held(self) -> tuple[Action, ...]:
         """What it starts from."""
-        return tuple(planned.action for planned in self.shared)
+        return _actions(self.shared)
 
     @property
     def planned(self) -> tuple[PlannedAction, ...]:
@@ -46,7 +51,7 @@ class Way:
     @property
     def actions(self) -> tuple[Action, ...]:
         """Everything that it does, without what was expected of it."""
-        return tuple(planned.action for planned in self.planned)
+        return _actions(self.planned)
 
     @property
     def folded(self) -> bool:
@@ -79,13 +84,15 @@ class Continuing:
         self._regions: list[Site] | None = None
         self._looks: dict[Action, Mapping[Output, float] | None] = {}
 
-    def start(self, shared: tuple[PlannedAction, ...]) -> Way | None:
-        """A sharing plan to continue, as tried; None where it cannot be carried out."""
-        held = tuple(planned.action for planned in shared)
-        bill = self._bench.bills.bill(held)
-        if bill is None:
-            return None
-        return Way(shared, (), self._bench.measure(held, TRIAL).remembered(), bill)
+    def starts(self, plans: Sequence[tuple[PlannedAction, ...]]) -> list[Way]:
+        """Sharing plans to continue, each once, as tried; without those that are impossible."""
+        unique: dict[frozenset[Action], tuple[PlannedAction, ...]] = {}
+        for plan in plans:
+            unique.setdefault(frozenset(_actions(plan)), plan)
+        bills = self._bench.bills
+        kept = [plan for plan in unique.values() if bills.bill(_actions(plan)) is not None]
+        trials = self._bench.measure_all(Question(_actions(plan), TRIAL) for plan in kept)
+        return [Way(plan, (), trial.remembered()) for plan, trial in zip(kept, trials)]
 
     def error(self, way: Way) -> float:
         """The spread of a way's errors."""
@@ -129,7 +136,7 @@ class Continuing:
                     step.chosen.action, saved.weights_nbytes, saved.macs, None, trial.least
                 )
             )
-            way = Way(start.shared, tuple(gone), trial.remembered(), step.bill)
+            way = Way(start.shared, tuple(gone), trial.remembered())
             found.steps.append(way)
             kept = all(output.value >= output.floor - _SLACK for output in trial.outputs)
             if not kept or (not endless and trial.worst > known):
@@ -152,11 +159,11 @@ class Continuing:
         limits: Limits,
     ) -> Way | None:
         """A combination measured; None where it is not within the limits."""
-        actions = [planned.action for planned in (*shared, *gone)]
+        actions = _actions((*shared, *gone))
         bill = self._bench.bills.bill(actions)
         if bill is None or limits.excess(bill) > 0:
             return None
-        return Way(shared, gone, self._bench.measure(actions, TRIAL).remembered(), bill)
+        return Way(shared, gone, self._bench.measure(actions, TRIAL).remembered())
 
     def _descent(
         self,
@@ -208,3 +215,7 @@ def region_sites(bench: Workbench, kinds: Sequence[Kind], effort: Effort = TRIAL
     ]
     influence = bench.influence(sites, effort)
     return [replace(site, evidence={"influence": influence[site.action]}) for site in sites]
+
+
+def _actions(plan: Sequence[PlannedAction]) -> tuple[Action, ...]:
+    return tuple(planned.action for planned in plan)

@@ -6,7 +6,7 @@ asks here, and a list of questions can be answered side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,9 +81,10 @@ class Workbench:
         compared = self.compare(program, effort, models)
         return Trial(planned, program, self.bills.bill(planned), tuple(compared))
 
-    def measure_all(self, questions: Iterable[Question]) -> list[Trial]:
-        """The answers to several questions, in order; none depends on another."""
-        return [self.measure(*question) for question in questions]
+    def measure_all(self, questions: Iterable[Question]) -> Iterator[Trial]:
+        """The answers to several questions, in order, as they come; none depends on another."""
+        for question in questions:
+            yield self.measure(*question)
 
     def unchanged(self) -> Trial:
         """The exact program, with no action at all."""
