@@ -111,14 +111,14 @@ class JointPlanner:
     def most(self) -> Found:
         """The most regions out within the floors; the unchanged program where none can go."""
         (start,) = self._ways.starts([() if self._free is None else self._free[0].actions])
-        unchanged = self._free or (plan_of(self._bench.case), self._bench.unchanged())
         led = self._ways.continued(start, Limits(macs=0), math.inf)
         carried: list[Planned] = []
         for way in sorted(led.ways, key=lambda way: way.bill.macs):
             carried.append(self._carried_out(way))
             if carried[-1][1].met:
                 return Found(carried[-1]).after(led.steps, carried)
-        return Found(unchanged).after(led.steps, carried)
+        least = self._free or (plan_of(self._bench.case), self._bench.unchanged())
+        return Found(least).after(led.steps, carried)
 
     # -- sharing plans to continue -----------------------------------------------------------
 

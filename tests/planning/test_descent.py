@@ -188,8 +188,8 @@ def test_a_glance_overestimates_and_changes_no_other_measurement() -> None:
 
 def test_answers_do_not_depend_on_what_was_asked_before() -> None:
     questions = [Question(actions(2), TRIAL), Question(actions(1, 4), TRIAL)]
-    there = bench().measure_all(questions)
-    back = bench().measure_all(questions[::-1])[::-1]
+    there = list(bench().measure_all(questions))
+    back = list(bench().measure_all(questions[::-1]))[::-1]
     assert [trial.outputs for trial in there] == [trial.outputs for trial in back]
 
 
