@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from zoo import Zoo
 
-# GONE PROBE_FRAMES from compiler.planning.workbench
 from repsimc.compiler.actions.evidence import RANKING_FRAMES
 from repsimc.compiler.actions.share_prefix import SharePrefixAction, donor_values, receiver_cuts
 from repsimc.compiler.actions.site import Site
+from repsimc.compiler.case import Case
 from repsimc.compiler.execution.executable import Executable
-from repsimc.compiler.execution.feeds import StreamFeeds, fit_feeds, judging_feeds
-from repsimc.compiler.execution.outputs import OriginalOutputs, measurement
+from repsimc.compiler.execution.feeds import fit_feeds
 from repsimc.compiler.execution.samples import Samples, sample_values
 from repsimc.compiler.fitting.affine_ranking import AffineRanking
 from repsimc.compiler.fitting.cka import debiased_cka
+from repsimc.compiler.fitting.effort import SEARCH
 from repsimc.compiler.frames.calibration import FrameOptions, Frames, InputSpec, load_frames
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.read import read_model
@@ -29,6 +29,7 @@ from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.cuts import cuts
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.sharing import PROBE
 from repsimc.compiler.planning.workbench import Workbench
 from repsimc.compiler.progress import NoProgress
 from repsimc.passes.pipeline import run_exact
@@ -92,18 +93,6 @@ class Trial:
     scores: Mapping[str, float]
 
 
-class Judge:
-    """Outputs of the originals on some frames, and what a rewritten program loses against them."""
-
-    def __init__(self, original: Program, feeds: StreamFeeds) -> None:
-        models = dict.fromkeys(original.models, feeds)
-        self._outputs = OriginalOutputs(original, models, lambda *_: 0.0, lambda *_: None)
-
-    def damage(self, program: Program, model: str) -> float:
-        """As the search counts it."""
-        return measurement(self._outputs.compare(program, [model])).damage
-
-
 class Trials:
     """Every legal site of one donor layer and one receiver layer between two models."""
 
@@ -117,12 +106,12 @@ class Trials:
         self._frames: Frames = load_frames(
             given if RAW & set(names) else given[pair.donor], inputs, FrameOptions(same_frames=True)
         )
-        self._original = join(apart, self._frames.tied_groups())
-        self._judges: dict[int, Judge] = {}
-        self.program = self._original.copy()
+        original = join(apart, self._frames.tied_groups())
+        self.program = original.copy()
         run_exact(self.program)
         options = CompileOptions(models=tuple((name, zoo.model(name)) for name in names))
-        self.bench = Workbench(self._original, self.program, self._frames, options, NoProgress())
+        case = Case(options, tuple(apart), original, self.program, self._frames)
+        self.bench = Workbench(case, NoProgress())
         self._judged = {
             value: _images(zoo, pair, name, "dev4000", judged)
             for name in names
@@ -135,12 +124,12 @@ class Trials:
 
     def sites(self) -> list[Site]:
         """Sites drawn by seed, `pair.sites` of them, donors in order (see `_right`)."""
-        skeleton = self.bench.skeleton
+        bills = self.bench.bills
         donors = self._values(self.pair.donor)
         targets = self._targets()
         feeds = fit_feeds(self.program, self._frames, self.pair.receiver, RANKING_FRAMES)
         samples = sample_values(self.program, [*donors, *targets], feeds)
-        base = skeleton.bill([])
+        base = bills.bill(())
         assert base is not None
         found: list[Site] = []
         for donor in donors:
@@ -149,13 +138,12 @@ class Trials:
                     continue
                 links = (Link(value, (donor,)),)
                 action = SharePrefixAction(self.pair.donor, self.pair.receiver, links, 1)
-                bill = skeleton.bill([action])
+                bill = bills.bill((action,))
                 if bill is None:
                     continue
-                saved = base.weights_nbytes - bill.weights_nbytes
-                macs = base.macs - bill.macs
                 r2, cka = _similarities(samples, donor, target)
-                found.append(Site(action, depth, saved, macs, r2, cka, 1 - r2))
+                evidence = {"depth": depth, "r2": r2, "cka": cka}
+                found.append(Site(action, base - bill, 1 - r2, evidence))
         if len(found) > self.pair.sites:
             drawn = np.random.default_rng(0).choice(len(found), self.pair.sites, replace=False)
             found = [found[index] for index in sorted(drawn)]
@@ -163,64 +151,63 @@ class Trials:
 
     def trial(self, site: Site, number: int) -> Trial:
         """Predict, measure, and judge by labels."""
-        [link] = site.action.links
+        action = site.action
+        assert isinstance(action, SharePrefixAction)
+        [link] = action.links
         [donor] = link.donor_values
+        affected = self.bench.bills.affected(action)
         start = time.perf_counter()
-        predicted = self.bench.predicted(site)
+        predicted = self.bench.measure((action,), PROBE, affected).loss
         probed = time.perf_counter()
-        program = self.bench.swapped(site)
-        damage = self.bench.compared(program, site).damage
+        swapped = self.bench.measure((action,), SEARCH, affected)
         measured = time.perf_counter()
-        accuracy = self._right(program, donor)
+        accuracy = self._right(swapped.program, donor)
         shape = self.program.values()[link.receiver_value].shape or ()
         return Trial(
             self.pair,
             link.receiver_value,
             predicted,
-            damage,
+            swapped.loss,
             100 * (self._accuracy - accuracy),
             probed - start,
             measured - probed,
             {
-                "affine R2": site.r2,
-                "CKA": site.cka,
-                "layer bytes": site.saved_nbytes,
-                "MACs": site.saved_macs,
+                "affine R2": site.evidence["r2"],
+                "CKA": site.evidence["cka"],
+                "layer bytes": site.saved.weights_nbytes,
+                "MACs": site.saved.macs,
                 "representation size": float(
                     np.prod([size for size in shape[1:] if isinstance(size, int)])
                 ),
-                "relative depth": site.depth,
+                "relative depth": site.evidence["depth"],
                 "random": float(np.random.default_rng(number).random()),
             },
         )
 
     def by_frames(self, site: Site, counts: Sequence[int]) -> list[float]:
         """The probe's score of a site when it is judged on so many frames."""
-        program = self.bench.probed(site)
-        return [self._judge(count).damage(program, self.pair.receiver) for count in counts]
-
-    def _judge(self, count: int) -> Judge:
-        if count not in self._judges:
-            feeds = judging_feeds(
-                self._original, self._frames, self.pair.receiver, PROBE_FRAMES, count
-            )
-            self._judges[count] = Judge(self._original, feeds)
-        return self._judges[count]
+        probed = self.bench.measure((site.action,), PROBE, [self.pair.receiver])
+        scores: list[float] = []
+        for count in counts:
+            effort = replace(PROBE, judged=count)
+            judged = self.bench.compare(probed.program, effort, [self.pair.receiver])
+            scores.append(replace(probed, outputs=tuple(judged)).loss)
+        return scores
 
     def _values(self, model: str) -> list[str]:
         """The single values that all of a model's data flows through: its layers."""
         known = set(donor_values(self.program, model))
         names = [cut.values[0] for cut in cuts(self.program, model, max_width=1)]
-        skeleton = self.bench.skeleton
+        bills = self.bench.bills
         # A ReLU's input and output are one layer.
-        return list({skeleton.replaced(n, 1): n for n in names if n in known}.values())
+        return list({bills.replaced(n, 1): n for n in names if n in known}.values())
 
     def _targets(self) -> dict[str, tuple[str, float]]:
         """The receiver's own cuts: the value an adapter replaces, the cut's value and depth."""
         shared = {t.name for n in self.program.nodes_of(self.pair.donor) for t in n.outputs}
-        skeleton = self.bench.skeleton
+        bills = self.bench.bills
         return {
-            skeleton.replaced(cut.values[0], 1): (cut.values[0], cut.depth)
+            bills.replaced(cut.values[0], 1): (cut.values[0], cut.depth)
             for cut in receiver_cuts(self.program, self.pair.receiver)
             if len(cut.values) == 1 and cut.values[0] not in shared
         }

@@ -14,28 +14,27 @@ from measuring import Round, plain_pass_seconds
 from numpy.typing import NDArray
 from records import Record, figure
 
-from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions import take_out_region
+from repsimc.compiler.actions.action import Action
 from repsimc.compiler.actions.site import Site
-
-# GONE find_candidates from compiler.planning.descent
 from repsimc.compiler.actions.take_out_region import CollapseAction
-from repsimc.compiler.case import frames_of
+from repsimc.compiler.case import case_of
 from repsimc.compiler.depth.curve import DepthResult, depth
 from repsimc.compiler.driver import compile_models
 from repsimc.compiler.execution.executable import Executable
+from repsimc.compiler.fitting.effort import GLANCE
 from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.graph.regions import find_regions
 from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.descent import regions_beside
 from repsimc.compiler.planning.plan import Plan, PlannedAction
-
-# GONE Trials from compiler.planning.trials
+from repsimc.compiler.planning.workbench import Workbench
 from repsimc.compiler.progress import NoProgress
 from repsimc.compiler.structure.cost import program_cost
 from repsimc.compiler.units import parse_budget
 from repsimc.passes.collapse import Collapse
-from repsimc.passes.pipeline import CLEANING, run_exact, run_passes
+from repsimc.passes.pipeline import CLEANING, run_passes
 
 _BATCH = 100
 LATENCY_RUNS = 60
@@ -67,9 +66,10 @@ class Shallow:
         )
         self.judged = round_.zoo.frames(case.family, "dev4000", round_.judged)
         self.truth = round_.zoo.labels(case.family, "dev4000", round_.judged)[case.task]
-        self.original = read_model(self.path, "net")
-        self.exact = self.original.copy()
-        run_exact(self.exact)
+        apart = [read_model(self.path, "net")]
+        self.bench = Workbench(case_of(apart, self.options, NoProgress()), NoProgress())
+        self.original = self.bench.case.original
+        self.exact = self.bench.program
         self.base = self.accuracy(self.original)
 
     def chosen(self, most: int) -> DepthResult:
@@ -84,8 +84,9 @@ class Shallow:
         """The same regions out, by identity and nothing else."""
         program = self.exact.copy()
         for planned in plan.actions:
-            assert isinstance(planned.action, CollapseAction)
-            Collapse(planned.action).run(program)
+            action = planned.action
+            assert isinstance(action, CollapseAction)
+            Collapse(action.entry, action.exit, action.kernel).run(program)
         run_passes(program, CLEANING)
         return program
 
@@ -102,26 +103,25 @@ class Shallow:
         Block influence: |exit - entry| / |entry| on the frames, least first. One look: the error
         at the outputs after the refit with that region alone out, per multiply-accumulate.
         """
-        frames = frames_of(self.options, [self.original])
-        assert frames is not None
-        options = self.options
-        trials = Trials(
-            self.original, self.exact, frames, options.floor, options.metric, 0, NoProgress()
-        )
         found = self.candidates()
-        influence = trials.influence([candidate.region for candidate in found])
-        alone = {c.action.exit: trials.glance([c.action]) / c.saved_macs for c in found}
+        influence = self.bench.influence(found)
+        alone: dict[Action, float] = {}
+        for site in found:
+            alone[site.action] = self.bench.measure((site.action,), GLANCE).error / site.saved.macs
         plans: dict[str, Plan] = {}
         for name, values in (("block influence", influence), ("one look", alone)):
-            best = sorted(found, key=lambda c: values[c.action.exit])[:count]
-            plans[name] = Plan({"net": ""}, tuple(PlannedAction(c.action) for c in best), 0)
+            best = sorted((site.action for site in found), key=values.__getitem__)[:count]
+            plans[name] = Plan({"net": ""}, tuple(PlannedAction(action) for action in best), 0)
         return plans
 
     def candidates(self) -> list[Site]:
         """The regions of equal shape at both ends that could go."""
-        return find_candidates(
-            self.exact, find_regions(self.exact), Bills(self.exact), kernels=(0,)
-        )
+        sites = take_out_region.find(self.bench.evidence, ("net",)).found
+        return [
+            site
+            for site in regions_beside(sites, self.bench.bills, ())
+            if isinstance(site.action, CollapseAction) and site.action.kernel == 0
+        ]
 
     def accuracy(self, program: Program) -> float:
         """Percent right on the labelled frames."""

@@ -68,7 +68,7 @@ class Stitching:
         self._reference = Reference(
             self.program, fit_feeds(self.program, self._frames, RECEIVER, None)
         )
-        self._skeleton = Bills(self.program)
+        self._bills = Bills(self.program)
         self._judged = round_.zoo.frames("cifar10", "dev4000", round_.judged)
         self._labels = round_.zoo.labels("cifar10", "dev4000", round_.judged)[TASK]
         self.cuts = block_ends(self.program, RECEIVER)
@@ -79,7 +79,7 @@ class Stitching:
         """Accuracies with the first `blocks` blocks replaced."""
         best = self.chosen(blocks)
         program = self.program.copy()
-        SharePrefix(best, self._reference).run(program)
+        SharePrefix(best.links, best.kernel, self._reference).run(program)
         return Point(
             blocks=blocks,
             depth=blocks / len(self.cuts),
@@ -137,7 +137,7 @@ class Stitching:
         return SharePrefixAction(DONOR, RECEIVER, (link,), kernel)
 
     def _target(self, blocks: int) -> str:
-        return self._skeleton.replaced(self.cuts[blocks - 1], 1)
+        return self._bills.replaced(self.cuts[blocks - 1], 1)
 
     def _ranking(self, donors: Sequence[str]) -> AffineRanking:
         return AffineRanking(self._samples, [n for n in donors if n in self._samples.rows])
