@@ -25,7 +25,7 @@ from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.units import parse_budget
 from repsimc.passes.pipeline import CLEANING, run_passes
-from tests.actions.test_fold_bills import assert_billed
+from tests.actions.costs import assert_billed
 from tests.nets.evidence import GivenEvidence
 from tests.nets.foldable import carried_out, error, images, sometimes_dead
 from tests.nets.networks import Net, smooth_images

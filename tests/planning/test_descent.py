@@ -11,7 +11,8 @@ import pytest
 
 from repsimc.compiler.actions import take_out_region
 from repsimc.compiler.actions.action import Action
-from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions.bill import Bill, Bills
+from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.site import Site
 from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.case import Case, frames_of
@@ -22,8 +23,13 @@ from repsimc.compiler.planning.descent import LOOKS, USELESS, Descent, Trying, r
 from repsimc.compiler.planning.workbench import Question, Workbench, adopt_constants
 from repsimc.compiler.progress import NoProgress
 from tests.nets.evidence import GivenEvidence
-from tests.nets.networks import ArrayFrames
-from tests.nets.residual import images, residual_net
+from tests.nets.networks import (
+    ArrayFrames,
+)
+from tests.nets.residual import (
+    images,
+    residual_net,
+)
 from tests.programs import program_of
 
 PROGRAM = program_of(residual_net(6, scale=0.4))
@@ -204,3 +210,43 @@ def test_constants_are_adopted_but_for_named_operators() -> None:
     assert values["mixed"]["a/n_b3_c"] is values["own"]["a/n_b3_c"]
     assert np.array_equal(values["mixed"]["a/n_b3_d"], values["fitted"]["a/n_b3_d"])
     assert not np.array_equal(values["mixed"]["a/n_b3_d"], values["own"]["a/n_b3_d"])
+
+
+def order_of(errors: dict[str, float]) -> list[str]:
+    """The order in which two folds and a collapse go, by the errors measured for each."""
+    program = program_of(residual_net(3))
+    skeleton = Bills(program)
+    kinds = {"gone": "b0 .. b1", "first": "b0_h", "second": "b2_h"}
+    regions = [
+        one
+        for one in take_out_region.find(
+            GivenEvidence(program, ArrayFrames({"a/x": images(192)})), ("a",)
+        ).found
+        if str(one.action).endswith(".. b1")
+    ]
+    folds = [
+        Site(PruneChannelsAction("a", f"a/{kinds[name]}", (0, 1)), Bill(1, 1), 0.0)
+        for name in ("first", "second")
+    ]
+    known: dict[object, float] = {regions[0].action: errors["gone"]}
+    known |= {site.action: errors[name] for name, site in zip(("first", "second"), folds)}
+
+    def measure(actions: tuple[Action, ...]) -> float:
+        return float(np.sum([known[action] for action in actions]))
+
+    steps = Descent(
+        regions, skeleton.bill, measure, lambda bill: float(bill.macs), folds=folds
+    ).steps()
+    names = {str(regions[0].action): "gone"}
+    names |= {str(site.action): name for name, site in zip(("first", "second"), folds)}
+    return [names[str(step.chosen.action)] for step in steps]
+
+
+def test_folds_and_regions_go_by_error_per_saving() -> None:
+    assert order_of({"gone": 0.1, "first": 0.0, "second": 1.0}) == ["first", "gone", "second"]
+    assert order_of({"gone": 0.0, "first": 0.1, "second": 0.2}) == ["gone", "first", "second"]
+
+
+def test_what_could_not_be_carried_out_is_not_taken() -> None:
+    infinite = float("inf")
+    assert order_of({"gone": 0.1, "first": infinite, "second": 0.0}) == ["second", "gone"]

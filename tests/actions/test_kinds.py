@@ -1,4 +1,4 @@
-"""Actions of folding as JSON and back, and refused where they do not fit."""
+"""Actions of every kind as JSON and back, and refused where an entry is wrong."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
 from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.errors import ModelError
-from tests.nets.foldable import sometimes_dead
-from tests.programs import program_of
 
 ACTIONS: list[Action] = [
     FoldActivationAction("a", "a/h", "a/r"),
@@ -47,30 +45,3 @@ def test_every_entry_is_needed(action: Action) -> None:
             entry: dict[str, Any] = {**action.to_json(), key: wrong}
             with pytest.raises(ModelError, match="action 7"):
                 action_from_json(entry, "action 7")
-
-
-def test_negative_channels_are_refused() -> None:
-    entry = {**ACTIONS[1].to_json(), "channels": [0, -1]}
-    with pytest.raises(ModelError, match="whole numbers"):
-        action_from_json(entry, "plan")
-
-
-@pytest.mark.parametrize(
-    ("action", "problem"),
-    [
-        (FreezeBranchAction("b", "a/r"), "'b', which was not given"),
-        (FreezeBranchAction("a", "a/q"), "value 'a/q'"),
-        (FoldActivationAction("a", "a/q", "a/r"), "value 'a/q'"),
-        (TieWeightsAction("a", ("a/n_c2", "a/q")), "node 'a/q'"),
-        (PruneChannelsAction("a", "a/r", (12,)), "channel 12"),
-    ],
-)
-def test_what_the_program_does_not_have_is_refused(action: Action, problem: str) -> None:
-    with pytest.raises(ModelError, match=problem):
-        action.check(program_of(sometimes_dead()))
-
-
-def test_what_it_has_is_fine() -> None:
-    program = program_of(sometimes_dead())
-    PruneChannelsAction("a", "a/r", (11,)).check(program)
-    TieWeightsAction("a", ("a/n_c2", "a/n_r")).check(program)
