@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +13,9 @@ from repsimc.compiler.actions.bill import Bill, Bills
 from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.site import Site
 from repsimc.compiler.actions.take_out_region import CollapseAction
-from repsimc.compiler.case import Case, frames_of
-from repsimc.compiler.fitting.effort import CURVE, GLANCE, TRIAL, Effort
+from repsimc.compiler.fitting.effort import TRIAL
 from repsimc.compiler.graph.verifier import verify
-from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.descent import LOOKS, USELESS, Descent, Trying, regions_beside
-from repsimc.compiler.planning.workbench import Question, Workbench, adopt_constants
-from repsimc.compiler.progress import NoProgress
+from repsimc.compiler.planning.descent import LOOKS, USELESS, Descent, Trying
 from tests.nets.evidence import GivenEvidence
 from tests.nets.networks import (
     ArrayFrames,
@@ -30,12 +24,8 @@ from tests.nets.residual import (
     images,
     residual_net,
 )
+from tests.nets.six_blocks import PROGRAM, REGIONS, SKELETON, bench, taken_out
 from tests.programs import program_of
-
-PROGRAM = program_of(residual_net(6, scale=0.4))
-SKELETON = Bills(PROGRAM)
-EVIDENCE = GivenEvidence(PROGRAM, ArrayFrames({"a/x": images(8)}))
-REGIONS = regions_beside(take_out_region.find(EVIDENCE, ("a",)).found, SKELETON, ())
 
 
 class Errors:
@@ -132,23 +122,12 @@ def test_glances_that_say_nothing_do_not_stop_the_search(error: float) -> None:
     assert sorted(found) == list(range(len(REGIONS)))
 
 
-def bench() -> Workbench:
-    options = CompileOptions(models=(("a", Path("a.onnx")),), calibration=images(200))
-    frames = frames_of(options, [PROGRAM])
-    case = Case(options, (PROGRAM,), PROGRAM, PROGRAM, frames)
-    return Workbench(case, NoProgress())
-
-
-def actions(*indices: int) -> tuple[CollapseAction, ...]:
-    return tuple(REGIONS[index].action for index in indices)
-
-
 @pytest.mark.parametrize("plan", [(1, 4), (4, 1), (2, 3), (3, 2), (1, 5, 3)])
 def test_a_trial_that_goes_on_from_another_fits_the_same(plan: tuple[int, ...]) -> None:
-    apart = bench().measure(actions(*plan), TRIAL)
+    apart = bench().measure(taken_out(*plan), TRIAL)
     trying = Trying(bench(), TRIAL)
-    trying(actions(*plan[:-1]))
-    after = trying(actions(*plan))
+    trying(taken_out(*plan[:-1]))
+    after = trying(taken_out(*plan))
     verify(after.program)
     # Upstream of the last gap nothing is fitted again: the same numbers but for rounding.
     assert after.error == pytest.approx(apart.error, rel=1e-2)
@@ -161,8 +140,8 @@ def test_nothing_gone_is_no_error_however_often_it_is_asked() -> None:
 
 def test_what_lies_before_the_last_gap_is_taken_over() -> None:
     trying = Trying(bench(), TRIAL)
-    first = trying(actions(1)).program
-    second = trying(actions(1, 4)).program
+    first = trying(taken_out(1)).program
+    second = trying(taken_out(1, 4)).program
     weights = [
         {node.name: node.inputs[1].values for node in program.graph.nodes if node.op == "Conv"}
         for program in (PROGRAM, first, second)
@@ -170,46 +149,6 @@ def test_what_lies_before_the_last_gap_is_taken_over() -> None:
     name = "a/n_b0_d"  # before the first gap, so refitted with it, and left alone by the second
     assert not np.array_equal(weights[0][name], weights[1][name])
     assert np.array_equal(weights[1][name], weights[2][name])
-
-
-@pytest.mark.parametrize("effort", [CURVE, TRIAL, GLANCE])
-def test_fits_see_as_many_frames_as_their_effort_says(effort: Effort) -> None:
-    assert effort.frames is not None
-    few = replace(effort, frames=effort.frames // 8)
-    evidence = bench().evidence
-    reference = evidence.reference("a", few)
-    assert reference.frames.count == few.frames
-    assert reference.size == effort.size
-    # Kept by what decides it, and by nothing else.
-    assert evidence.reference("a", replace(few, judged=7)) is reference
-    assert evidence.reference("a", effort) is not reference
-
-
-def test_a_glance_overestimates_and_changes_no_other_measurement() -> None:
-    source = bench()
-    alone = source.measure(actions(2), TRIAL).error
-    assert source.measure(actions(2), GLANCE).error > alone
-    assert source.measure(actions(2), TRIAL).error == alone
-
-
-def test_answers_do_not_depend_on_what_was_asked_before() -> None:
-    questions = [Question(actions(2), TRIAL), Question(actions(1, 4), TRIAL)]
-    there = bench().measure_all(questions)
-    back = bench().measure_all(questions[::-1])[::-1]
-    assert [trial.outputs for trial in there] == [trial.outputs for trial in back]
-
-
-def test_constants_are_adopted_but_for_named_operators() -> None:
-    fitted, program = bench().measure(actions(1), TRIAL).program, PROGRAM.copy()
-    adopt_constants(program, fitted, {"a/n_b3_c"})
-    verify(program)
-    values = {
-        name: {n.name: n.inputs[1].values for n in p.graph.nodes if n.op == "Conv"}
-        for name, p in (("own", PROGRAM), ("fitted", fitted), ("mixed", program))
-    }
-    assert values["mixed"]["a/n_b3_c"] is values["own"]["a/n_b3_c"]
-    assert np.array_equal(values["mixed"]["a/n_b3_d"], values["fitted"]["a/n_b3_d"])
-    assert not np.array_equal(values["mixed"]["a/n_b3_d"], values["own"]["a/n_b3_d"])
 
 
 def order_of(errors: dict[str, float]) -> list[str]:
