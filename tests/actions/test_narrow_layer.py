@@ -27,20 +27,10 @@ from repsimc.compiler.units import parse_budget
 from repsimc.passes.pipeline import CLEANING, run_passes
 from tests.actions.costs import assert_billed
 from tests.nets.evidence import GivenEvidence
-from tests.nets.foldable import carried_out, error, images, sometimes_dead
+from tests.nets.foldable import carried_out, error, images, sometimes_dead, twice_the_units
 from tests.nets.networks import Net, smooth_images
 from tests.nets.residual import residual_net
 from tests.programs import program_of
-
-
-def twice_the_units(count: int = 16) -> onnx.ModelProto:
-    """x -> 3x3 to 2 x `count` channels, every one twice -> ReLU r -> 3x3 to 6 -> scores y."""
-    net = Net(7)
-    weight = np.repeat(net.normal(count, 3, 3, 3, scale=0.4), 2, axis=0)
-    bias = np.repeat(net.normal(count, scale=0.2), 2)
-    x = net.relu(net.node("Conv", "x", net.weight(weight), net.weight(bias), pads=[1] * 4), out="r")
-    net.head(net.relu(net.conv(x, 2 * count, 6, 3, out="c2")), 6, 5)
-    return net.model(x=["N", 3, 8, 8])
 
 
 def test_units_that_are_there_twice_are_found_and_go() -> None:
