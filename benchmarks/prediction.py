@@ -29,7 +29,7 @@ from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.cuts import cuts
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.sharing import PROBE
+from repsimc.compiler.planning.swaps import PROBE
 from repsimc.compiler.planning.workbench import Workbench
 from repsimc.compiler.progress import NoProgress
 from repsimc.passes.pipeline import run_exact

@@ -9,7 +9,16 @@ import pytest
 
 from repsimc.compiler.actions.bill import Bills
 from repsimc.compiler.actions.carry_out import in_order
-from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.fold_activation import FoldActivationAction
+from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
+from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
+from repsimc.compiler.actions.prune_channels import PruneChannelsAction
+from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
+from repsimc.compiler.actions.share_prefix import (
+    SharePrefixAction,
+)
+from repsimc.compiler.actions.take_out_region import CollapseAction
+from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
@@ -18,15 +27,31 @@ from repsimc.compiler.structure.cost import program_cost
 from repsimc.passes.drop_dead import DropDead
 from repsimc.passes.pipeline import run_exact
 from repsimc.passes.share_prefix import SharePrefix
+from tests.actions.costs import assert_billed as assert_billed_on_images
+from tests.actions.costs import cost_after
+from tests.nets import foldable
+from tests.nets.evidence import GivenEvidence
+from tests.nets.foldable import (
+    always_on,
+    attention_net,
+    gelu_mlp,
+    quiet_channels,
+    sometimes_dead,
+    still_branch,
+    tokens,
+    twins,
+)
 from tests.nets.networks import (
     ArrayFrames,
     branches,
     features_net,
+    perturbed,
     pyramid,
     smooth_images,
     tokens_net,
 )
-from tests.programs import joined
+from tests.nets.residual import residual_net
+from tests.programs import joined, program_of
 
 
 def take(donor: str, receiver: str, *links: tuple[str, str], kernel: int = 1) -> SharePrefixAction:
@@ -182,3 +207,108 @@ def test_the_cost_of_adapters_alone() -> None:
     assert bill.macs == 12 * 9 * 10 * 4
     raw = skeleton.adapters_bill(take("a", "b", ("s2", "s2"), kernel=0))
     assert (raw.weights_nbytes, raw.macs) == (0, 0)
+
+
+TIE = TieWeightsAction("a", ("a/n_t0", "a/n_t1"))
+
+
+CASES = {
+    "fold": (always_on, foldable.images, FoldActivationAction("a", "a/conv1", "a/r")),
+    "fold of several steps": (
+        lambda: gelu_mlp(0.15), tokens, FoldActivationAction("a", "a/h", "a/g")
+    ),
+    "prune": (sometimes_dead, foldable.images, PruneChannelsAction("a", "a/r", (0, 3, 4, 7, 11))),
+    "prune before a 3x3": (
+        quiet_channels, foldable.images, PruneChannelsAction("a", "a/r", (2, 5, 6))
+    ),
+    "narrow": (sometimes_dead, foldable.images, NarrowLayerAction("a", "a/r", 7)),
+    "narrow with a bias apart": (gelu_mlp, tokens, NarrowLayerAction("a", "a/g", 16)),
+    "freeze": (still_branch, foldable.images, FreezeBranchAction("a", "a/d")),
+    "tie": (twins, foldable.images, TIE),
+    "reuse": (attention_net, tokens, ReuseAttentionAction("a", "a/s0", "a/s1")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_fold_costs_what_it_was_billed(name: str) -> None:
+    build, frames, action = CASES[name]
+    program, feeds = program_of(build()), frames()
+    if name == "fold":
+        action = FoldActivationAction("a", program.node("a/n_r").inputs[0].name, "a/r")
+    skeleton = GivenEvidence(program, feeds).bills
+    bill, found = skeleton.bill([action]), cost_after(program, [action], feeds)
+    before = skeleton.bill([])
+    assert bill is not None and before is not None
+    assert bill.weights_nbytes < before.weights_nbytes
+    assert bill.macs == found.macs
+    # What is frozen goes into a bias that is there already.
+    slack = 24 if name == "freeze" else 0
+    assert 0 <= bill.weights_nbytes - found.weights_nbytes <= slack
+
+
+def test_two_prunes_that_meet_in_one_weight() -> None:
+    program = program_of(residual_net(1))
+    first = PruneChannelsAction("a", "a/b0_h", (0, 1))
+    second = PruneChannelsAction("a", "a/stem", (2, 3, 4))
+    skeleton = Bills(program)
+    bill = skeleton.bill([first, second])
+    found = cost_after(
+        program, [first, second], ArrayFrames({"a/x": foldable.images().arrays["a/x"]})
+    )
+    assert bill == found
+
+
+def test_a_region_that_goes_takes_what_a_fold_saved() -> None:
+    program = program_of(residual_net(3))
+    skeleton = Bills(program)
+    gone = CollapseAction("a", "a/b0", "a/b1")
+    inside = PruneChannelsAction("a", "a/b1_h", (0, 1))
+    beside = PruneChannelsAction("a", "a/b2_h", (0, 1))
+    assert skeleton.bill([gone, inside]) == skeleton.bill([gone])
+    assert skeleton.without_idle([inside, gone, beside]) == (gone, beside)
+    one, both = skeleton.bill([beside]), skeleton.bill([inside, beside])
+    assert one is not None and both is not None and both.weights_nbytes < one.weights_nbytes
+    assert_billed_on_images(skeleton, [gone, inside, beside])
+
+
+def test_a_trunk_is_pruned_where_a_part_of_it_is_gone() -> None:
+    skeleton = Bills(program_of(residual_net(3)))
+    gone = CollapseAction("a", "a/b0", "a/b1")
+    assert_billed_on_images(skeleton, [gone, PruneChannelsAction("a", "a/b1_s", (0, 1))])
+
+
+def test_a_tie_of_which_one_layer_is_left_saves_nothing() -> None:
+    program = program_of(residual_net(4))
+    skeleton = Bills(program)
+    gone = CollapseAction("a", "a/b0", "a/b1")
+    tie = TieWeightsAction("a", ("a/n_b1_c", "a/n_b2_c"))
+    three = TieWeightsAction("a", ("a/n_b1_c", "a/n_b2_c", "a/n_b3_c"))
+    assert skeleton.without_idle([tie, gone]) == (gone,)
+    assert_billed_on_images(skeleton, [gone, three])
+
+
+def test_a_dead_prefix_has_nothing_to_fold() -> None:
+    model = sometimes_dead()
+    program = joined([[("a", "x"), ("b", "x")]], a=model, b=perturbed(model, 0.05))
+    skeleton = Bills(program)
+    share = SharePrefixAction("a", "b", (Link("b/c2", ("a/c2",)),), 1)
+    prune = PruneChannelsAction("b", "b/r", (0, 3))
+    assert skeleton.without_idle([prune, share]) == (share,)
+    assert skeleton.affected(prune) == ("b",)
+
+
+def test_what_a_donor_gives_is_not_folded_away() -> None:
+    model = always_on()
+    program = joined([[("a", "x"), ("b", "x")]], a=model, b=perturbed(model, 0.05))
+    given = program.node("a/n_r").inputs[0].name
+    other = program.node("b/n_r").inputs[0].name
+    fold = FoldActivationAction("a", given, "a/r")
+    share = SharePrefixAction("a", "b", (Link(other, (given,)),), 1)
+    skeleton = Bills(program)
+    assert skeleton.bill([share, fold]) == skeleton.bill([share])
+
+
+def test_folds_that_exclude_each_other_have_no_bill() -> None:
+    skeleton = Bills(program_of(twins()))
+    assert skeleton.bill([TIE, PruneChannelsAction("a", "a/t0", (0,))]) is None
+    assert skeleton.bill([TIE]) is not None

@@ -14,8 +14,8 @@ from repsimc.compiler.actions.bill import Bills
 from repsimc.compiler.actions.carry_out import passes_of
 from repsimc.compiler.actions.combining import without_outdone
 from repsimc.compiler.actions.kinds import action_from_json
-from repsimc.compiler.actions.plan_reader import PlanReader
 from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
+from repsimc.compiler.actions.plan_reader import PlanReader
 from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.driver import compile_models
@@ -26,22 +26,12 @@ from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.units import parse_budget
 from repsimc.passes.pipeline import CLEANING, run_passes
-from tests.actions.test_fold_bills import assert_billed
+from tests.actions.costs import assert_billed
 from tests.nets.evidence import GivenEvidence
-from tests.nets.foldable import carried_out, error, images, sometimes_dead
+from tests.nets.foldable import carried_out, error, images, sometimes_dead, twice_the_units
 from tests.nets.networks import Net, smooth_images
 from tests.nets.residual import residual_net
 from tests.programs import program_of
-
-
-def twice_the_units(count: int = 16) -> onnx.ModelProto:
-    """x -> 3x3 to 2 x `count` channels, every one twice -> ReLU r -> 3x3 to 6 -> scores y."""
-    net = Net(7)
-    weight = np.repeat(net.normal(count, 3, 3, 3, scale=0.4), 2, axis=0)
-    bias = np.repeat(net.normal(count, scale=0.2), 2)
-    x = net.relu(net.node("Conv", "x", net.weight(weight), net.weight(bias), pads=[1] * 4), out="r")
-    net.head(net.relu(net.conv(x, 2 * count, 6, 3, out="c2")), 6, 5)
-    return net.model(x=["N", 3, 8, 8])
 
 
 def test_units_that_are_there_twice_are_found_and_go() -> None:

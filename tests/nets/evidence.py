@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions.kinds import chosen, free_sites
+from repsimc.compiler.actions.site import Site
 from repsimc.compiler.execution.samples import Samples, sample_values
 from repsimc.compiler.execution.statistics import (
     Statistics,
@@ -41,3 +43,9 @@ class GivenEvidence:
     def constant_nbytes(self, value: str) -> int:
         array = self.statistics(self.groups[0]).constants.get(value)
         return 0 if array is None else smallest_constant(array).nbytes
+
+
+def free_sites_of(program: Program, frames: ArrayFrames, kind: str) -> list[Site]:
+    """The sites of one kind among those that may be free."""
+    found = free_sites(GivenEvidence(program, frames), chosen())
+    return [site for site in found if site.action.kind == kind]

@@ -144,3 +144,13 @@ def twins(apart: float = 0.1) -> onnx.ModelProto:
         x = net.node("Tanh", net.node("Conv", x, own, bias, pads=[1] * 4, out=f"t{block}"))
     net.head(x, 8, 5)
     return net.model(x=("N", 3, 8, 8))
+
+
+def twice_the_units(count: int = 16) -> onnx.ModelProto:
+    """x -> 3x3 to 2 x `count` channels, every one twice -> ReLU r -> 3x3 to 6 -> scores y."""
+    net = Net(7)
+    weight = np.repeat(net.normal(count, 3, 3, 3, scale=0.4), 2, axis=0)
+    bias = np.repeat(net.normal(count, scale=0.2), 2)
+    x = net.relu(net.node("Conv", "x", net.weight(weight), net.weight(bias), pads=[1] * 4), out="r")
+    net.head(net.relu(net.conv(x, 2 * count, 6, 3, out="c2")), 6, 5)
+    return net.model(x=["N", 3, 8, 8])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -89,3 +90,16 @@ def normalised(
         for name, array in expected.items():
             assert_close(actual[name], array, rtol=1e-5, atol=1e-5)
     return program
+
+
+def numbered(*texts: str) -> list[str]:
+    """The texts with weights' digests as '#1', '#2' ... by where they first come up.
+
+    Which weights are equal can be seen, their bytes cannot: those of a fit depend on the processor.
+    """
+    known: dict[str, str] = {}
+
+    def number(found: re.Match[str]) -> str:
+        return known.setdefault(found[0], f"#{len(known) + 1}")
+
+    return [re.sub(r"#[0-9a-f]{8}\b", number, text) for text in texts]

@@ -7,9 +7,7 @@ import pytest
 
 from repsimc.compiler.actions.carry_out import passes_of
 from repsimc.compiler.actions.take_out_region import CollapseAction
-from repsimc.compiler.fitting.gaps import pools_of, stand_ins
 from repsimc.compiler.graph.verifier import verify
-from repsimc.compiler.planning.plan import Plan, PlannedAction, plan_from_json
 from repsimc.passes.collapse import Collapse
 from repsimc.passes.drop_dead import DropDead
 from repsimc.passes.refit import refit_operators
@@ -18,7 +16,6 @@ from tests.nets.residual import (
     CHANNELS,
     block,
     collapsed,
-    frames,
     images,
     outputs,
     residual_net,
@@ -97,20 +94,6 @@ def test_the_block_before_a_gap_is_fitted_to_its_end_and_pools_its_units() -> No
     assert "a/n_conv0" not in targets  # the stem is before everything that changed
 
 
-def test_an_entry_that_others_read_keeps_its_place() -> None:
-    net = Net()
-    stem = net.relu(net.conv("x", 3, CHANNELS), out="stem")
-    x = block(net, block(net, stem, CHANNELS, "b0"), CHANNELS, "b1")
-    late = net.node("Add", x, "b0", out="late")  # a long skip from b1's entry
-    net.head(late, CHANNELS, 5)
-    program = program_of(net.model(x=["N", 3, 8, 8]))
-    changed = program.copy()
-    Collapse("a/b0", "a/b1").run(changed)
-    DropDead().run(changed)
-    assert stand_ins(changed, program).makers == {}
-    assert stand_ins(changed, program).goal("a/b0_s") == "a/b0_s"
-
-
 def test_pooling_beats_keeping_ones_own_units(monkeypatch: pytest.MonkeyPatch) -> None:
     program = program_of(residual_net(4, scale=1.0))
     wanted = outputs(program, JUDGE)
@@ -172,26 +155,3 @@ def test_the_passes_are_deterministic_and_obey_the_plan_only() -> None:
     first, second = (outputs(collapsed(program, FIT, gone("b0..b1")), JUDGE) for _ in range(2))
     assert np.array_equal(first, second)
     assert passes_of([], lambda action: pytest.fail("no action, no reference")) == []
-
-
-def test_actions_survive_json() -> None:
-    action = gone("b0..b1", kernel=3)[0]
-    plan = Plan({"a": ""}, (PlannedAction(action, 10, 20, None, 0.5),))
-    assert plan_from_json(plan.to_json()) == plan
-    assert str(action) == "a goes without b0 .. b1, a 3x3 map instead"
-
-
-def test_no_pool_of_layers_with_another_function() -> None:
-    net = Net()
-    x = block(net, net.relu(net.conv("x", 3, CHANNELS), out="stem"), CHANNELS, "b0")
-    hidden = net.node("Tanh", net.conv(x, CHANNELS, CHANNELS))
-    branch = net.conv(hidden, CHANNELS, CHANNELS)
-    net.head(net.relu(net.node("Add", branch, x), out="b1"), CHANNELS, 5)
-    program = program_of(net.model(x=["N", 3, 8, 8]))
-    changed = program.copy()
-    Collapse("a/b0", "a/b1").run(changed)
-    DropDead().run(changed)
-    gaps = list(stand_ins(changed, program).makers.values())
-    assert len(gaps) == 1
-    assert pools_of(changed, program, gaps) == {}
-    assert frames(FIT).count == len(FIT)

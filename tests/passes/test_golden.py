@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import verify
 from repsimc.passes.base import Change
 from tests.nets.by_pass import EXAMPLES
+from tests.passes.checking import numbered
 
 ROOT = Path(__file__).parents[2]
 # Files of passes/ that hold no pass.
@@ -22,19 +22,6 @@ def passes() -> set[str]:
     """The names of the passes that passes/ holds, by its files."""
     stems = {path.stem for path in (ROOT / "passes").glob("*.py")} - WITHOUT_A_PASS
     return {stem.replace("_", "-") for stem in stems}
-
-
-def numbered(*texts: str) -> list[str]:
-    """The texts with weights' digests as '#1', '#2' ... by where they first come up.
-
-    Which weights are equal can be seen, their bytes cannot: those of a fit depend on the processor.
-    """
-    known: dict[str, str] = {}
-
-    def number(found: re.Match[str]) -> str:
-        return known.setdefault(found[0], f"#{len(known) + 1}")
-
-    return [re.sub(r"#[0-9a-f]{8}\b", number, text) for text in texts]
 
 
 def told(changes: list[Change]) -> str:

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from repsimc.compiler.actions import take_out_region
 from repsimc.compiler.actions.action import Action
-from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions.bill import Bill, Bills
+from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.site import Site
 from repsimc.compiler.actions.take_out_region import CollapseAction
-from repsimc.compiler.case import Case, frames_of
-from repsimc.compiler.fitting.effort import CURVE, GLANCE, TRIAL, Effort
+from repsimc.compiler.fitting.effort import TRIAL
 from repsimc.compiler.graph.verifier import verify
-from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.descent import LOOKS, USELESS, Descent, Trying, regions_beside
-from repsimc.compiler.planning.workbench import Question, Workbench, adopt_constants
-from repsimc.compiler.progress import NoProgress
+from repsimc.compiler.planning.descent import LOOKS, USELESS, Descent, Trying
 from tests.nets.evidence import GivenEvidence
-from tests.nets.networks import ArrayFrames
-from tests.nets.residual import images, residual_net
+from tests.nets.networks import (
+    ArrayFrames,
+)
+from tests.nets.residual import (
+    images,
+    residual_net,
+)
+from tests.nets.six_blocks import PROGRAM, REGIONS, SKELETON, bench, taken_out
 from tests.programs import program_of
-
-PROGRAM = program_of(residual_net(6, scale=0.4))
-SKELETON = Bills(PROGRAM)
-EVIDENCE = GivenEvidence(PROGRAM, ArrayFrames({"a/x": images(8)}))
-REGIONS = regions_beside(take_out_region.find(EVIDENCE, ("a",)).found, SKELETON, ())
 
 
 class Errors:
@@ -126,23 +122,12 @@ def test_glances_that_say_nothing_do_not_stop_the_search(error: float) -> None:
     assert sorted(found) == list(range(len(REGIONS)))
 
 
-def bench() -> Workbench:
-    options = CompileOptions(models=(("a", Path("a.onnx")),), calibration=images(200))
-    frames = frames_of(options, [PROGRAM])
-    case = Case(options, (PROGRAM,), PROGRAM, PROGRAM, frames)
-    return Workbench(case, NoProgress())
-
-
-def actions(*indices: int) -> tuple[CollapseAction, ...]:
-    return tuple(REGIONS[index].action for index in indices)
-
-
 @pytest.mark.parametrize("plan", [(1, 4), (4, 1), (2, 3), (3, 2), (1, 5, 3)])
 def test_a_trial_that_goes_on_from_another_fits_the_same(plan: tuple[int, ...]) -> None:
-    apart = bench().measure(actions(*plan), TRIAL)
+    apart = bench().measure(taken_out(*plan), TRIAL)
     trying = Trying(bench(), TRIAL)
-    trying(actions(*plan[:-1]))
-    after = trying(actions(*plan))
+    trying(taken_out(*plan[:-1]))
+    after = trying(taken_out(*plan))
     verify(after.program)
     # Upstream of the last gap nothing is fitted again: the same numbers but for rounding.
     assert after.error == pytest.approx(apart.error, rel=1e-2)
@@ -155,8 +140,8 @@ def test_nothing_gone_is_no_error_however_often_it_is_asked() -> None:
 
 def test_what_lies_before_the_last_gap_is_taken_over() -> None:
     trying = Trying(bench(), TRIAL)
-    first = trying(actions(1)).program
-    second = trying(actions(1, 4)).program
+    first = trying(taken_out(1)).program
+    second = trying(taken_out(1, 4)).program
     weights = [
         {node.name: node.inputs[1].values for node in program.graph.nodes if node.op == "Conv"}
         for program in (PROGRAM, first, second)
@@ -166,41 +151,41 @@ def test_what_lies_before_the_last_gap_is_taken_over() -> None:
     assert np.array_equal(weights[1][name], weights[2][name])
 
 
-@pytest.mark.parametrize("effort", [CURVE, TRIAL, GLANCE])
-def test_fits_see_as_many_frames_as_their_effort_says(effort: Effort) -> None:
-    assert effort.frames is not None
-    few = replace(effort, frames=effort.frames // 8)
-    evidence = bench().evidence
-    reference = evidence.reference("a", few)
-    assert reference.frames.count == few.frames
-    assert reference.size == effort.size
-    # Kept by what decides it, and by nothing else.
-    assert evidence.reference("a", replace(few, judged=7)) is reference
-    assert evidence.reference("a", effort) is not reference
+def order_of(errors: dict[str, float]) -> list[str]:
+    """The order in which two folds and a collapse go, by the errors measured for each."""
+    program = program_of(residual_net(3))
+    skeleton = Bills(program)
+    kinds = {"gone": "b0 .. b1", "first": "b0_h", "second": "b2_h"}
+    regions = [
+        one
+        for one in take_out_region.find(
+            GivenEvidence(program, ArrayFrames({"a/x": images(192)})), ("a",)
+        ).found
+        if str(one.action).endswith(".. b1")
+    ]
+    folds = [
+        Site(PruneChannelsAction("a", f"a/{kinds[name]}", (0, 1)), Bill(1, 1), 0.0)
+        for name in ("first", "second")
+    ]
+    known: dict[object, float] = {regions[0].action: errors["gone"]}
+    known |= {site.action: errors[name] for name, site in zip(("first", "second"), folds)}
+
+    def measure(actions: tuple[Action, ...]) -> float:
+        return float(np.sum([known[action] for action in actions]))
+
+    steps = Descent(
+        regions, skeleton.bill, measure, lambda bill: float(bill.macs), folds=folds
+    ).steps()
+    names = {str(regions[0].action): "gone"}
+    names |= {str(site.action): name for name, site in zip(("first", "second"), folds)}
+    return [names[str(step.chosen.action)] for step in steps]
 
 
-def test_a_glance_overestimates_and_changes_no_other_measurement() -> None:
-    source = bench()
-    alone = source.measure(actions(2), TRIAL).error
-    assert source.measure(actions(2), GLANCE).error > alone
-    assert source.measure(actions(2), TRIAL).error == alone
+def test_folds_and_regions_go_by_error_per_saving() -> None:
+    assert order_of({"gone": 0.1, "first": 0.0, "second": 1.0}) == ["first", "gone", "second"]
+    assert order_of({"gone": 0.0, "first": 0.1, "second": 0.2}) == ["gone", "first", "second"]
 
 
-def test_answers_do_not_depend_on_what_was_asked_before() -> None:
-    questions = [Question(actions(2), TRIAL), Question(actions(1, 4), TRIAL)]
-    there = list(bench().measure_all(questions))
-    back = list(bench().measure_all(questions[::-1]))[::-1]
-    assert [trial.outputs for trial in there] == [trial.outputs for trial in back]
-
-
-def test_constants_are_adopted_but_for_named_operators() -> None:
-    fitted, program = bench().measure(actions(1), TRIAL).program, PROGRAM.copy()
-    adopt_constants(program, fitted, {"a/n_b3_c"})
-    verify(program)
-    values = {
-        name: {n.name: n.inputs[1].values for n in p.graph.nodes if n.op == "Conv"}
-        for name, p in (("own", PROGRAM), ("fitted", fitted), ("mixed", program))
-    }
-    assert values["mixed"]["a/n_b3_c"] is values["own"]["a/n_b3_c"]
-    assert np.array_equal(values["mixed"]["a/n_b3_d"], values["fitted"]["a/n_b3_d"])
-    assert not np.array_equal(values["mixed"]["a/n_b3_d"], values["own"]["a/n_b3_d"])
+def test_what_could_not_be_carried_out_is_not_taken() -> None:
+    infinite = float("inf")
+    assert order_of({"gone": 0.1, "first": infinite, "second": 0.0}) == ["second", "gone"]

@@ -52,10 +52,7 @@ GENERIC = frozenset(
 # Tests that go with no one file of their room (rule 5), and folders of tests that are no rooms.
 TOPICS = frozenset(
     {
-        "cli/test_commands", "cli/test_compile", "cli/test_process",
-        "frames/test_bad_frames", "frames/test_frame_limits",
-        "frontends/test_bad_models",
-        "passes/test_golden",
+        "actions/test_golden", "passes/test_golden",
         "runtime/tensorrt/test_without_gpu",
         "similarity/test_benchmark", "similarity/test_oracles",
         "test_programs",
