@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ from tests.nets.residual import residual_net
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "compiles"
 DIGITS = ROOT / "examples" / "digits"
-# Of a weight's root mean square. Between OpenBLAS's kernels for Nehalem, Haswell, Zen and SkylakeX
-# fits differ by NNN of it.
-NOISE = 1e-3
+# Of a weight's root mean square. Between OpenBLAS's kernels for Prescott, Nehalem, Haswell, Zen and
+# SkylakeX fits differ by up to 5e-4 of it; where classifiers of the digits are fitted, 5e-3.
+NOISE, DIGITS_NOISE = 2e-3, 2e-2
 # Two figures of four digits each, as they are stored.
 DIGITS_TOLD = 1e-3
 # Of a fidelity or similarity that a plan expects.
@@ -102,6 +103,11 @@ class Case:
     wishes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     same_as: str | None = None
 
+    @property
+    def noise(self) -> float:
+        """What weights may differ by between processors, of their root mean square."""
+        return DIGITS_NOISE if self.models is None else NOISE
+
 
 def one(model: Callable[[], onnx.ModelProto]) -> Callable[[], Models]:
     return lambda: {"a": model()}
@@ -115,7 +121,7 @@ CASES: dict[str, Case] = {
         None,
         images,
         {**DIGIT_FRAMES, "max_macs": parse_macs("20%"), "min_fidelity": 0.97},
-        "digits_most",
+        same_as="digits_most",
     ),
     "frozen_siblings": Case(frozen, images, {"min_fidelity": 0.99}),
     "tuned_siblings": Case(siblings, images, {"budget": parse_budget("70%")}),
@@ -139,7 +145,10 @@ CASES: dict[str, Case] = {
         two_deep, partial(images, 80), {"budget": parse_budget("33%"), "min_fidelity": 0.5}
     ),
     "joint_macs": Case(
-        two_deep, partial(images, 80), {"max_macs": parse_macs("45%"), "min_fidelity": 0.5}
+        two_deep,
+        partial(images, 80),
+        {"max_macs": parse_macs("33%"), "min_fidelity": 0.5},
+        same_as="joint_bytes",
     ),
     "several_inputs": Case(
         two_inputs, two_streams, {"budget": parse_budget("75%"), "min_fidelity": 0.8}
@@ -204,34 +213,38 @@ def figures(program: Program) -> dict[str, str]:
     return found
 
 
-def differences(found: Any, stored: Any, where: str = "") -> list[str]:
+def differences(found: Any, stored: Any, noise: float = NOISE, where: str = "") -> list[str]:
     """Where the two differ by more than noise; floats are those that a plan expects."""
     if where == "/weights":
         return [
             f"{where}/{name}: {found.get(name)} is not {stored.get(name)}"
             for name in sorted({*found, *stored})
-            if not _alike(found.get(name), stored.get(name))
+            if not _alike(found.get(name), stored.get(name), noise)
         ]
     if isinstance(found, dict) and isinstance(stored, dict):
         keys = sorted({*found, *stored})
         parts = [(str(key), found.get(key), stored.get(key)) for key in keys]
-    elif isinstance(found, list) and isinstance(stored, list) and len(found) == len(stored):
-        parts = [(str(index), *pair) for index, pair in enumerate(zip(found, stored))]
+    elif isinstance(found, list) and isinstance(stored, list):
+        parts = [(str(index), *pair) for index, pair in enumerate(zip_longest(found, stored))]
     elif isinstance(found, float) and isinstance(stored, float):
         return [] if abs(found - stored) <= EXPECTED else [f"{where}: {found} is not {stored}"]
     else:
         return [] if found == stored else [f"{where}: {found} is not {stored}"]
-    return [line for key, one, other in parts for line in differences(one, other, f"{where}/{key}")]
+    return [
+        line
+        for key, one, other in parts
+        for line in differences(one, other, noise, f"{where}/{key}")
+    ]
 
 
-def _alike(found: str | None, stored: str | None) -> bool:
+def _alike(found: str | None, stored: str | None, noise: float) -> bool:
     if found is None or stored is None:
         return False
     one, other = (np.array(figures.split(), float) for figures in (found, stored))
     if len(one) != len(other):
         return False
     size = float(np.hypot(other[0], other[1]))
-    return bool(np.all(np.abs(one - other) <= NOISE * size + DIGITS_TOLD * np.abs(other)))
+    return bool(np.all(np.abs(one - other) <= noise * size + DIGITS_TOLD * np.abs(other)))
 
 
 @pytest.fixture(autouse=True)
@@ -249,18 +262,19 @@ def test_a_compile_comes_out_as_it_was(
     if request.config.getoption("--update-golden") and not shared:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8", newline="\n")
-    unlike = differences(found, json.loads(path.read_text(encoding="utf-8")))
+    unlike = differences(found, json.loads(path.read_text(encoding="utf-8")), CASES[name].noise)
     assert not unlike, "\n".join([*unlike[:20], "if that is meant: pytest --update-golden"])
 
 
-@pytest.mark.parametrize("off", [1.01, 0.99])
-def test_a_weight_that_is_one_percent_off_is_seen(off: float, tmp_path: Path) -> None:
+def test_a_weight_that_is_one_percent_off_is_seen(tmp_path: Path) -> None:
     name = "narrow_layer"
     result = made(CASES[name], tmp_path)
     stored = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    for weight, tensor in result.program.weights().items():
+    weights = {name: t for name, t in result.program.weights().items() if t.values.any()}
+    assert len(weights) > 3
+    for weight, tensor in weights.items():
         values = tensor.values
-        if values.any():
+        for off in (1.01, 0.99):
             tensor.values = values * np.float32(off)
             (line,) = differences(described(result), stored)
             assert line.startswith(f"/weights/{weight}: ")
@@ -281,8 +295,10 @@ def test_other_plans_and_graphs_are_seen() -> None:
         "/plan/actions/0/expected/fidelity",
         "/weights/a/w0",
     ]
-    del other["graph"][0]
-    assert any(line.startswith("/graph: ") for line in differences(other, stored))
+    del other["graph"][-1]
+    assert any(
+        line.endswith(f"None is not {stored['graph'][-1]}") for line in differences(other, stored)
+    )
 
 
 def test_every_golden_compile_has_its_case() -> None:
