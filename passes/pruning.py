@@ -6,20 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..compiler.graph.arrays import Float64, Int64
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import array_of
 from ..compiler.structure.channel_groups import ChannelGroup, Place, Sink, Slot
 from ..compiler.structure.channel_removal import bias_slot
 
-Float64 = NDArray[np.float64]
-
 
 def take_out(
     program: Program,
     group: ChannelGroup,
-    removed: NDArray[np.int64],
+    removed: Int64,
     constants: Mapping[str, Float64],
 ) -> list[str]:
     """Remove the channels; what they always were goes into the biases of what read them.
@@ -60,9 +58,7 @@ def take_out(
     return list(touched)
 
 
-def _absorb(
-    program: Program, sink: Sink, removed: NDArray[np.int64], numbers: Float64 | None
-) -> None:
+def _absorb(program: Program, sink: Sink, removed: Int64, numbers: Float64 | None) -> None:
     """Add to the sink's bias what the removed channels always gave it."""
     if numbers is None:
         return

@@ -8,19 +8,17 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from ..compiler.execution.executable import Executable
 from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reference import FitSize, Reference, row_count
 from ..compiler.fitting.regression import Affine
 from ..compiler.fitting.shared_weight import joint_fit, may_tie
+from ..compiler.graph.arrays import Float32
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import nbytes_of
 from .base import Change
 from .refit import refit_operators
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

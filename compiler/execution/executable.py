@@ -6,19 +6,16 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from ..errors import ModelError
+from ..graph.arrays import Array, Int64
 from ..graph.export import to_proto, write_model
 from ..graph.program import Program
 from ..graph.weights import nbytes_of
-
-Array = NDArray[Any]
 
 # Frames go through the network in batches of this many when the batch axis is free (enough to keep
 # the cores busy on 32x32 images), or as many as have this many bytes of input: a convolution's
@@ -135,7 +132,7 @@ class Activations:
         """Batch number `index` of value `name`."""
         return self._held[name][index]
 
-    def keep_channels(self, name: str, kept: NDArray[np.int64], axis: int) -> None:
+    def keep_channels(self, name: str, kept: Int64, axis: int) -> None:
         """Leave only the channels `kept` in every batch of value `name`."""
         batches = [np.take(batch, kept, axis=axis) for batch in self._held.pop(name)]
         self._nbytes.pop(name, None)
@@ -166,7 +163,7 @@ def workers() -> int:
     return min(cores, _MOST_WORKERS)
 
 
-def batches_of(rows: NDArray[np.int64], batch: int) -> Iterator[NDArray[np.int64]]:
+def batches_of(rows: Int64, batch: int) -> Iterator[Int64]:
     """`rows` in consecutive pieces of `batch`."""
     for start in range(0, len(rows), batch):
         yield rows[start : start + batch]

@@ -6,12 +6,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..frames.calibration import Frames
+from ..graph.arrays import Array
 from ..graph.program import Program
 from .executable import Executable
 from .feeds import held_out_feeds, run_groups
@@ -27,11 +26,11 @@ def latencies(programs: Sequence[Program], frames: Frames, runs: int = RUNS) -> 
     what others left in the caches counted for more than a block.
     """
     segments: list[Executable] = []
-    feeds: list[dict[str, NDArray[Any]]] = []
+    feeds: list[dict[str, Array]] = []
     for program in programs:
         outputs = [value.name for value in program.graph.outputs]
         segment = Executable(program, None, outputs, threads=1)
-        fed: dict[str, NDArray[Any]] = {}
+        fed: dict[str, Array] = {}
         for group in run_groups(frames):
             source = held_out_feeds(program, frames, group[0])
             one = replace(source, rows=source.rows[: source.fixed or 1])
@@ -63,7 +62,7 @@ def best_seconds(
     segments = [Executable(program, sources, results, threads=1) for program in programs]
     known = programs[0].values()
     random = np.random.default_rng(seed)
-    feeds: dict[str, NDArray[Any]] = {}
+    feeds: dict[str, Array] = {}
     for name in sorted({name for segment in segments for name in segment.inputs}):
         shape = [size if isinstance(size, int) else 1 for size in known[name].shape or ()]
         feeds[name] = np.asarray(random.normal(size=shape)).astype(np.dtype(known[name].dtype))

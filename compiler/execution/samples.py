@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float32, Float64, Int64
 from ..graph.layout import Layout, layout_of
 from ..graph.program import Program
 from .executable import Executable
 from .feeds import FrameSet
 from .rows import value_rows
-
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 # Positions sampled per frame: with 512 frames this gives 4 096 rows, 20 per unknown up to 200
 # channels; wider values are projected (see Samples).
@@ -93,7 +88,7 @@ def sample_values(
     return Samples(rows, spatial, channels)
 
 
-def _flat(places: Float64, sizes: tuple[int, ...]) -> NDArray[np.int64]:
+def _flat(places: Float64, sizes: tuple[int, ...]) -> Int64:
     flat = np.zeros(places.shape[:2], dtype=np.int64)
     for axis, size in enumerate(sizes):
         flat = flat * size + np.minimum((places[:, :, axis] * size).astype(np.int64), size - 1)

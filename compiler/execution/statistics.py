@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..graph.arrays import Array, Float64
 from ..graph.program import Program
 from ..structure.activation_functions import (
     Activation,
@@ -25,9 +26,6 @@ from ..structure.straight_pieces import straight
 from .executable import Executable
 from .feeds import FrameSet
 from .signs import SignCounts
-
-Array = NDArray[Any]
-Float64 = NDArray[np.float64]
 
 # Bytes of values that one piece of a batch may take.
 _PIECE_NBYTES = 64 << 20

@@ -8,20 +8,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from ..execution.rows import Rows, value_rows, window_rows
+from ..graph.arrays import Array, Float32, Float64
 from ..graph.program import Program, is_standard
 from ..structure.windows import TransposedWindow, Window, transposed_window_of, window_of
 from .regression import Affine
-
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..execution.executable import Activations, Executable
 from ..execution.feeds import FrameSet
 from ..execution.rows import Rows, positions_per_frame, sample_positions, value_rows
+from ..graph.arrays import Float32
 from ..graph.program import Program
 from .operators import LinearOperator
 from .regression import RIDGE
@@ -111,7 +111,7 @@ class Reference:
             self._positions[key] = sample_positions(self.frames.count, *key, self.seed)
         return self._positions[key]
 
-    def rows(self, value: str) -> NDArray[np.float32]:
+    def rows(self, value: str) -> Float32:
         """Rows [frames * p, channels] of a collected value."""
         return np.concatenate(self._rows.batches(value))
 

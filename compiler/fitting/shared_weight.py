@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from ..execution.executable import Executable
 from ..execution.feeds import FrameSet
 from ..execution.rows import positions_per_frame, sample_positions, value_rows
+from ..graph.arrays import Array, Float32, Float64
 from ..graph.program import Program
 from .operators import LinearOperator, linear_operator
 from .regression import RIDGE, Affine, Normal
-
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 # Rows per operator that a pair is judged on, and the share of them that the fit does not see.
 _ROWS = 768

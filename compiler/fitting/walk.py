@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..execution.executable import Activations, Executable
 from ..execution.feeds import FrameSet
+from ..graph.arrays import Array, Int64
 from ..graph.program import Program, node_inputs
 
-Array = NDArray[Any]
 Visit = Callable[[int, int, dict[str, Array]], None]
 
 
@@ -76,7 +72,7 @@ class Walk:
                     self._held.append(name, arrays[name])
         self._held.keep_only(live)
 
-    def keep_channels(self, value: str, kept: NDArray[np.int64], axis: int) -> None:
+    def keep_channels(self, value: str, kept: Int64, axis: int) -> None:
         """Leave only some channels of a value that was stopped at, if later nodes need it."""
         if value in self._held:
             self._held.keep_channels(value, kept, axis)

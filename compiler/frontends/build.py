@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from ..graph.arrays import Array
 from ..graph.export import GRAPH_KEY
 from ..graph.opaque import LocalFunction, NonTensorValue
 from ..graph.program import Model, Note, Program, Source, qualified
 from .prepare import all_nodes
 
-Array = NDArray[Any]
 Scope = dict[str, gs.Tensor]
 
 

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
+from ..graph.arrays import Array
 from ..graph.export import standard
 from .external_data import TensorFiles
 
-Array = NDArray[Any]
 Names = dict[str, str]
 
 # Shape inference reads small constants (shapes, axes, scales); larger ones are weights.

@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from .arrays import Float64
 from .program import Note, Program, node_inputs
 from .weights import array_of, nbytes_of
-
-Float64 = NDArray[np.float64]
 
 
 class ChannelAffine(NamedTuple):

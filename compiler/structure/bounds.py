@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
 from .intervals import ANYTHING, MAX_ELEMENTS, Bounds, float_array, widened
 from .linear_bounds import conv_bounds, gemm_bounds, matmul_bounds
 
-Float64 = NDArray[np.float64]
 _Rule = Callable[[gs.Node, list[Bounds]], Bounds]
 
 

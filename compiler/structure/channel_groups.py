@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64, Int64
 from ..graph.layout import ACTIVATIONS
 from ..graph.program import Program, is_standard, own_name
 from ..graph.weights import array_of
-
-Float64 = NDArray[np.float64]
 
 _ALONE = ACTIVATIONS | {
     "Identity", "Dropout", "Abs", "Neg", "Exp", "Erf", "Sqrt", "Cast", "MaxPool", "AveragePool",
@@ -36,7 +34,7 @@ class Place:
     axis: int
     repeat: int = 1
 
-    def entries(self, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    def entries(self, channels: Int64) -> Int64:
         """The positions on the axis that belong to the channels."""
         return (channels[:, None] * self.repeat + np.arange(self.repeat)).reshape(-1)
 

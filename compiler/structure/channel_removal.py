@@ -7,17 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64, Int64
 from ..graph.weights import array_of, nbytes_of
 from .channel_groups import ChannelGroup, Sink, Slot
 
-Float64 = NDArray[np.float64]
 
-
-def removable(
-    group: ChannelGroup, constants: Mapping[str, Float64], unread: bool = True
-) -> NDArray[np.int64]:
+def removable(group: ChannelGroup, constants: Mapping[str, Float64], unread: bool = True) -> Int64:
     """Channels that every sink can do without, at most all but one.
 
     `constants` has, by sink value, the number that each entry always is (nan: none). An entry that
@@ -38,7 +34,7 @@ def removable(
     return found[1:] if len(found) == group.channels else found
 
 
-def in_multiples(removed: NDArray[np.int64], channels: int, multiple: int) -> NDArray[np.int64]:
+def in_multiples(removed: Int64, channels: int, multiple: int) -> Int64:
     """As many of the removed channels, the first ones, as leave a multiple where there was one.
 
     ONNX Runtime and TensorRT work on blocks of channels: a resnet44 that lost one or two of 16, 32

@@ -8,9 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from ..graph.weights import array_of
-
-Float64 = NDArray[np.float64]
 
 # A weight tensor with more elements than this is not looked through.
 MAX_ELEMENTS = 1 << 25

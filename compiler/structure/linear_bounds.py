@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from .intervals import ANYTHING, Bounds, float_array, widened
-
-Float64 = NDArray[np.float64]
 
 
 def _product(weight: Float64, given: Bounds) -> Bounds:

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
 from .windows import Window, window_of
-
-Float64 = NDArray[np.float64]
 
 _STEPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 _LINEAR = _STEPS | {"Conv", "Gemm", "MatMul"}

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from ..graph.weights import array_of, nbytes_of
 from .linear_maps import Linear
 from .windows import Window
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

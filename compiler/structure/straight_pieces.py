@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from ..graph.program import is_standard
 from ..graph.weights import array_of
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-Int64 = NDArray[np.int64]
+from ..graph.arrays import Int64
 
 
 @dataclass(frozen=True)
