@@ -10,7 +10,7 @@ from typing import Protocol
 from ..frames.calibration import Frames, InputSpec
 from ..graph.arrays import Array, Int64
 from ..graph.program import Program
-from .executable import BATCH, BATCH_NBYTES, batches_of
+from .executable import BATCH, BATCH_NBYTES, Executable, batches_of
 
 
 class FrameSet(Protocol):
@@ -94,6 +94,15 @@ def run_groups(frames: Frames) -> tuple[tuple[str, ...], ...]:
         groups.append(tuple(name for name in stream if batches[name] in (first, None)))
         groups += [tuple(n for n in stream if batches[n] == batch) for batch in others]
     return tuple(groups)
+
+
+def run_on(frames: FrameSet, segment: Executable) -> Iterator[tuple[slice, dict[str, Array]]]:
+    """The segment's outputs by value name, batch by batch, each with the frames it holds."""
+    start = 0
+    for feeds in frames.batches(segment.inputs):
+        stop = start + len(next(iter(feeds.values())))
+        yield slice(start, stop), dict(zip(segment.outputs, segment(feeds)))
+        start = stop
 
 
 def fit_feeds(

@@ -164,24 +164,17 @@ def _measured(program: Program, measures: Sequence[_Measure], frames: FrameSet) 
     found = Statistics()
     known = program.values()
     wanted = sorted({name for one in measures for name in one.values if name in known})
-    keepers = [_Keeper(one) for one in measures]
-    inputs = {value.name for value in program.graph.inputs}
-    computed = [name for name in wanted if name not in inputs]
+    left = [one for one in measures if all(name in known for name in one.values)]
     if not wanted:
         return found
-    segment = Executable(program, None, computed) if computed else None
-    fed = sorted({*(segment.inputs if segment else ()), *(n for n in wanted if n in inputs)})
-    for feeds in _pieces(program, frames, fed, wanted):
-        arrays = dict(feeds)
-        if segment is not None:
-            arrays |= dict(zip(computed, segment(feeds)))
+    segment = Executable(program, None, wanted)
+    for feeds in _pieces(program, frames, segment.inputs, wanted):
+        arrays = dict(zip(wanted, segment(feeds)))
         count = len(next(iter(feeds.values())))
         found.frames += count
-        for keeper in keepers:
-            keeper.add(arrays, count)
-    for keeper in keepers:
-        if not keeper.failed and found.frames:
-            keeper.measure.finish(found)
+        left = [one for one in left if _taken(one, [arrays[name] for name in one.values], count)]
+    for one in left if found.frames else ():
+        one.finish(found)
     return found
 
 
@@ -221,23 +214,11 @@ class _Measure(Protocol):
         ...
 
 
-@dataclass
-class _Keeper:
-    """Gives a measure the arrays of its values; `failed` once they do not fit."""
-
-    measure: _Measure
-    failed: bool = False
-
-    def add(self, arrays: Mapping[str, Array], count: int) -> None:
-        values = self.measure.values
-        if self.failed or any(name not in arrays for name in values):
-            self.failed = True
-            return
-        mine = [arrays[name] for name in values]
-        if any(a.ndim < 2 or len(a) != count or a.dtype.kind != "f" or not a.size for a in mine):
-            self.failed = True
-            return
-        self.failed = not self.measure.take(*mine)
+def _taken(measure: _Measure, arrays: Sequence[Array], count: int) -> bool:
+    """Whether the arrays of so many frames were of a kind that can be measured, and of use."""
+    return all(
+        a.ndim >= 2 and len(a) == count and a.dtype.kind == "f" and a.size for a in arrays
+    ) and measure.take(*arrays)
 
 
 def _extremes(array: Array, axis: int) -> tuple[Array, Array]:

@@ -41,6 +41,7 @@ class Target:
     pool: Pool | None = None
 
 
+@products_in_threads()
 def reconstruct(
     program: Program,
     operators: Sequence[tuple[LinearOperator, Target]],
@@ -53,16 +54,6 @@ def reconstruct(
     be held while walking. Operators whose rows do not belong to frames keep their weights.
     Returns those that were fitted.
     """
-    with products_in_threads():
-        return _reconstructed(program, operators, reference, outputs)
-
-
-def _reconstructed(
-    program: Program,
-    operators: Sequence[tuple[LinearOperator, Target]],
-    reference: Reference,
-    outputs: Sequence[str],
-) -> list[LinearOperator]:
     fitted: list[LinearOperator] = []
     pools = {id(t.pool.layer.maker.node): t.pool for _, t in operators if t.pool is not None}
     reference.collect(_wanted(operators, pools, reference))

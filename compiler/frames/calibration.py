@@ -113,7 +113,7 @@ class Frames:
         """sha256 (hex) of all rows, the streams and the split: equal frames, equal fingerprint."""
         state = hashlib.sha256(repr((self.streams, sorted(self.sources))).encode())
         for ref in sorted(self.sources):
-            state.update(self.sources[ref].digest().encode())
+            state.update(self.sources[ref].digest.encode())
         for part in (part for parts in self.splits for part in parts):
             state.update(len(part).to_bytes(8, "little") + part.astype("<i8").tobytes())
         return state.hexdigest()
@@ -125,7 +125,7 @@ class Frames:
         by_content = len(set(identities.values())) > 1 and len({m for m, _ in members}) > 1
         groups: list[tuple[object, list[InputRef]]] = []
         for ref in members:
-            key = self.sources[ref].digest() if by_content else identities[ref]
+            key = self.sources[ref].digest if by_content else identities[ref]
             for known, group in groups:
                 if known == key and all(model != ref[0] for model, _ in group):
                     group.append(ref)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -28,7 +28,6 @@ class ArraySource:
     where: str
     pieces: tuple[StoredArray, ...]
     spec: InputSpec
-    _digest: list[str] = field(default_factory=list[str], repr=False, compare=False)
 
     @property
     def description(self) -> str:
@@ -66,15 +65,14 @@ class ArraySource:
             made[here] = self.arrays[piece][indices[here] - self._starts[piece]]
         return made
 
+    @cached_property
     def digest(self) -> str:
         """sha256 of the rows as the input takes them."""
-        if not self._digest:
-            spec = described(self.spec.dtype, (len(self), *self.frame_shape))
-            state = hashlib.sha256(f"rows {spec}".encode())
-            for _, _, chunk in self._chunks():
-                state.update(np.ascontiguousarray(chunk, dtype=self.spec.dtype).tobytes())
-            self._digest.append(state.hexdigest())
-        return self._digest[0]
+        spec = described(self.spec.dtype, (len(self), *self.frame_shape))
+        state = hashlib.sha256(f"rows {spec}".encode())
+        for _, _, chunk in self._chunks():
+            state.update(np.ascontiguousarray(chunk, dtype=self.spec.dtype).tobytes())
+        return state.hexdigest()
 
     def check(self) -> None:
         """Raise DataError, naming file, array and first frame, for values the input can't take.

@@ -67,6 +67,7 @@ class FrameSource(Protocol):
         """Rows [n, ...] exactly as the model's input takes them. Raises DataError."""
         ...
 
+    @property
     def digest(self) -> str:
         """sha256 (hex) of what `rows` gives: equal digests, equal rows."""
         ...
