@@ -19,16 +19,15 @@ def take_out(
     group: ChannelGroup,
     removed: Int64,
     constants: Mapping[str, Float64],
-) -> list[str]:
+) -> None:
     """Remove the channels; what they always were goes into the biases of what read them.
 
-    `constants` is as for `removable`. Returns the names of the nodes with new weights.
+    `constants` is as for `removable`.
     """
     kept = np.setdiff1d(np.arange(group.channels), removed).astype(np.int64)
     for sink in group.sinks:
         _absorb(program, sink, removed, constants.get(sink.value))
     smaller: dict[tuple[int, int, int], gs.Constant] = {}
-    touched: dict[str, None] = {}
     for slot in [*group.slots, *(sink.slot for sink in group.sinks)]:
         constant = slot.constant
         key = (id(constant), slot.axis, slot.repeat)
@@ -37,7 +36,6 @@ def take_out(
             array = np.ascontiguousarray(np.take(constant.values, entries, axis=slot.axis))
             smaller[key] = gs.Constant(program.unique_name(f"{constant.name}.pruned"), array)
         slot.node.inputs[slot.index] = smaller[key]
-        touched[slot.node.name] = None
     for node in group.grouped:
         node.attrs["group"] = len(kept)
     for node in group.reshapes:
@@ -55,7 +53,6 @@ def take_out(
         shape = list(known[name].shape)
         shape[place.axis] = len(kept) * place.repeat
         known[name].shape = tuple(shape)
-    return list(touched)
 
 
 def _absorb(program: Program, sink: Sink, removed: Int64, numbers: Float64 | None) -> None:

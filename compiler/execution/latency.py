@@ -19,7 +19,7 @@ from .feeds import held_out_feeds, run_groups
 RUNS = 31
 
 
-def latencies(programs: Sequence[Program], frames: Frames, runs: int = RUNS) -> list[float]:
+def latencies(programs: Sequence[Program], frames: Frames) -> list[float]:
     """Median seconds of one frame (or one fixed batch) through all models, on one thread.
 
     The programs take turns. Every timed run follows one of the same program that is not timed:
@@ -37,14 +37,7 @@ def latencies(programs: Sequence[Program], frames: Frames, runs: int = RUNS) -> 
             fed |= next(iter(one.batches(segment.inputs)))
         segments.append(segment)
         feeds.append(fed)
-    taken: list[list[float]] = [[] for _ in segments]
-    for _ in range(runs):
-        for index, segment in enumerate(segments):
-            segment(feeds[index])
-            begun = time.perf_counter()
-            segment(feeds[index])
-            taken[index].append(time.perf_counter() - begun)
-    return [statistics.median(times) for times in taken]
+    return [statistics.median(times) for times in _in_turns(segments, feeds, RUNS)]
 
 
 def best_seconds(
@@ -66,11 +59,17 @@ def best_seconds(
     for name in sorted({name for segment in segments for name in segment.inputs}):
         shape = [size if isinstance(size, int) else 1 for size in known[name].shape or ()]
         feeds[name] = np.asarray(random.normal(size=shape)).astype(np.dtype(known[name].dtype))
-    best = [float("inf")] * len(segments)
+    return [min(times) for times in _in_turns(segments, [feeds] * len(segments), runs)]
+
+
+def _in_turns(
+    segments: Sequence[Executable], feeds: Sequence[dict[str, Array]], runs: int
+) -> list[list[float]]:
+    taken: list[list[float]] = [[] for _ in segments]
     for _ in range(runs):
-        for index, segment in enumerate(segments):
-            segment(feeds)
+        for times, segment, fed in zip(taken, segments, feeds):
+            segment(fed)
             begun = time.perf_counter()
-            segment(feeds)
-            best[index] = min(best[index], time.perf_counter() - begun)
-    return best
+            segment(fed)
+            times.append(time.perf_counter() - begun)
+    return taken

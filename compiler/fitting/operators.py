@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from ..execution.rows import Rows, value_rows, window_rows
 from ..graph.arrays import Array, Float32, Float64
 from ..graph.program import Program, is_standard
+from ..structure.channel_removal import bias_slot
 from ..structure.windows import TransposedWindow, Window, transposed_window_of, window_of
 from .regression import Affine
 
@@ -314,16 +315,8 @@ class MatMul(Gemm):
         """The node as a product, with the Add of a constant where that alone reads it."""
         if len(weight.shape) != 2:
             return None
-        readers = node.outputs[0].outputs
-        if len(readers) == 1 and readers[0].op == "Add":
-            for constant in readers[0].inputs:
-                if (
-                    isinstance(constant, gs.Constant)
-                    and math.prod(constant.shape) == weight.shape[1]
-                    and constant.shape[-1:] == type(constant.shape)([weight.shape[1]])
-                ):
-                    return cls(node, weight, constant, readers[0])
-        return cls(node, weight, None)
+        slot = bias_slot(node)
+        return cls(node, weight, slot.constant, slot.node) if slot else cls(node, weight, None)
 
     @property
     def fits_bias(self) -> bool:

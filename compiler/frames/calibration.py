@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from ..errors import DataError, UsageError
 from .array_files import MAX_DECODED_NBYTES, Allowance, Array, StoredArray
 from .images import ImageArray, ImageFolder, ImageSource
-from .matching import ArraySource, Matcher, opened
+from .matching import ArraySource, FrameSource, Matcher, opened
 from .preprocessing import Preprocessing
-from .sets import NAMELESS, FrameSource, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
+from .sets import NAMELESS, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
 from .splits import MIN_FIT_FRAMES, all_held_out, split
 
 __all__ = [
@@ -335,7 +335,7 @@ def _held(source: FrameSource) -> tuple[int, ...]:
     """The objects in memory that a source takes its rows from."""
     if isinstance(source, ArraySource):
         return tuple(id(piece.array) for piece in source.pieces)
-    images = source.images if isinstance(source, ImageSource) else source
+    images = source.images
     return (id(images.array if isinstance(images, ImageArray) else images),)
 
 
@@ -348,7 +348,7 @@ def _identity(source: FrameSource) -> object:
 def _frame_shape(source: FrameSource) -> object:
     if isinstance(source, ArraySource):
         return source.frame_shape
-    return source.preprocessing if isinstance(source, ImageSource) else None
+    return source.preprocessing
 
 
 def _batch(model: str, specs: Sequence[InputSpec]) -> int | None:

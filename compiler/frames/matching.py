@@ -16,7 +16,7 @@ from ..errors import DataError
 from .array_files import Array, StoredArray
 from .images import ImageArray, ImageFolder, ImageSource
 from .preprocessing import Preprocessing, ask_for
-from .sets import NAMELESS, FrameSource, ImageFiles, InputSpec, Rows, Table, described
+from .sets import NAMELESS, ImageFiles, InputSpec, Rows, Table, described
 
 _CHUNK_NBYTES = 1 << 24
 
@@ -94,6 +94,10 @@ class ArraySource:
             step = max(1, _CHUNK_NBYTES // max(1, array[:1].nbytes))
             for start in range(0, len(array), step):
                 yield piece, start, array[start : start + step]
+
+
+FrameSource = ArraySource | ImageSource
+"""The frames of one input of one model, row by row; equal digests, equal rows."""
 
 
 def _first_fault(chunk: Array, target: np.dtype[Any]) -> tuple[int, str] | None:

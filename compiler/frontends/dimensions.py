@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import onnx_graphsurgeon as gs
 
 from ..errors import ModelError
-from ..graph.program import Dimension, Program
+from ..graph.program import Dimension, Program, free_name
 
 Symbol = tuple[int, str]  # place of the program, name of the dimension
 
@@ -59,10 +59,7 @@ def unify_dimensions(programs: Sequence[Program], groups: Sequence[Sequence[gs.V
 def _free(symbol: Symbol, programs: Sequence[Program], taken: set[str]) -> str:
     place, name = symbol
     if name in taken:
-        wanted = name = f"{next(iter(programs[place].models))}.{name}"
-        suffix = 2
-        while name in taken:
-            name, suffix = f"{wanted}_{suffix}", suffix + 1
+        name = free_name(f"{next(iter(programs[place].models))}.{name}", taken)
     taken.add(name)
     return name
 

@@ -31,25 +31,16 @@ def to_proto(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     light_elements: int | None = None,
+    data: DataFile | None = None,
 ) -> onnx.ModelProto:
     """The program as ONNX: all of it, or what computes `outputs` from `inputs` (value names).
 
     Of a part, graph inputs that it needs besides `inputs` are added after them. Only the
     constants and local functions that are needed are included. Nodes carry the program's
     metadata and docs. With `light_elements`, constants of more elements become graph inputs, so
-    that types can be inferred without the weights.
+    that types can be inferred without the weights; with `data`, large ones go there.
     Raises ModelError if there is no value of a given name.
     """
-    return _exported(program, inputs, outputs, light_elements, None)
-
-
-def _exported(
-    program: Program,
-    inputs: Sequence[str] | None,
-    outputs: Sequence[str] | None,
-    light_elements: int | None,
-    data: DataFile | None,
-) -> onnx.ModelProto:
     graph = program.graph
     whole = inputs is None and outputs is None
     if whole:
@@ -110,12 +101,13 @@ def write_model(
     }
     total = sum(weights.values())
     if total <= inline_limit_nbytes:
-        proto = _exported(program, inputs, outputs, None, None)
+        proto = to_proto(program, inputs=inputs, outputs=outputs)
         path.write_bytes(proto.SerializeToString(deterministic=True))
         return [path]
     data = directory / f"{stem}.onnx.data"
     with data.open("wb") as stream:
-        proto = _exported(program, inputs, outputs, None, DataFile(stream, data.name))
+        into = DataFile(stream, data.name)
+        proto = to_proto(program, inputs=inputs, outputs=outputs, data=into)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return [path, data]
 

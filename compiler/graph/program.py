@@ -8,7 +8,7 @@ input that feeds several models (tied inputs) has no model prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -72,7 +72,6 @@ class Model:
     outputs: dict[str, str]
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     doc_string: str = ""
-    producer: str = ""
 
 
 @dataclass
@@ -169,10 +168,7 @@ class Program:
     def unique_name(self, wanted: str) -> str:
         """`wanted`, or `wanted_2`, `wanted_3` ... if a node or tensor is already called so."""
         taken = {node.name for node in self.graph.nodes} | set(self.graph.tensors())
-        name, suffix = wanted, 2
-        while name in taken:
-            name, suffix = f"{wanted}_{suffix}", suffix + 1
-        return name
+        return free_name(wanted, taken)
 
     def note(self, node: str) -> Note:
         """The note of a node; a node without one does its own work."""
@@ -212,6 +208,14 @@ def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:
     for body in node.subgraphs(recursive=True):
         for inner in body.nodes:
             yield from (tensor for tensor in inner.inputs if not tensor.is_empty())
+
+
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """`wanted`, or `wanted_2`, `wanted_3` ... if that is taken."""
+    name, suffix = wanted, 2
+    while name in taken:
+        name, suffix = f"{wanted}_{suffix}", suffix + 1
+    return name
 
 
 def model_of(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import defs, helper
 
 from ..errors import RepsimcError
+from .export import every_node
 from .program import Program, node_inputs
 from .weights import element_type
 
@@ -58,6 +59,11 @@ class _Facts:
     inputs: list[gs.Variable]
     outputs: list[gs.Variable]
     tensors: list[gs.Tensor]  # of the top level, once each, in graph order
+
+    @cached_property
+    def made(self) -> set[int]:
+        """The graph's inputs and what its nodes make, by id."""
+        return {id(v) for v in [*self.inputs, *(v for n in self.nodes for v in n.outputs)]}
 
     @staticmethod
     def of(program: Program) -> _Facts:
@@ -118,17 +124,13 @@ def _single_producer(facts: _Facts) -> Iterator[str]:
 def _links_agree(facts: _Facts) -> Iterator[str]:
     # graphsurgeon holds every edge twice; a node taken out of the graph but not unlinked would
     # count as a reader for ever and stop later rewrites.
-    present = {id(node) for node in facts.nodes}
-    for node in facts.nodes:
-        for body in node.subgraphs(recursive=True):
-            present |= {id(inner) for inner in body.nodes}
+    present = {id(node) for node in every_node(facts.nodes)}
     for tensor in facts.tensors:
-        for node in tensor.inputs:
-            if id(node) not in present:
-                yield f"'{tensor.name}' is made by node '{node.name}', which is not in the graph"
-        for node in tensor.outputs:
-            if id(node) not in present:
-                yield f"'{tensor.name}' is read by node '{node.name}', which is not in the graph"
+        for verb, nodes in (("made", tensor.inputs), ("read", tensor.outputs)):
+            for node in nodes:
+                if id(node) not in present:
+                    told = f"'{tensor.name}' is {verb} by node '{node.name}'"
+                    yield f"{told}, which is not in the graph"
     for node in facts.nodes:
         for tensor in node.inputs:
             if not any(reader is node for reader in tensor.outputs):
@@ -136,11 +138,9 @@ def _links_agree(facts: _Facts) -> Iterator[str]:
 
 
 def _no_dangling_value(facts: _Facts) -> Iterator[str]:
-    made = {id(value) for value in facts.inputs}
-    made |= {id(value) for node in facts.nodes for value in node.outputs}
     for node in facts.nodes:
         for tensor in _read_from_outside(node):
-            if isinstance(tensor, gs.Variable) and id(tensor) not in made:
+            if isinstance(tensor, gs.Variable) and id(tensor) not in facts.made:
                 yield f"node '{node.name}' reads value '{tensor.name}', which nothing computes"
 
 
@@ -164,10 +164,8 @@ def _topological_order(facts: _Facts) -> Iterator[str]:
 
 
 def _outputs_exist(facts: _Facts) -> Iterator[str]:
-    made = {id(value) for value in facts.inputs}
-    made |= {id(value) for node in facts.nodes for value in node.outputs}
     for value in facts.outputs:
-        if id(value) not in made:
+        if id(value) not in facts.made:
             yield f"graph output '{value.name}' is computed by nothing"
 
 
@@ -191,10 +189,7 @@ def _models_map_to_graph(facts: _Facts) -> Iterator[str]:
 
 
 def _metadata_for_existing_nodes(facts: _Facts) -> Iterator[str]:
-    names = {node.name for node in facts.nodes}
-    for node in facts.nodes:
-        for body in node.subgraphs(recursive=True):
-            names |= {inner.name for inner in body.nodes}
+    names = {node.name for node in every_node(facts.nodes)}
     program = facts.program
     for kind, entries in (
         ("metadata", program.metadata),

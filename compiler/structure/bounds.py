@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from ..graph.arrays import Float64
 from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
+from .channel_groups import reduced_axes
 from .intervals import ANYTHING, MAX_ELEMENTS, Bounds, float_array, widened
 from .linear_bounds import conv_bounds, gemm_bounds, matmul_bounds
 
@@ -204,9 +205,7 @@ def _pool(node: gs.Node, given: list[Bounds]) -> Bounds:
 
 def _mean(node: gs.Node, given: list[Bounds]) -> Bounds:
     x, shape = given[0], node.inputs[0].shape
-    axes = node.attrs.get("axes")
-    if axes is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
-        axes = [int(axis) for axis in np.ravel(node.inputs[1].values)]
+    axes = reduced_axes(node)
     if x.axis is None or shape is None or not axes:
         return x.joined()
     rank = len(shape)
@@ -224,10 +223,6 @@ def _mean(node: gs.Node, given: list[Bounds]) -> Bounds:
 
 def _joined(node: gs.Node, given: list[Bounds]) -> Bounds:
     return given[0].joined()
-
-
-def _as_it_is(node: gs.Node, given: list[Bounds]) -> Bounds:
-    return given[0]
 
 
 def _flatten(node: gs.Node, given: list[Bounds]) -> Bounds:
@@ -310,8 +305,8 @@ _RULES: dict[str, _Rule] = {
     "GlobalMaxPool": _pool,
     "ReduceMean": _mean,
     "ReduceMax": _mean,
-    "Identity": _as_it_is,
-    "Dropout": _as_it_is,
+    "Identity": _monotone(lambda x: x),
+    "Dropout": _monotone(lambda x: x),
     "Flatten": _flatten,
     "Reshape": _flatten,
     "Transpose": _joined,

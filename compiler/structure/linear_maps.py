@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from ..graph.arrays import Float64
 from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
+from .intervals import per_channel
 from .windows import Window, window_of
 
 _STEPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
@@ -168,7 +169,7 @@ def _matrix(node: gs.Node, outputs: set[str]) -> Linear | None:
         )
         bias = np.zeros(weight.shape[1])
         if len(constants) > 1:
-            row = _per_channel(constants[1], 2, 1, weight.shape[1])
+            row = per_channel(constants[1], 2, 1, weight.shape[1])
             if row is None:
                 return None
             bias = row * float(node.attrs.get("beta", 1.0))
@@ -180,21 +181,11 @@ def _matrix(node: gs.Node, outputs: set[str]) -> Linear | None:
     if add is not None and add.op == "Add" and not add.domain:
         other = next(tensor for tensor in add.inputs if tensor is not result)
         given = _constants([other])
-        row = _per_channel(given[0], len(shape), -1, weight.shape[1]) if given else None
+        row = per_channel(given[0], len(shape), -1, weight.shape[1]) if given else None
         if row is not None:
             nodes.append(add)
             bias, result = row, add.outputs[0]
     return Linear(tuple(nodes), node.inputs[0], result, weight, bias)
-
-
-def _per_channel(array: Float64, rank: int, axis: int, channels: int) -> Float64 | None:
-    """The constant as one number per channel of a value of that rank; None if it is more."""
-    if array.ndim > rank:
-        return None
-    full = array.reshape([1] * (rank - array.ndim) + list(array.shape))
-    if full.size not in (1, channels) or (full.size > 1 and full.shape[axis] != channels):
-        return None
-    return np.broadcast_to(full.reshape(-1), (channels,)).copy()
 
 
 def _scale(node: gs.Node, outputs: set[str], channels_first: bool) -> Linear | None:
@@ -252,7 +243,7 @@ def _step(
     constants = _constants([other])
     if not constants or isinstance(value, gs.Constant):
         return None
-    number = _per_channel(constants[0], rank, axis, channels)
+    number = per_channel(constants[0], rank, axis, channels)
     if number is None:
         return None
     first = node.inputs[0] is value

@@ -53,8 +53,7 @@ def merged(first: Linear, second: Linear, growth_nbytes: int = 0) -> Merged | st
     after = (found.channels * (found.steps() - 1)) + int(found.weight.size)
     if after >= before:
         return f"one operator would take {after} MACs a place, the two take {before}"
-    inside = {id(node) for node in (*first.nodes, *second.nodes)}
-    freed = _freed([*first.nodes, *second.nodes], inside)
+    freed = freed_nbytes((*first.nodes, *second.nodes))
     needed = found.nbytes(dtype.itemsize)
     if needed > freed + growth_nbytes:
         return f"one operator would hold {needed} bytes of weights, the two free {freed}"
@@ -78,7 +77,9 @@ def _dtype(first: Linear, second: Linear) -> np.dtype[Any] | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def _freed(nodes: Sequence[gs.Node], inside: set[int]) -> int:
+def freed_nbytes(nodes: Sequence[gs.Node]) -> int:
+    """Bytes of the weights that nothing but these nodes reads."""
+    inside = {id(node) for node in nodes}
     constants = {
         id(tensor): tensor
         for node in nodes

@@ -114,6 +114,12 @@ def transposed_window_of(node: gs.Node, kernel: tuple[int, ...]) -> TransposedWi
     )
 
 
+def may_pad(node: gs.Node) -> bool:
+    """Whether a convolution reads, or may read, zeros around its input."""
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    return any(node.attrs.get("pads") or ()) or auto not in ("NOTSET", "VALID")
+
+
 def _numbers(node: gs.Node, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Strides, dilations and pads as the node has them."""
     return (
