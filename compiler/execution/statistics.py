@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +26,6 @@ from ..structure.activation_functions import (
 from ..structure.straight_pieces import straight
 from .executable import Executable
 from .feeds import FrameSet
-from .signs import SignCounts
 
 # Bytes of values that one piece of a batch may take.
 _PIECE_NBYTES = 64 << 20
@@ -39,27 +39,15 @@ ROUNDING = 1e-6
 class Straightness:
     """What an activation did on the frames, per channel.
 
-    `low` and `high` are the extremes of its inputs, `on` and `off` the shares above and below
-    zero, `sign_entropy` in bits (NEPENTHE, arXiv 2404.16890). `slope` and `offset` are its own
-    where all inputs lie on one straight piece, else the best affine fit; `lost` is the mean square
-    that the fit leaves, `power` the variance of the outputs: R2 = 1 - lost / power.
+    `slope` and `offset` are its own where all inputs lie on one straight piece, else the best
+    affine fit; `lost` is the mean square that the fit leaves, `power` the variance of the outputs.
     """
 
     activation: Activation
-    low: Float64
-    high: Float64
-    on: Float64
-    off: Float64
-    sign_entropy: float
     slope: Float64
     offset: Float64
     lost: Float64
     power: Float64
-
-    @property
-    def r2(self) -> Float64:
-        """R2 per channel; 1 where the output does not vary and the fit gives it."""
-        return np.where(self.power > 0, 1 - self.lost / np.maximum(self.power, 1e-300), 1.0)
 
     @property
     def damage(self) -> float:
@@ -70,9 +58,8 @@ class Straightness:
 
 @dataclass(frozen=True)
 class Range:
-    """Extremes, mean and variance of a value per channel (entry on `axis`)."""
+    """Extremes, mean and variance of a value per channel."""
 
-    axis: int
     low: Float64
     high: Float64
     mean: Float64
@@ -110,7 +97,7 @@ def measure_statistics(program: Program, frames: FrameSet, models: Sequence[str]
     measures: list[_Measure] = []
     for activation in activations_of(program, inside):
         measures.append(_StraightMeasure(activation))
-    measures += [_RangeMeasure(name, axis) for name, axis in read_by_operators(inside)]
+    measures += [_RangeMeasure((name,), axis) for name, axis in read_by_operators(inside)]
     measures += [_ConstantMeasure(name) for name in addends(inside)]
     measures += [_AttentionMeasure(*pair) for pair in attention_pairs(program, models)]
     return _measured(program, measures, frames)
@@ -128,7 +115,7 @@ def measure_ranges(
     program: Program, values: Mapping[str, int], frames: FrameSet
 ) -> dict[str, Range]:
     """The ranges of the values on the frames; `values` gives each the axis of its channels."""
-    measures = [_RangeMeasure(name, axis) for name, axis in values.items()]
+    measures = [_RangeMeasure((name,), axis) for name, axis in values.items()]
     return _measured(program, measures, frames).ranges
 
 
@@ -241,91 +228,63 @@ def _some_rows(array: Array, axis: int) -> Array:
     return np.ascontiguousarray(places[:, :, ::step].swapaxes(1, 2)).reshape(-1, places.shape[1])
 
 
-class _StraightMeasure:
-    def __init__(self, activation: Activation) -> None:
-        self.activation = activation
-        self.values = (activation.given, activation.value)
-        self._rows = 0
+class _ChannelMeasure:
+    """Extremes of the first value per channel, and sums of all values and of their products."""
+
+    def __init__(self, values: tuple[str, ...], axis: int) -> None:
+        self.values, self.axis, self._rows = values, axis, 0
 
     def take(self, *arrays: Array) -> bool:
-        if arrays[0].shape != arrays[1].shape:
+        if any(array.shape != arrays[0].shape for array in arrays):
             return False
-        axis = self.activation.axis
-        low, high = _extremes(arrays[0], axis)
-        x, y = (_some_rows(array, axis) for array in arrays)
-        if not (np.isfinite(low).all() and np.isfinite(high).all() and np.isfinite(y).all()):
+        low, high = _extremes(arrays[0], self.axis)
+        rows = [_some_rows(array, self.axis) for array in arrays]
+        if not all(np.isfinite(part).all() for part in (low, high, *rows[1:])):
             return False
         if not self._rows:
-            channels = x.shape[1]
             # Sums of squares are taken about the first piece's means: less is lost to rounding.
-            self._x0, self._y0 = x.mean(axis=0), y.mean(axis=0)
-            self._sums = np.zeros((5, channels))
-            self._low, self._high = low, high
-            self._signs = SignCounts.empty(channels)
-        if x.shape[1] != len(self._low):
+            self._means = [part.mean(axis=0) for part in rows]
+            self._low, self._high, self._sums = low, high, np.zeros(1)
+        if rows[0].shape[1] != len(self._low):
             return False
-        self._rows += len(x)
-        self._signs.add(x)
+        self._rows += len(rows[0])
         self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-        a, b = x - self._x0, y - self._y0
-        parts = (a, b, a * a, b * b, a * b)
-        self._sums += np.stack([part.sum(axis=0, dtype=np.float64) for part in parts])
+        apart = [part - mean for part, mean in zip(rows, self._means)]
+        parts = [*apart, *(a * b for a, b in combinations_with_replacement(apart, 2))]
+        self._sums = self._sums + np.stack([part.sum(axis=0, dtype=np.float64) for part in parts])
         return True
 
+
+class _StraightMeasure(_ChannelMeasure):
+    def __init__(self, activation: Activation) -> None:
+        super().__init__((activation.given, activation.value), activation.axis)
+        self.activation = activation
+
     def finish(self, found: Statistics) -> None:
-        n = max(self._rows, 1)
-        x, y, xx, yy, xy = self._sums / n
+        x, y, xx, xy, yy = self._sums / max(self._rows, 1)
         sxx, syy, sxy = xx - x * x, yy - y * y, xy - x * y
         varies = sxx > 1e-12 * np.maximum(xx, 1e-30)
         slope = np.where(varies, sxy / np.maximum(sxx, 1e-300), 0.0)
-        offset = (self._y0 + y) - slope * (self._x0 + x)
+        offset = (self._means[1] + y) - slope * (self._means[0] + x)
         lost = np.maximum(syy - np.where(varies, sxy**2 / np.maximum(sxx, 1e-300), 0), 0)
         if len(self.activation.nodes) == 1:
             low, high = self._low.astype(np.float64), self._high.astype(np.float64)
-            own = straight(self.activation.nodes[0], low, high, self.activation.axis)
+            own = straight(self.activation.nodes[0], low, high, self.axis)
             exact = ~np.isnan(own[0])
             slope, offset = np.where(exact, own[0], slope), np.where(exact, own[1], offset)
             lost = np.where(exact, 0.0, lost)
         found.activations[self.activation.value] = Straightness(
-            self.activation,
-            self._low.astype(np.float64),
-            self._high.astype(np.float64),
-            self._signs.positive / n,
-            self._signs.negative / n,
-            self._signs.sign_entropy(),
-            slope,
-            offset,
-            lost,
-            np.maximum(syy, 0),
+            self.activation, slope, offset, lost, np.maximum(syy, 0)
         )
 
 
-class _RangeMeasure:
-    def __init__(self, name: str, axis: int) -> None:
-        self.values, self._axis, self._rows = (name,), axis, 0
-
-    def take(self, *arrays: Array) -> bool:
-        low, high = _extremes(arrays[0], self._axis)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            return False
-        x = _some_rows(arrays[0], self._axis)
-        if not self._rows:
-            self._x0, self._low, self._high = x.mean(axis=0), low, high
-            self._sums = np.zeros((2, x.shape[1]))
-        if x.shape[1] != len(self._low):
-            return False
-        self._rows += len(x)
-        self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-        a = x - self._x0
-        self._sums += np.stack([p.sum(axis=0, dtype=np.float64) for p in (a, a * a)])
-        return True
-
+class _RangeMeasure(_ChannelMeasure):
     def finish(self, found: Statistics) -> None:
         mean, square = self._sums / max(self._rows, 1)
         variance = np.maximum(square - mean * mean, 0)
         low, high = self._low.astype(np.float64), self._high.astype(np.float64)
-        mean = np.clip(self._x0 + mean, low, high)  # a constant's mean is the constant
-        found.ranges[self.values[0]] = Range(self._axis, low, high, mean, variance)
+        mean = np.clip(self._means[0] + mean, low, high)  # a constant's mean is the constant
+        found.ranges[self.values[0]] = Range(low, high, mean, variance)
 
 
 class _ConstantMeasure:
