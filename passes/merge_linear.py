@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.graph.edit import remove_nodes
-from ..compiler.graph.program import Program
+from ..compiler.graph.program import Program, constants_of
 from ..compiler.graph.weights import array_of, nbytes_of
 from ..compiler.structure.linear_maps import Linear, fixed_values, linear_at, may_merge, reader_of
 from ..compiler.structure.merging import freed_nbytes, merged
@@ -94,9 +94,10 @@ def _rewrite(
     metadata = program.metadata.get(keep.name)
     note = replace(program.note(keep.name), sources=sources_of(program, ordered))
     docs = program.docs.get(keep.name)
-    constants = [t for node in nodes for t in node.inputs if isinstance(t, gs.Constant)]
     freed = freed_nbytes(nodes)
-    shape = _Shape(keep.name, keep.op, dict(keep.attrs), np.dtype(array_of(constants[0]).dtype))
+    shape = _Shape(
+        keep.name, keep.op, dict(keep.attrs), np.dtype(array_of(constants_of(nodes)[0]).dtype)
+    )
     adds = [node.name for node in ordered if node.op == "Add"]
     remove_nodes(program, nodes)
     makers = list(source.inputs)
@@ -112,8 +113,7 @@ def _rewrite(
         program.graph.nodes.insert(place + index, node)
     if docs is not None:
         program.docs[shape.name] = docs
-    new = {id(t): t for node in made for t in node.inputs if isinstance(t, gs.Constant)}
-    added = sum(nbytes_of(tensor) for tensor in new.values())
+    added = sum(map(nbytes_of, constants_of(made)))
     became = " and ".join(f"{node.op} '{node.name}'" for node in made)
     change = Change(f"{kinds} became {became}", shape.name, freed - added)
     return change, [*makers, *made]

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from ..errors import ModelError
 from ..graph.arrays import Array, Int64
 from ..graph.export import to_proto, write_model
-from ..graph.program import Program
+from ..graph.program import Program, constants_of
 from ..graph.weights import nbytes_of
 
 # Frames go through the network in batches of this many when the batch axis is free (enough to keep
@@ -61,8 +60,7 @@ class Executable:
             return
         values = program.values()
         needed = program.needed_nodes([values[name] for name in self._computed], stop=inputs or ())
-        weights = {t.name: t for node in needed for t in node.inputs if isinstance(t, gs.Constant)}
-        weight_nbytes = sum(nbytes_of(tensor) for tensor in weights.values())
+        weight_nbytes = sum(map(nbytes_of, constants_of(needed)))
         try:
             if weight_nbytes < _INLINE_NBYTES:
                 proto = to_proto(program, inputs=inputs, outputs=self._computed)

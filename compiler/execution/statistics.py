@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,20 +186,6 @@ def _pieces(
 # -- keeping ----------------------------------------------------------------------------------
 
 
-class _Measure(Protocol):
-    """What is measured of some values, piece by piece."""
-
-    values: tuple[str, ...]
-
-    def take(self, *arrays: Array) -> bool:
-        """Whether the arrays could be used: finite, and of the shapes that came before."""
-        ...
-
-    def finish(self, found: Statistics) -> None:
-        """Add the result."""
-        ...
-
-
 def _taken(measure: _Measure, arrays: Sequence[Array], count: int) -> bool:
     """Whether the arrays of so many frames were of a kind that can be measured, and of use."""
     return all(
@@ -229,7 +214,10 @@ def _some_rows(array: Array, axis: int) -> Array:
 
 
 class _ChannelMeasure:
-    """Extremes of the first value per channel, and sums of all values and of their products."""
+    """Extremes of the first value per channel, and sums of all values and of their products.
+
+    `take` says whether arrays could be used: finite, and of the shapes that came before.
+    """
 
     def __init__(self, values: tuple[str, ...], axis: int) -> None:
         self.values, self.axis, self._rows = values, axis, 0
@@ -330,3 +318,6 @@ class _AttentionMeasure:
         if variance > 0:
             earlier, later = self.values
             found.attention[earlier, later] = float(1 - error / variance)
+
+
+_Measure = _StraightMeasure | _RangeMeasure | _ConstantMeasure | _AttentionMeasure

@@ -18,25 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
-from .array_files import MAX_DECODED_NBYTES, Allowance, Array, StoredArray
+from .array_files import Allowance, Array, StoredArray
 from .images import ImageArray, ImageFolder, ImageSource
 from .matching import ArraySource, FrameSource, Matcher, opened
 from .preprocessing import Preprocessing
 from .sets import NAMELESS, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
-from .splits import MIN_FIT_FRAMES, all_held_out, split
-
-__all__ = [
-    "MAX_DECODED_NBYTES",
-    "MIN_FIT_FRAMES",
-    "FrameOptions",
-    "FrameSource",
-    "Frames",
-    "InputRef",
-    "InputSpec",
-    "Preprocessing",
-    "load_frames",
-    "load_labels",
-]
+from .splits import all_held_out, split
 
 Calibration = (
     str | Path | Array | Mapping[str, str | Path] | Mapping[str, Array | Mapping[str, Array]]

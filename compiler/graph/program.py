@@ -130,12 +130,7 @@ class Program:
 
     def weights(self) -> dict[str, gs.Constant]:
         """Every constant that a node of the top-level graph reads, by name, in graph order."""
-        found: dict[str, gs.Constant] = {}
-        for node in self.graph.nodes:
-            for tensor in node.inputs:
-                if isinstance(tensor, gs.Constant):
-                    found.setdefault(tensor.name, tensor)
-        return found
+        return {constant.name: constant for constant in constants_of(self.graph.nodes)}
 
     def node(self, name: str) -> gs.Node:
         """The node of that name. Raises KeyError."""
@@ -200,6 +195,12 @@ class Program:
 def is_standard(node: gs.Node) -> bool:
     """Whether the node is an operator of the ONNX standard, not of another domain."""
     return node.domain in (None, "", "ai.onnx")
+
+
+def constants_of(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
+    """The constants that the nodes read, in order and once each; those of bodies are not theirs."""
+    read = (tensor for node in nodes for tensor in node.inputs)
+    return list({id(t): t for t in read if isinstance(t, gs.Constant)}.values())
 
 
 def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:

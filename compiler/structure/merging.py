@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..graph.arrays import Float64
+from ..graph.program import constants_of
 from ..graph.weights import array_of, nbytes_of
 from .linear_maps import Linear
 from .windows import Window
@@ -68,25 +69,16 @@ def merged(first: Linear, second: Linear, growth_nbytes: int = 0) -> Merged | st
 
 
 def _dtype(first: Linear, second: Linear) -> np.dtype[Any] | None:
-    kinds = {
-        np.dtype(array_of(tensor).dtype)
-        for node in (*first.nodes, *second.nodes)
-        for tensor in node.inputs
-        if isinstance(tensor, gs.Constant)
-    }
+    constants = constants_of((*first.nodes, *second.nodes))
+    kinds = {np.dtype(array_of(constant).dtype) for constant in constants}
     return kinds.pop() if len(kinds) == 1 else None
 
 
 def freed_nbytes(nodes: Sequence[gs.Node]) -> int:
     """Bytes of the weights that nothing but these nodes reads."""
     inside = {id(node) for node in nodes}
-    constants = {
-        id(tensor): tensor
-        for node in nodes
-        for tensor in node.inputs
-        if isinstance(tensor, gs.Constant) and all(id(r) in inside for r in tensor.outputs)
-    }
-    return sum(nbytes_of(constant) for constant in constants.values())
+    freed = (t for t in constants_of(nodes) if all(id(r) in inside for r in t.outputs))
+    return sum(map(nbytes_of, freed))
 
 
 def _places(first: Linear, second: Linear) -> float:
