@@ -95,9 +95,8 @@ def _rewrite(
     note = replace(program.note(keep.name), sources=sources_of(program, ordered))
     docs = program.docs.get(keep.name)
     freed = freed_nbytes(nodes)
-    shape = _Shape(
-        keep.name, keep.op, dict(keep.attrs), np.dtype(array_of(constants_of(nodes)[0]).dtype)
-    )
+    dtype = np.dtype(array_of(constants_of(nodes)[0]).dtype)
+    shape = _Shape(keep.name, keep.op, dict(keep.attrs), dtype)
     adds = [node.name for node in ordered if node.op == "Add"]
     remove_nodes(program, nodes)
     makers = list(source.inputs)

@@ -126,14 +126,6 @@ class Activations:
         """All batches of value `name`."""
         return self._held[name]
 
-    def batch_count(self, name: str) -> int:
-        """How many batches of value `name` are held."""
-        return len(self._held[name])
-
-    def batch(self, name: str, index: int) -> Array:
-        """Batch number `index` of value `name`."""
-        return self._held[name][index]
-
     def keep_channels(self, name: str, kept: Int64, axis: int) -> None:
         """Leave only the channels `kept` in every batch of value `name`."""
         batches = [np.take(batch, kept, axis=axis) for batch in self._held.pop(name)]

@@ -14,14 +14,12 @@ from .regression import RIDGE, ROUNDS, Problem, cross_matrix, gram_matrix
 _STEP = 1 / 16
 
 
-def select_units(
-    problem: Problem, units: int, keep: int, start: Float64 | None = None, ridge: float = RIDGE
-) -> Int64:
+def select_units(problem: Problem, units: int, keep: int, start: Float64 | None = None) -> Int64:
     """Which `keep` of the `units` in the problem's x explain what is wanted best.
 
     See `eliminate_units`. Returns sorted indices. The problem's x is centred in place.
     """
-    steps = eliminate_units(problem, units, [keep], start, ridge)
+    steps = eliminate_units(problem, units, [keep], start)
     return next((kept for kept, _ in steps), np.arange(units))
 
 

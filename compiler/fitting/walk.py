@@ -44,16 +44,16 @@ class Walk:
         batches: Iterable[dict[str, Array]] = (
             self.frames.batches(from_frames)
             if from_frames or not held
-            else [{} for _ in range(self._held.batch_count(held[0]))]
+            else [{} for _ in self._held.batches(held[0])]
         )
         for index, feeds in enumerate(batches):
             arrays = dict(feeds)
             for name in segment.inputs:
                 if name not in arrays:
-                    arrays[name] = self._held.batch(name, index)
+                    arrays[name] = self._held.batches(name)[index]
             arrays |= dict(zip(segment.outputs, segment(arrays)))
             shown = {
-                name: arrays[name] if name in arrays else self._held.batch(name, index)
+                name: arrays[name] if name in arrays else self._held.batches(name)[index]
                 for name in stops
             }
             if index == len(self._counts):

@@ -139,11 +139,8 @@ def _attribute(value: Any) -> str:
     if isinstance(value, int):
         return str(int(value))
     if hasattr(value, "SerializeToString"):
-        return f"{type(value).__name__}#{_short_hash(value.SerializeToString(deterministic=True))}"
+        content = np.frombuffer(value.SerializeToString(deterministic=True), np.uint8)
+        return f"{type(value).__name__}#{digest(gs.Constant('', content))[:8]}"
     if hasattr(value, "name"):
         return f"@{value.name}"  # an attribute of the local function around
     return str(value)
-
-
-def _short_hash(content: bytes) -> str:
-    return digest(gs.Constant("", np.frombuffer(content, np.uint8)))[:8]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,22 +34,15 @@ class VerificationError(RepsimcError):
         self.problem = problem
 
 
-class Rule(NamedTuple):
-    """A named rule; `problems` gives a sentence for every place that breaks it."""
-
-    name: str
-    problems: Callable[[_Facts], Iterator[str]]
-
-
 def verify(program: Program) -> None:
     """Returns if the program keeps every rule in `RULES`. Raises VerificationError.
 
     Later rules take for granted what earlier ones check; the first broken one is reported.
     """
     facts = _Facts.of(program)
-    for rule in RULES:
-        for problem in rule.problems(facts):
-            raise VerificationError(rule.name, problem)
+    for rule, problems in RULES.items():
+        for problem in problems(facts):
+            raise VerificationError(rule, problem)
 
 
 @dataclass(frozen=True)
@@ -308,17 +301,18 @@ def _broadcast(shapes: list[tuple[Any, ...]]) -> bool:
     return True
 
 
-RULES: tuple[Rule, ...] = (
-    Rule("unique-names", _unique_names),
-    Rule("weights-are-constants", _weights_are_constants),
-    Rule("single-producer", _single_producer),
-    Rule("links-agree", _links_agree),
-    Rule("no-dangling-value", _no_dangling_value),
-    Rule("topological-order", _topological_order),
-    Rule("outputs-exist", _outputs_exist),
-    Rule("models-map-to-graph", _models_map_to_graph),
-    Rule("metadata-for-existing-nodes", _metadata_for_existing_nodes),
-    Rule("operators-known", _operators_known),
-    Rule("types-agree", _types_agree),
-    Rule("shapes-agree", _shapes_agree),
-)
+# By name, what gives a sentence for every place that breaks the rule.
+RULES: dict[str, Callable[[_Facts], Iterator[str]]] = {
+    "unique-names": _unique_names,
+    "weights-are-constants": _weights_are_constants,
+    "single-producer": _single_producer,
+    "links-agree": _links_agree,
+    "no-dangling-value": _no_dangling_value,
+    "topological-order": _topological_order,
+    "outputs-exist": _outputs_exist,
+    "models-map-to-graph": _models_map_to_graph,
+    "metadata-for-existing-nodes": _metadata_for_existing_nodes,
+    "operators-known": _operators_known,
+    "types-agree": _types_agree,
+    "shapes-agree": _shapes_agree,
+}

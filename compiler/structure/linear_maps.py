@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,12 @@ class Linear:
     def is_gemm(self) -> bool:
         """Whether the operator is a Gemm: its input has rank 2."""
         return self.operator.op == "Gemm"
+
+    def scaled(self, factor: Float64, offset: Float64) -> Linear:
+        """The map with a factor and an offset per channel behind it."""
+        shape = (-1, *[1] * (self.weight.ndim - 1)) if self.window is not None else (1, -1)
+        weight = self.weight * factor.reshape(shape)
+        return replace(self, weight=weight, bias=self.bias * factor + offset)
 
     def steps(self) -> int:
         """How many nodes it takes as new nodes."""

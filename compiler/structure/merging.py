@@ -107,10 +107,7 @@ def _composed(first: Linear, second: Linear) -> Linear | str:
     if first.window is not None and second.window is not None:
         return _convolved(first, second, ordered)
     if second.is_scale:
-        shape = (-1, *[1] * (first.weight.ndim - 1)) if first.window is not None else (1, -1)
-        weight = first.weight * second.weight.reshape(shape)
-        bias = first.bias * second.weight + second.bias
-        return replace(first, weight=weight, bias=bias, **ends)
+        return replace(first.scaled(second.weight, second.bias), **ends)
     if second.window is None:
         factor = first.weight[:, None] if first.is_scale else None
         weight = second.weight * factor if factor is not None else first.weight @ second.weight
