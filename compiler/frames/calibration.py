@@ -23,7 +23,7 @@ from .images import ImageArray, ImageFolder, ImageSource
 from .matching import ArraySource, FrameSource, Matcher, opened
 from .preprocessing import Preprocessing
 from .sets import NAMELESS, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
-from .splits import all_held_out, split
+from .splits import split
 
 Calibration = (
     str | Path | Array | Mapping[str, str | Path] | Mapping[str, Array | Mapping[str, Array]]
@@ -190,10 +190,7 @@ def load_frames(
         count = _common_count(models, sources)
         unit = math.lcm(*(_batch(model, specs[model]) or 1 for model in models))
         where = sources[models[0], specs[models[0]][0].name].description
-        if options.held_out is None:
-            splits.append(all_held_out(count, unit, options.seed, options.limit, where))
-        else:
-            splits.append(split(count, unit, options.seed, options.held_out, options.limit, where))
+        splits.append(split(count, unit, options.seed, options.held_out, options.limit, where))
     return Frames(
         sources, tuple(tuple(models) for models in streams.values()), specs, tuple(splits)
     )
