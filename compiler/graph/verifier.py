@@ -61,16 +61,11 @@ class _Facts:
     @staticmethod
     def of(program: Program) -> _Facts:
         graph = program.graph
-        found: dict[int, gs.Tensor] = {id(value): value for value in graph.inputs}
-        for node in graph.nodes:
-            for tensor in [*node.inputs, *node.outputs]:
-                if not tensor.is_empty():
-                    found.setdefault(id(tensor), tensor)
-        for value in graph.outputs:
-            found.setdefault(id(value), value)
-        return _Facts(
-            program, list(graph.nodes), list(graph.inputs), list(graph.outputs), [*found.values()]
-        )
+        inner = (t for node in graph.nodes for t in [*node.inputs, *node.outputs])
+        listed = [*graph.inputs, *(t for t in inner if not t.is_empty()), *graph.outputs]
+        tensors = list({id(tensor): tensor for tensor in listed}.values())
+        nodes, inputs, outputs = list(graph.nodes), list(graph.inputs), list(graph.outputs)
+        return _Facts(program, nodes, inputs, outputs, tensors)
 
 
 def _unique_names(facts: _Facts) -> Iterator[str]:

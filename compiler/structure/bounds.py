@@ -83,14 +83,11 @@ def _operands(node: gs.Node, given: list[Bounds]) -> tuple[list[Bounds], int | N
     return wide, axis
 
 
-def _add(node: gs.Node, given: list[Bounds]) -> Bounds:
+def _sum(node: gs.Node, given: list[Bounds]) -> Bounds:
     (one, other), axis = _operands(node, given)
+    if node.op == "Sub":
+        return Bounds(one.low - other.high, one.high - other.low, axis)
     return Bounds(one.low + other.low, one.high + other.high, axis)
-
-
-def _sub(node: gs.Node, given: list[Bounds]) -> Bounds:
-    (one, other), axis = _operands(node, given)
-    return Bounds(one.low - other.high, one.high - other.low, axis)
 
 
 def _mul(node: gs.Node, given: list[Bounds]) -> Bounds:
@@ -280,8 +277,8 @@ _RULES: dict[str, _Rule] = {
     "Conv": conv_bounds,
     "Gemm": gemm_bounds,
     "MatMul": matmul_bounds,
-    "Add": _add,
-    "Sub": _sub,
+    "Add": _sum,
+    "Sub": _sum,
     "Mul": _mul,
     "Div": _div,
     "BatchNormalization": _norm,
