@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
@@ -45,7 +46,11 @@ def is_rewritable(node: gs.Node) -> bool:
 
 def add_source(program: Program, node: gs.Node, absorbed: gs.Node) -> None:
     """Notes that `node` now also does what `absorbed` did."""
-    sources: dict[str, None] = {}
-    for name in (node.name, absorbed.name):
-        sources.update(dict.fromkeys(program.note(name).sources or (name,)))
-    program.notes[node.name] = replace(program.note(node.name), sources=tuple(sources))
+    sources = sources_of(program, (node, absorbed))
+    program.notes[node.name] = replace(program.note(node.name), sources=sources)
+
+
+def sources_of(program: Program, nodes: Iterable[gs.Node]) -> tuple[str, ...]:
+    """The models' nodes whose work these do, once each."""
+    lists = (program.note(node.name).sources or (node.name,) for node in nodes)
+    return tuple(dict.fromkeys(name for names in lists for name in names))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..compiler.graph.arrays import Array
 from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import nbytes_of
 from .base import Change, add_source, is_rewritable
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
-from numpy.typing import NDArray
 
+from ..compiler.graph.arrays import Array
 from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.export import NonTensorValue, to_proto
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import element_type
 from .base import Change, is_rewritable
-
-Array = NDArray[Any]
 
 _NEVER_FOLDED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",  # int8 weights stay int8

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from ..compiler.graph.edit import ChannelAffine, bypass, is_float, put_steps
 from ..compiler.graph.layout import ACTIVATIONS
@@ -16,8 +15,6 @@ from ..compiler.structure.bounds import bounds_of
 from ..compiler.structure.intervals import ANYTHING, Bounds
 from ..compiler.structure.straight_pieces import is_identity, straight
 from .base import Change
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.graph.edit import remove_nodes
-from ..compiler.graph.program import Program
+from ..compiler.graph.program import Program, constants_of
 from ..compiler.graph.weights import array_of, nbytes_of
 from ..compiler.structure.linear_maps import Linear, fixed_values, linear_at, may_merge, reader_of
-from ..compiler.structure.merging import merged
-from .base import Change
+from ..compiler.structure.merging import freed_nbytes, merged
+from .base import Change, sources_of
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,16 @@ def _rewrite(
     Returns the change, and the nodes that may now merge: what makes the source, and the new ones.
     """
     keep, source, result = linear.operator, linear.source, linear.result
-    inside = {id(node) for node in nodes}
     places = {id(node): index for index, node in enumerate(program.graph.nodes)}
     ordered = sorted(nodes, key=lambda node: places[id(node)])
     place = places[id(ordered[-1])] - len(nodes) + 1
     kinds = " and ".join(f"{node.op} '{node.name}'" for node in ordered)
-    sources: dict[str, None] = {}
-    for node in ordered:
-        sources.update(dict.fromkeys(program.note(node.name).sources or (node.name,)))
     metadata = program.metadata.get(keep.name)
-    note = replace(program.note(keep.name), sources=tuple(sources))
+    note = replace(program.note(keep.name), sources=sources_of(program, ordered))
     docs = program.docs.get(keep.name)
-    constants = [t for node in nodes for t in node.inputs if isinstance(t, gs.Constant)]
-    freed_by = {id(t): t for t in constants if all(id(r) in inside for r in t.outputs)}
-    freed = sum(nbytes_of(tensor) for tensor in freed_by.values())
-    shape = _Shape(keep.name, keep.op, dict(keep.attrs), np.dtype(array_of(constants[0]).dtype))
+    freed = freed_nbytes(nodes)
+    dtype = np.dtype(array_of(constants_of(nodes)[0]).dtype)
+    shape = _Shape(keep.name, keep.op, dict(keep.attrs), dtype)
     adds = [node.name for node in ordered if node.op == "Add"]
     remove_nodes(program, nodes)
     makers = list(source.inputs)
@@ -117,8 +112,7 @@ def _rewrite(
         program.graph.nodes.insert(place + index, node)
     if docs is not None:
         program.docs[shape.name] = docs
-    new = {id(t): t for node in made for t in node.inputs if isinstance(t, gs.Constant)}
-    added = sum(nbytes_of(tensor) for tensor in new.values())
+    added = sum(map(nbytes_of, constants_of(made)))
     became = " and ".join(f"{node.op} '{node.name}'" for node in made)
     change = Change(f"{kinds} became {became}", shape.name, freed - added)
     return change, [*makers, *made]

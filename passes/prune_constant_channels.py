@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..compiler.graph.arrays import Float64
 from ..compiler.graph.layout import ACTIVATIONS
 from ..compiler.graph.program import Program, own_name
 from ..compiler.structure.bounds import bounds_of
@@ -16,8 +16,6 @@ from ..compiler.structure.channel_removal import in_multiples, removable, saved_
 from ..compiler.structure.intervals import Bounds
 from .base import Change
 from .pruning import take_out
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

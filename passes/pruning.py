@@ -6,31 +6,28 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..compiler.graph.arrays import Float64, Int64
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import array_of
 from ..compiler.structure.channel_groups import ChannelGroup, Place, Sink, Slot
 from ..compiler.structure.channel_removal import bias_slot
 
-Float64 = NDArray[np.float64]
-
 
 def take_out(
     program: Program,
     group: ChannelGroup,
-    removed: NDArray[np.int64],
+    removed: Int64,
     constants: Mapping[str, Float64],
-) -> list[str]:
+) -> None:
     """Remove the channels; what they always were goes into the biases of what read them.
 
-    `constants` is as for `removable`. Returns the names of the nodes with new weights.
+    `constants` is as for `removable`.
     """
     kept = np.setdiff1d(np.arange(group.channels), removed).astype(np.int64)
     for sink in group.sinks:
         _absorb(program, sink, removed, constants.get(sink.value))
     smaller: dict[tuple[int, int, int], gs.Constant] = {}
-    touched: dict[str, None] = {}
     for slot in [*group.slots, *(sink.slot for sink in group.sinks)]:
         constant = slot.constant
         key = (id(constant), slot.axis, slot.repeat)
@@ -39,7 +36,6 @@ def take_out(
             array = np.ascontiguousarray(np.take(constant.values, entries, axis=slot.axis))
             smaller[key] = gs.Constant(program.unique_name(f"{constant.name}.pruned"), array)
         slot.node.inputs[slot.index] = smaller[key]
-        touched[slot.node.name] = None
     for node in group.grouped:
         node.attrs["group"] = len(kept)
     for node in group.reshapes:
@@ -57,12 +53,9 @@ def take_out(
         shape = list(known[name].shape)
         shape[place.axis] = len(kept) * place.repeat
         known[name].shape = tuple(shape)
-    return list(touched)
 
 
-def _absorb(
-    program: Program, sink: Sink, removed: NDArray[np.int64], numbers: Float64 | None
-) -> None:
+def _absorb(program: Program, sink: Sink, removed: Int64, numbers: Float64 | None) -> None:
     """Add to the sink's bias what the removed channels always gave it."""
     if numbers is None:
         return

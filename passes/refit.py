@@ -37,11 +37,23 @@ class Refit:
         operators = refit_operators(
             program, reference.program, self.values, reference.size.pools_behind
         )
-        outputs = _affected_outputs(program, self.values)
-        fitted = reconstruct(program, operators, self.reference, outputs)
-        for operator in fitted:
-            program.note_fit(operator.node.name, self.name)
-        return [Change("refitted to the original's output", op.node.name) for op in fitted]
+        return fit_again(program, operators, reference, self.values, self.name)
+
+
+def fit_again(
+    program: Program,
+    operators: Sequence[tuple[LinearOperator, Target]],
+    reference: Reference,
+    values: Sequence[str],
+    by: str,
+) -> list[Change]:
+    """One change for every operator that was fitted; `values` are what moved, `by` is the pass."""
+    reached = {t.name for node in downstream(program, values) for t in node.outputs}
+    outputs = [value.name for value in program.graph.outputs if value.name in reached]
+    fitted = reconstruct(program, operators, reference, outputs)
+    for operator in fitted:
+        program.note_fit(operator.node.name, by)
+    return [Change("refitted to the original's output", op.node.name) for op in fitted]
 
 
 def refit_operators(
@@ -55,18 +67,18 @@ def refit_operators(
     """
     places = stand_ins(program, original)
     known = set(original.values()) | set(places.place)
-    outputs = {value.name for value in program.graph.outputs}
+    outputs = program.output_names
     before = [maker for maker in places.makers.values() if maker.adapter in values]
     starts = [*values, *(maker.operator.result.name for maker in before)]
     included = {id(node) for node in downstream(program, starts)}
     included |= {id(maker.operator.node) for maker in before}
+    linear = {id(n): op for n in program.graph.nodes if (op := linear_operator(n)) is not None}
     included |= {
-        id(node)  # the maps that collapses left in the regions' places
-        for node in program.graph.nodes
-        if program.note(node.name).gap and any(tensor.name in values for tensor in _result(node))
+        node  # the maps that collapses left in the regions' places
+        for node, operator in linear.items()
+        if program.note(operator.node.name).gap and operator.result.name in values
     }
     gaps = [maker for node, maker in places.makers.items() if node in included]
-    linear = {id(n): op for n in program.graph.nodes if (op := linear_operator(n)) is not None}
     readers = [op for node, op in linear.items() if node in included] if behind else []
     pools = pools_of(program, original, gaps, readers)
     included |= {id(pool.layer.maker.node) for pool in pools.values()}
@@ -85,12 +97,6 @@ def refit_operators(
         goal = places.goal(target.value)
         targets.append((operator, replace(target, value=goal, pool=pools.get(id(operator.node)))))
     return targets
-
-
-def _result(node: gs.Node) -> list[gs.Tensor]:
-    """What an operator makes, its bias included."""
-    operator = linear_operator(node)
-    return [] if operator is None else [operator.result]
 
 
 def _target(
@@ -133,8 +139,3 @@ def _depends_on(value: gs.Tensor, nodes: set[int]) -> bool:
                 seen.add(id(node))
                 stack.extend(node_inputs(node))
     return False
-
-
-def _affected_outputs(program: Program, values: Sequence[str]) -> list[str]:
-    reached = {t.name for node in downstream(program, values) for t in node.outputs}
-    return [value.name for value in program.graph.outputs if value.name in reached]

@@ -10,11 +10,11 @@ import onnx_graphsurgeon as gs
 from ..compiler.fitting.hidden_layers import HiddenLayer, layer_behind
 from ..compiler.fitting.operators import LinearOperator
 from ..compiler.fitting.pooling import Pool
-from ..compiler.fitting.reconstruction import Target, downstream, reconstruct
+from ..compiler.fitting.reconstruction import Target
 from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, node_inputs
 from .base import Change
-from .refit import refit_operators
+from .refit import fit_again, refit_operators
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,7 @@ class RefitAround:
             for layer, units in layers
             if _narrow(operators, layer, units)
         ]
-        reached = {t.name for node in downstream(program, starts) for t in node.outputs}
-        outputs = [value.name for value in program.graph.outputs if value.name in reached]
-        fitted = reconstruct(program, operators, self.reference, outputs) if operators else []
-        for operator in fitted:
-            program.note_fit(operator.node.name, self.name)
-        refitted = [Change("refitted to the original's output", op.node.name) for op in fitted]
-        return changes + refitted
+        return changes + fit_again(program, operators, reference, starts, self.name)
 
 
 def _narrow(operators: list[tuple[LinearOperator, Target]], layer: HiddenLayer, units: int) -> bool:

@@ -8,19 +8,18 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from ..compiler.execution.executable import Executable
+from ..compiler.execution.feeds import run_on
 from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reference import FitSize, Reference, row_count
 from ..compiler.fitting.regression import Affine
 from ..compiler.fitting.shared_weight import joint_fit, may_tie
+from ..compiler.graph.arrays import Float32
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import nbytes_of
 from .base import Change
 from .refit import refit_operators
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -109,12 +108,7 @@ def rows_of(program: Program, operator: LinearOperator, reference: Reference) ->
     """Receptive fields of the operator in `program`, where the reference has rows of its result."""
     positions = reference.positions(operator.result.name)
     source = operator.source.name
-    inputs = {value.name for value in program.graph.inputs}
-    segment = None if source in inputs else Executable(program, None, [source])
-    start, parts = 0, list[Float32]()
-    for feeds in reference.frames.batches([source] if segment is None else segment.inputs):
-        array = feeds[source] if segment is None else segment(feeds)[0]
-        count = len(next(iter(feeds.values())))
-        parts.append(operator.rows(array, positions[start : start + count]))
-        start += count
-    return np.concatenate(parts)
+    batches = run_on(reference.frames, Executable(program, None, [source]))
+    return np.concatenate(
+        [operator.rows(arrays[source], positions[batch]) for batch, arrays in batches]
+    )

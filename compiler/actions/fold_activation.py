@@ -14,11 +14,10 @@ from ...passes.fold_activation import FoldActivation
 from ..fitting.operators import linear_operator
 from ..fitting.reference import Reference
 from ..graph.program import Program, own_name
-from ..graph.weights import nbytes_of
 from ..structure.activation_functions import Activation, activations_of
 from ..structure.cost import node_macs
 from ..structure.linear_maps import Linear, fixed_values, linear_at, reader_of
-from ..structure.merging import merged
+from ..structure.merging import freed_nbytes, merged
 from .action import Disturbed, Effect, Merging, OneModel
 from .bill import Bill
 from .evidence import Evidence
@@ -111,23 +110,10 @@ def merging_of(
         return f"no linear operator alone reads '{name}'"
     if first.channels != len(slope):
         return f"the channels of '{name}' are on another axis"
-    shape = (-1, *[1] * (first.weight.ndim - 1)) if first.window is not None else (1, -1)
-    folded = replace(
-        first,
-        weight=first.weight * slope.reshape(shape),
-        bias=first.bias * slope + offset,
-        result=value,
-    )
-    one = merged(folded, second)
+    one = merged(replace(first.scaled(slope, offset), result=value), second)
     if isinstance(one, str):
         return one
-    constants = {
-        id(tensor): tensor
-        for node in activation.nodes
-        for tensor in node.inputs
-        if isinstance(tensor, gs.Constant) and all(id(r) in inside for r in tensor.outputs)
-    }
-    nbytes = one.nbytes_saved + sum(nbytes_of(tensor) for tensor in constants.values())
+    nbytes = one.nbytes_saved + freed_nbytes(activation.nodes)
     # Counted as the bill counts: a bias costs no MACs.
     macs = node_macs(first.operator) + node_macs(second.operator)
     nodes = (*first.nodes, *activation.nodes, *second.nodes)

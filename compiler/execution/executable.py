@@ -6,19 +6,15 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from ..errors import ModelError
+from ..graph.arrays import Array, Int64
 from ..graph.export import to_proto, write_model
-from ..graph.program import Program
+from ..graph.program import Program, constants_of
 from ..graph.weights import nbytes_of
-
-Array = NDArray[Any]
 
 # Frames go through the network in batches of this many when the batch axis is free (enough to keep
 # the cores busy on 32x32 images), or as many as have this many bytes of input: a convolution's
@@ -38,8 +34,8 @@ class Executable:
     """A piece of a program, compiled once by ONNX Runtime and then called on batches.
 
     `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
-    name to array returns the arrays of `outputs`, in order. Raises ModelError when ONNX Runtime
-    refuses the piece.
+    name to array returns the arrays of `outputs`, in order; graph inputs among them are handed on.
+    Raises ModelError when ONNX Runtime refuses the piece.
     """
 
     def __init__(
@@ -57,43 +53,46 @@ class Executable:
         if threads is not None:
             options.intra_op_num_threads = threads
         self.outputs = tuple(outputs)
+        handed_on = program.input_names.intersection(outputs)
+        self._computed = [name for name in outputs if name not in handed_on]
+        self.inputs = tuple(name for name in self.outputs if name in handed_on)
+        if not self._computed:
+            return
         values = program.values()
-        needed = program.needed_nodes([values[name] for name in outputs], stop=inputs or ())
-        weights = {t.name: t for node in needed for t in node.inputs if isinstance(t, gs.Constant)}
-        weight_nbytes = sum(nbytes_of(tensor) for tensor in weights.values())
+        needed = program.needed_nodes([values[name] for name in self._computed], stop=inputs or ())
+        weight_nbytes = sum(map(nbytes_of, constants_of(needed)))
         try:
             if weight_nbytes < _INLINE_NBYTES:
-                model = to_proto(program, inputs=inputs, outputs=outputs).SerializeToString()
-                self._session = ort.InferenceSession(
-                    model, options, providers=["CPUExecutionProvider"]
-                )
+                proto = to_proto(program, inputs=inputs, outputs=self._computed)
+                model = proto.SerializeToString()
             else:
                 self._folder = tempfile.TemporaryDirectory(prefix="repsimc-")
                 place = Path(self._folder.name)
-                written = write_model(program, place, inputs=inputs, outputs=outputs)
-                self._session = ort.InferenceSession(
-                    str(written[0]), options, providers=["CPUExecutionProvider"]
-                )
+                model = str(write_model(program, place, inputs=inputs, outputs=self._computed)[0])
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             models = sorted({name.split("/", 1)[0] for name in outputs})
             raise ModelError(
                 f"ONNX Runtime cannot run {', '.join(models)}: {_first_line(error)}",
                 "check that the model itself runs in ONNX Runtime",
             ) from error
-        self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self._read = [value.name for value in self._session.get_inputs()]
+        self.inputs = tuple(dict.fromkeys([*self._read, *self.inputs]))
 
     def __call__(self, feeds: Mapping[str, Array]) -> list[Array]:
         """The arrays of `outputs` for one batch. Raises ModelError when the run fails."""
+        if not self._computed:
+            return [feeds[name] for name in self.outputs]
         try:
-            return list(
-                self._session.run(list(self.outputs), {name: feeds[name] for name in self.inputs})
-            )
+            made = self._session.run(self._computed, {name: feeds[name] for name in self._read})
         except Exception as error:
             raise ModelError(
                 f"running the graph up to {', '.join(self.outputs[:3])} failed: "
                 f"{_first_line(error)}",
                 "check that the frames have the shape and value range the model expects",
             ) from error
+        arrays = {**feeds, **dict(zip(self._computed, made))}
+        return [arrays[name] for name in self.outputs]
 
 
 class Activations:
@@ -127,15 +126,7 @@ class Activations:
         """All batches of value `name`."""
         return self._held[name]
 
-    def batch_count(self, name: str) -> int:
-        """How many batches of value `name` are held."""
-        return len(self._held[name])
-
-    def batch(self, name: str, index: int) -> Array:
-        """Batch number `index` of value `name`."""
-        return self._held[name][index]
-
-    def keep_channels(self, name: str, kept: NDArray[np.int64], axis: int) -> None:
+    def keep_channels(self, name: str, kept: Int64, axis: int) -> None:
         """Leave only the channels `kept` in every batch of value `name`."""
         batches = [np.take(batch, kept, axis=axis) for batch in self._held.pop(name)]
         self._nbytes.pop(name, None)
@@ -166,7 +157,7 @@ def workers() -> int:
     return min(cores, _MOST_WORKERS)
 
 
-def batches_of(rows: NDArray[np.int64], batch: int) -> Iterator[NDArray[np.int64]]:
+def batches_of(rows: Int64, batch: int) -> Iterator[Int64]:
     """`rows` in consecutive pieces of `batch`."""
     for start in range(0, len(rows), batch):
         yield rows[start : start + batch]

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from ..frames.calibration import Frames, InputSpec
+from ..graph.arrays import Array, Int64
 from ..graph.program import Program
-from .executable import BATCH, BATCH_NBYTES, batches_of
-
-Array = NDArray[Any]
+from .executable import BATCH, BATCH_NBYTES, Executable, batches_of
 
 
 class FrameSet(Protocol):
@@ -40,7 +36,7 @@ class StreamFeeds:
     program: Program
     frames: Frames
     models: tuple[str, ...]
-    rows: NDArray[np.int64]
+    rows: Int64
 
     @property
     def count(self) -> int:
@@ -100,6 +96,15 @@ def run_groups(frames: Frames) -> tuple[tuple[str, ...], ...]:
     return tuple(groups)
 
 
+def run_on(frames: FrameSet, segment: Executable) -> Iterator[tuple[slice, dict[str, Array]]]:
+    """The segment's outputs by value name, batch by batch, each with the frames it holds."""
+    start = 0
+    for feeds in frames.batches(segment.inputs):
+        stop = start + len(next(iter(feeds.values())))
+        yield slice(start, stop), dict(zip(segment.outputs, segment(feeds)))
+        start = stop
+
+
 def fit_feeds(
     program: Program, frames: Frames, model: str, limit: int | None = None
 ) -> StreamFeeds:
@@ -133,7 +138,7 @@ def _feeds(
     program: Program,
     frames: Frames,
     model: str,
-    rows: NDArray[np.int64],
+    rows: Int64,
     limit: int | None,
 ) -> StreamFeeds:
     models = next(group for group in run_groups(frames) if model in group)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import UsageError
+from ..graph.arrays import Array, Float64
 
 TOP1 = "top-1 agreement"
 VARIANCE = "explained variance"
@@ -57,7 +57,7 @@ class LossMeter:
     _sure: float = 0.0
     _broken: bool = False
 
-    def update(self, original: NDArray[Any], compiled: NDArray[Any]) -> None:
+    def update(self, original: Array, compiled: Array) -> None:
         """Take in one batch of scores, arrays [..., C] of equal shape."""
         if original.shape != compiled.shape or not bool(np.all(np.isfinite(compiled))):
             self._broken = True
@@ -77,7 +77,7 @@ class LossMeter:
         return 1.0 if self._broken or not self.rows else self._lost / self._sure
 
 
-def _probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _probabilities(scores: Float64) -> Float64:
     if bool(np.all(scores >= 0)) and bool(np.all(np.abs(scores.sum(-1) - 1) < 1e-3)):
         return scores
     spread = np.exp(scores - scores.max(-1, keepdims=True))
@@ -99,11 +99,11 @@ class FidelityMeter:
     _agree: int = 0
     _rows: int = 0
     _sse: float = 0.0
-    _sum: NDArray[np.float64] | None = field(default=None, repr=False)
+    _sum: Float64 | None = field(default=None, repr=False)
     _sum_squares: float = 0.0
     _broken: bool = False
 
-    def update(self, original: NDArray[Any], compiled: NDArray[Any]) -> None:
+    def update(self, original: Array, compiled: Array) -> None:
         """Take in one batch: arrays of equal shape, the first axis counting frames."""
         if original.shape != compiled.shape:
             self._broken = True

@@ -6,12 +6,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..frames.calibration import Frames
+from ..graph.arrays import Array
 from ..graph.program import Program
 from .executable import Executable
 from .feeds import held_out_feeds, run_groups
@@ -20,32 +19,25 @@ from .feeds import held_out_feeds, run_groups
 RUNS = 31
 
 
-def latencies(programs: Sequence[Program], frames: Frames, runs: int = RUNS) -> list[float]:
+def latencies(programs: Sequence[Program], frames: Frames) -> list[float]:
     """Median seconds of one frame (or one fixed batch) through all models, on one thread.
 
     The programs take turns. Every timed run follows one of the same program that is not timed:
     what others left in the caches counted for more than a block.
     """
     segments: list[Executable] = []
-    feeds: list[dict[str, NDArray[Any]]] = []
+    feeds: list[dict[str, Array]] = []
     for program in programs:
         outputs = [value.name for value in program.graph.outputs]
         segment = Executable(program, None, outputs, threads=1)
-        fed: dict[str, NDArray[Any]] = {}
+        fed: dict[str, Array] = {}
         for group in run_groups(frames):
             source = held_out_feeds(program, frames, group[0])
             one = replace(source, rows=source.rows[: source.fixed or 1])
             fed |= next(iter(one.batches(segment.inputs)))
         segments.append(segment)
         feeds.append(fed)
-    taken: list[list[float]] = [[] for _ in segments]
-    for _ in range(runs):
-        for index, segment in enumerate(segments):
-            segment(feeds[index])
-            begun = time.perf_counter()
-            segment(feeds[index])
-            taken[index].append(time.perf_counter() - begun)
-    return [statistics.median(times) for times in taken]
+    return [statistics.median(times) for times in _in_turns(segments, feeds, RUNS)]
 
 
 def best_seconds(
@@ -63,15 +55,21 @@ def best_seconds(
     segments = [Executable(program, sources, results, threads=1) for program in programs]
     known = programs[0].values()
     random = np.random.default_rng(seed)
-    feeds: dict[str, NDArray[Any]] = {}
+    feeds: dict[str, Array] = {}
     for name in sorted({name for segment in segments for name in segment.inputs}):
         shape = [size if isinstance(size, int) else 1 for size in known[name].shape or ()]
         feeds[name] = np.asarray(random.normal(size=shape)).astype(np.dtype(known[name].dtype))
-    best = [float("inf")] * len(segments)
+    return [min(times) for times in _in_turns(segments, [feeds] * len(segments), runs)]
+
+
+def _in_turns(
+    segments: Sequence[Executable], feeds: Sequence[dict[str, Array]], runs: int
+) -> list[list[float]]:
+    taken: list[list[float]] = [[] for _ in segments]
     for _ in range(runs):
-        for index, segment in enumerate(segments):
-            segment(feeds)
+        for times, segment, fed in zip(taken, segments, feeds):
+            segment(fed)
             begun = time.perf_counter()
-            segment(feeds)
-            best[index] = min(best[index], time.perf_counter() - begun)
-    return best
+            segment(fed)
+            times.append(time.perf_counter() - begun)
+    return taken

@@ -93,7 +93,7 @@ class OriginalOutputs:
         feeds = self._feeds[models[0]]
         for index, batch in enumerate(feeds.batches(segment.inputs)):
             for (name, own, _), array in zip(refs, segment(batch)):
-                original = self._held[name].batch(own, index)
+                original = self._held[name].batches(own)[index]
                 for meter in meters[name, own]:
                     meter.update(original, array)
                 if (name, own) in losses:

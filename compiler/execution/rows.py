@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..graph.arrays import Array, Float32, Int64
 from ..structure.windows import Window
 
-Array = NDArray[Any]
-Rows = NDArray[np.int64]
+Rows = Int64
 
 
-def value_rows(value: Array, positions: Rows, channels_last: bool) -> NDArray[np.float32]:
+def value_rows(value: Array, positions: Rows, channels_last: bool) -> Float32:
     """Rows [frames * p, channels] of an activation at flat positions [frames, p].
 
     The first axis may hold several items per frame (windows, tokens folded into the batch): they
@@ -30,7 +28,7 @@ def value_rows(value: Array, positions: Rows, channels_last: bool) -> NDArray[np
     return np.ascontiguousarray(picked.reshape(-1, flat.shape[-1]), dtype=np.float32)
 
 
-def window_rows(x: Array, positions: Rows, window: Window, groups: int) -> NDArray[np.float32]:
+def window_rows(x: Array, positions: Rows, window: Window, groups: int) -> Float32:
     """Patches [frames * p, groups, channels / groups * kernel] at output positions [frames, p].
 
     Only the sampled patches are gathered, never the whole im2col matrix. Taps that an output does

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float32, Float64, Int64
 from ..graph.layout import Layout, layout_of
 from ..graph.program import Program
 from .executable import Executable
-from .feeds import FrameSet
+from .feeds import FrameSet, run_on
 from .rows import value_rows
-
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 # Positions sampled per frame: with 512 frames this gives 4 096 rows, 20 per unknown up to 200
 # channels; wider values are projected (see Samples).
@@ -66,11 +61,9 @@ def sample_values(
     channels: dict[str, int] = {}
     projections: dict[int, Float32] = {}
     last = {name: layout_of(known[name]) is Layout.CHANNELS_LAST for name in wanted}
-    start = 0
-    for feeds in frames.batches(segment.inputs):
-        count = len(next(iter(feeds.values())))
-        for name, array in zip(wanted, segment(feeds)):
-            if array.ndim < 2 or array.shape[0] != count:
+    for batch, arrays in run_on(frames, segment):
+        for name, array in arrays.items():
+            if array.ndim < 2 or array.shape[0] != batch.stop - batch.start:
                 parts.pop(name, None)
                 continue
             if name not in parts:
@@ -79,7 +72,7 @@ def sample_values(
             spatial[name] = tuple(sizes)
             width = array.shape[-1] if last[name] else array.shape[1]
             channels[name] = int(width)
-            picked = value_rows(array, _flat(places[start : start + count], sizes), last[name])
+            picked = value_rows(array, _flat(places[batch], sizes), last[name])
             if width > MAX_CHANNELS:
                 if width not in projections:
                     mixer = np.random.default_rng((seed, width))
@@ -88,12 +81,11 @@ def sample_values(
                     ) / np.float32(np.sqrt(MAX_CHANNELS))
                 picked = picked @ projections[width]
             parts[name].append(picked)
-        start += count
     rows = {name: np.concatenate(pieces) for name, pieces in parts.items() if pieces}
     return Samples(rows, spatial, channels)
 
 
-def _flat(places: Float64, sizes: tuple[int, ...]) -> NDArray[np.int64]:
+def _flat(places: Float64, sizes: tuple[int, ...]) -> Int64:
     flat = np.zeros(places.shape[:2], dtype=np.int64)
     for axis, size in enumerate(sizes):
         flat = flat * size + np.minimum((places[:, :, axis] * size).astype(np.int64), size - 1)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Float64 = NDArray[np.float64]
+from ..graph.arrays import Array, Float64
 
 # The ratios of the largest share are left out of the fit, as its authors do: they are outliers.
 _TWO_NN_KEPT = 0.9

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..graph.arrays import Array, Float64
 from ..graph.program import Program
 from ..structure.activation_functions import (
     Activation,
@@ -24,10 +25,6 @@ from ..structure.activation_functions import (
 from ..structure.straight_pieces import straight
 from .executable import Executable
 from .feeds import FrameSet
-from .signs import SignCounts
-
-Array = NDArray[Any]
-Float64 = NDArray[np.float64]
 
 # Bytes of values that one piece of a batch may take.
 _PIECE_NBYTES = 64 << 20
@@ -41,27 +38,15 @@ ROUNDING = 1e-6
 class Straightness:
     """What an activation did on the frames, per channel.
 
-    `low` and `high` are the extremes of its inputs, `on` and `off` the shares above and below
-    zero, `sign_entropy` in bits (NEPENTHE, arXiv 2404.16890). `slope` and `offset` are its own
-    where all inputs lie on one straight piece, else the best affine fit; `lost` is the mean square
-    that the fit leaves, `power` the variance of the outputs: R2 = 1 - lost / power.
+    `slope` and `offset` are its own where all inputs lie on one straight piece, else the best
+    affine fit; `lost` is the mean square that the fit leaves, `power` the variance of the outputs.
     """
 
     activation: Activation
-    low: Float64
-    high: Float64
-    on: Float64
-    off: Float64
-    sign_entropy: float
     slope: Float64
     offset: Float64
     lost: Float64
     power: Float64
-
-    @property
-    def r2(self) -> Float64:
-        """R2 per channel; 1 where the output does not vary and the fit gives it."""
-        return np.where(self.power > 0, 1 - self.lost / np.maximum(self.power, 1e-300), 1.0)
 
     @property
     def damage(self) -> float:
@@ -72,9 +57,8 @@ class Straightness:
 
 @dataclass(frozen=True)
 class Range:
-    """Extremes, mean and variance of a value per channel (entry on `axis`)."""
+    """Extremes, mean and variance of a value per channel."""
 
-    axis: int
     low: Float64
     high: Float64
     mean: Float64
@@ -112,7 +96,7 @@ def measure_statistics(program: Program, frames: FrameSet, models: Sequence[str]
     measures: list[_Measure] = []
     for activation in activations_of(program, inside):
         measures.append(_StraightMeasure(activation))
-    measures += [_RangeMeasure(name, axis) for name, axis in read_by_operators(inside)]
+    measures += [_RangeMeasure((name,), axis) for name, axis in read_by_operators(inside)]
     measures += [_ConstantMeasure(name) for name in addends(inside)]
     measures += [_AttentionMeasure(*pair) for pair in attention_pairs(program, models)]
     return _measured(program, measures, frames)
@@ -130,7 +114,7 @@ def measure_ranges(
     program: Program, values: Mapping[str, int], frames: FrameSet
 ) -> dict[str, Range]:
     """The ranges of the values on the frames; `values` gives each the axis of its channels."""
-    measures = [_RangeMeasure(name, axis) for name, axis in values.items()]
+    measures = [_RangeMeasure((name,), axis) for name, axis in values.items()]
     return _measured(program, measures, frames).ranges
 
 
@@ -166,24 +150,17 @@ def _measured(program: Program, measures: Sequence[_Measure], frames: FrameSet) 
     found = Statistics()
     known = program.values()
     wanted = sorted({name for one in measures for name in one.values if name in known})
-    keepers = [_Keeper(one) for one in measures]
-    inputs = {value.name for value in program.graph.inputs}
-    computed = [name for name in wanted if name not in inputs]
+    left = [one for one in measures if all(name in known for name in one.values)]
     if not wanted:
         return found
-    segment = Executable(program, None, computed) if computed else None
-    fed = sorted({*(segment.inputs if segment else ()), *(n for n in wanted if n in inputs)})
-    for feeds in _pieces(program, frames, fed, wanted):
-        arrays = dict(feeds)
-        if segment is not None:
-            arrays |= dict(zip(computed, segment(feeds)))
+    segment = Executable(program, None, wanted)
+    for feeds in _pieces(program, frames, segment.inputs, wanted):
+        arrays = dict(zip(wanted, segment(feeds)))
         count = len(next(iter(feeds.values())))
         found.frames += count
-        for keeper in keepers:
-            keeper.add(arrays, count)
-    for keeper in keepers:
-        if not keeper.failed and found.frames:
-            keeper.measure.finish(found)
+        left = [one for one in left if _taken(one, [arrays[name] for name in one.values], count)]
+    for one in left if found.frames else ():
+        one.finish(found)
     return found
 
 
@@ -209,37 +186,11 @@ def _pieces(
 # -- keeping ----------------------------------------------------------------------------------
 
 
-class _Measure(Protocol):
-    """What is measured of some values, piece by piece."""
-
-    values: tuple[str, ...]
-
-    def take(self, *arrays: Array) -> bool:
-        """Whether the arrays could be used: finite, and of the shapes that came before."""
-        ...
-
-    def finish(self, found: Statistics) -> None:
-        """Add the result."""
-        ...
-
-
-@dataclass
-class _Keeper:
-    """Gives a measure the arrays of its values; `failed` once they do not fit."""
-
-    measure: _Measure
-    failed: bool = False
-
-    def add(self, arrays: Mapping[str, Array], count: int) -> None:
-        values = self.measure.values
-        if self.failed or any(name not in arrays for name in values):
-            self.failed = True
-            return
-        mine = [arrays[name] for name in values]
-        if any(a.ndim < 2 or len(a) != count or a.dtype.kind != "f" or not a.size for a in mine):
-            self.failed = True
-            return
-        self.failed = not self.measure.take(*mine)
+def _taken(measure: _Measure, arrays: Sequence[Array], count: int) -> bool:
+    """Whether the arrays of so many frames were of a kind that can be measured, and of use."""
+    return all(
+        a.ndim >= 2 and len(a) == count and a.dtype.kind == "f" and a.size for a in arrays
+    ) and measure.take(*arrays)
 
 
 def _extremes(array: Array, axis: int) -> tuple[Array, Array]:
@@ -262,91 +213,66 @@ def _some_rows(array: Array, axis: int) -> Array:
     return np.ascontiguousarray(places[:, :, ::step].swapaxes(1, 2)).reshape(-1, places.shape[1])
 
 
-class _StraightMeasure:
-    def __init__(self, activation: Activation) -> None:
-        self.activation = activation
-        self.values = (activation.given, activation.value)
-        self._rows = 0
+class _ChannelMeasure:
+    """Extremes of the first value per channel, and sums of all values and of their products.
+
+    `take` says whether arrays could be used: finite, and of the shapes that came before.
+    """
+
+    def __init__(self, values: tuple[str, ...], axis: int) -> None:
+        self.values, self.axis, self._rows = values, axis, 0
 
     def take(self, *arrays: Array) -> bool:
-        if arrays[0].shape != arrays[1].shape:
+        if any(array.shape != arrays[0].shape for array in arrays):
             return False
-        axis = self.activation.axis
-        low, high = _extremes(arrays[0], axis)
-        x, y = (_some_rows(array, axis) for array in arrays)
-        if not (np.isfinite(low).all() and np.isfinite(high).all() and np.isfinite(y).all()):
+        low, high = _extremes(arrays[0], self.axis)
+        rows = [_some_rows(array, self.axis) for array in arrays]
+        if not all(np.isfinite(part).all() for part in (low, high, *rows[1:])):
             return False
         if not self._rows:
-            channels = x.shape[1]
             # Sums of squares are taken about the first piece's means: less is lost to rounding.
-            self._x0, self._y0 = x.mean(axis=0), y.mean(axis=0)
-            self._sums = np.zeros((5, channels))
-            self._low, self._high = low, high
-            self._signs = SignCounts.empty(channels)
-        if x.shape[1] != len(self._low):
+            self._means = [part.mean(axis=0) for part in rows]
+            self._low, self._high, self._sums = low, high, np.zeros(1)
+        if rows[0].shape[1] != len(self._low):
             return False
-        self._rows += len(x)
-        self._signs.add(x)
+        self._rows += len(rows[0])
         self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-        a, b = x - self._x0, y - self._y0
-        parts = (a, b, a * a, b * b, a * b)
-        self._sums += np.stack([part.sum(axis=0, dtype=np.float64) for part in parts])
+        apart = [part - mean for part, mean in zip(rows, self._means)]
+        parts = [*apart, *(a * b for a, b in combinations_with_replacement(apart, 2))]
+        self._sums = self._sums + np.stack([part.sum(axis=0, dtype=np.float64) for part in parts])
         return True
 
+
+class _StraightMeasure(_ChannelMeasure):
+    def __init__(self, activation: Activation) -> None:
+        super().__init__((activation.given, activation.value), activation.axis)
+        self.activation = activation
+
     def finish(self, found: Statistics) -> None:
-        n = max(self._rows, 1)
-        x, y, xx, yy, xy = self._sums / n
+        x, y, xx, xy, yy = self._sums / max(self._rows, 1)
         sxx, syy, sxy = xx - x * x, yy - y * y, xy - x * y
         varies = sxx > 1e-12 * np.maximum(xx, 1e-30)
         slope = np.where(varies, sxy / np.maximum(sxx, 1e-300), 0.0)
-        offset = (self._y0 + y) - slope * (self._x0 + x)
+        offset = (self._means[1] + y) - slope * (self._means[0] + x)
         lost = np.maximum(syy - np.where(varies, sxy**2 / np.maximum(sxx, 1e-300), 0), 0)
         if len(self.activation.nodes) == 1:
             low, high = self._low.astype(np.float64), self._high.astype(np.float64)
-            own = straight(self.activation.nodes[0], low, high, self.activation.axis)
+            own = straight(self.activation.nodes[0], low, high, self.axis)
             exact = ~np.isnan(own[0])
             slope, offset = np.where(exact, own[0], slope), np.where(exact, own[1], offset)
             lost = np.where(exact, 0.0, lost)
         found.activations[self.activation.value] = Straightness(
-            self.activation,
-            self._low.astype(np.float64),
-            self._high.astype(np.float64),
-            self._signs.positive / n,
-            self._signs.negative / n,
-            self._signs.sign_entropy(),
-            slope,
-            offset,
-            lost,
-            np.maximum(syy, 0),
+            self.activation, slope, offset, lost, np.maximum(syy, 0)
         )
 
 
-class _RangeMeasure:
-    def __init__(self, name: str, axis: int) -> None:
-        self.values, self._axis, self._rows = (name,), axis, 0
-
-    def take(self, *arrays: Array) -> bool:
-        low, high = _extremes(arrays[0], self._axis)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            return False
-        x = _some_rows(arrays[0], self._axis)
-        if not self._rows:
-            self._x0, self._low, self._high = x.mean(axis=0), low, high
-            self._sums = np.zeros((2, x.shape[1]))
-        if x.shape[1] != len(self._low):
-            return False
-        self._rows += len(x)
-        self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-        a = x - self._x0
-        self._sums += np.stack([p.sum(axis=0, dtype=np.float64) for p in (a, a * a)])
-        return True
-
+class _RangeMeasure(_ChannelMeasure):
     def finish(self, found: Statistics) -> None:
         mean, square = self._sums / max(self._rows, 1)
         variance = np.maximum(square - mean * mean, 0)
         low, high = self._low.astype(np.float64), self._high.astype(np.float64)
-        mean = np.clip(self._x0 + mean, low, high)  # a constant's mean is the constant
-        found.ranges[self.values[0]] = Range(self._axis, low, high, mean, variance)
+        mean = np.clip(self._means[0] + mean, low, high)  # a constant's mean is the constant
+        found.ranges[self.values[0]] = Range(low, high, mean, variance)
 
 
 class _ConstantMeasure:
@@ -392,3 +318,6 @@ class _AttentionMeasure:
         if variance > 0:
             earlier, later = self.values
             found.attention[earlier, later] = float(1 - error / variance)
+
+
+_Measure = _StraightMeasure | _RangeMeasure | _ConstantMeasure | _AttentionMeasure

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from ..execution.samples import Samples
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
+from ..graph.arrays import Float32, Float64
 
 # Share of the rows that the affine maps are fitted on; the rest judge them.
 _FIT_SHARE = 0.75

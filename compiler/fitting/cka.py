@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Float64 = NDArray[np.float64]
+from ..graph.arrays import Array, Float64
 
 
 def debiased_cka(x: Array, y: Array) -> float:

@@ -77,8 +77,8 @@ def hidden_layer(reader: LinearOperator, outputs: set[str]) -> HiddenLayer | Non
     for value in [maker.result, *(node.outputs[0] for node in between.values())]:
         if any(id(one) not in members for one in value.outputs):
             return None
-    ordered = _ordered(between, maker)
-    return HiddenLayer(maker, ordered, reader, _spelled(ordered, maker))
+    ordered, function = _ordered(between, maker)
+    return HiddenLayer(maker, ordered, reader, function)
 
 
 def layer_behind(program: Program, value: str) -> HiddenLayer | str:
@@ -97,25 +97,21 @@ def layer_behind(program: Program, value: str) -> HiddenLayer | str:
     return layer
 
 
-def _ordered(between: dict[int, gs.Node], maker: LinearOperator) -> tuple[gs.Node, ...]:
-    known = {id(maker.result)}
-    left, ordered = list(between.values()), list[gs.Node]()
-    while left:
-        for node in left:
-            if all(isinstance(t, gs.Constant) or id(t) in known for t in node.inputs):
-                ordered.append(node)
-                known.add(id(node.outputs[0]))
-                left.remove(node)
-                break
-        else:
-            return ()
-    return tuple(ordered)
-
-
-def _spelled(ordered: tuple[gs.Node, ...], maker: LinearOperator) -> str:
+def _ordered(between: dict[int, gs.Node], maker: LinearOperator) -> tuple[tuple[gs.Node, ...], str]:
+    """The nodes in topological order, and spelled out; none where they go round in a circle."""
     names = {id(maker.result): "x"}
-    lines: list[str] = []
-    for node in ordered:
+    left, ordered, lines = list(between.values()), list[gs.Node](), list[str]()
+    while left:
+        ready = (
+            node
+            for node in left
+            if all(isinstance(t, gs.Constant) or id(t) in names for t in node.inputs)
+        )
+        node = next(ready, None)
+        if node is None:
+            return (), ""
+        left.remove(node)
+        ordered.append(node)
         inputs = [
             repr(np.asarray(t.values).reshape(-1).tolist())
             if isinstance(t, gs.Constant)
@@ -124,4 +120,4 @@ def _spelled(ordered: tuple[gs.Node, ...], maker: LinearOperator) -> str:
         ]
         names[id(node.outputs[0])] = f"v{len(lines)}"
         lines.append(f"{node.op}({', '.join(inputs)}) {sorted(node.attrs.items())}")
-    return "; ".join(lines)
+    return tuple(ordered), "; ".join(lines)

@@ -8,20 +8,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from ..execution.rows import Rows, value_rows, window_rows
+from ..graph.arrays import Array, Float32, Float64
 from ..graph.program import Program, is_standard
-from ..structure.windows import TransposedWindow, Window, transposed_window_of, window_of
+from ..structure.channel_removal import bias_slot
+from ..structure.windows import Window, transposed_window_of, window_of
 from .regression import Affine
-
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -199,15 +196,13 @@ class Conv(LinearOperator):
         return (fan_out, fan_in // math.prod(kernel), *kernel)
 
 
-class ConvTranspose(LinearOperator):
+class ConvTranspose(Conv):
     """A transposed convolution of one or two axes; W [inputs, outputs / groups, *kernel].
 
     Output o reads the taps k with (o + pad - k dilation) divisible by the stride, and only those:
     in its row the others are zero, so that one least-squares problem holds the outputs of all
     phases.
     """
-
-    channels_last = False
 
     @classmethod
     def of(
@@ -229,16 +224,11 @@ class ConvTranspose(LinearOperator):
         """Output channels."""
         return int(self.weight.shape[1]) * self.groups
 
-    @property
-    def window(self) -> TransposedWindow:
-        """How it slides."""
+    def window(self, spatial: tuple[int, ...]) -> Window:
+        """How it slides, whatever the size; zero at taps that an output does not read."""
         window = transposed_window_of(self.node, self.receptive_field[1:])
         assert window is not None
         return window
-
-    def rows(self, x: Array, positions: Rows) -> Float32:
-        """What x gives to each output, by tap; zero at taps that the output does not read."""
-        return window_rows(x, positions, self.window, self.groups)
 
     def _matrices(self, weight: Float64) -> Float64:
         inputs, outputs = weight.shape[:2]
@@ -318,16 +308,8 @@ class MatMul(Gemm):
         """The node as a product, with the Add of a constant where that alone reads it."""
         if len(weight.shape) != 2:
             return None
-        readers = node.outputs[0].outputs
-        if len(readers) == 1 and readers[0].op == "Add":
-            for constant in readers[0].inputs:
-                if (
-                    isinstance(constant, gs.Constant)
-                    and math.prod(constant.shape) == weight.shape[1]
-                    and constant.shape[-1:] == type(constant.shape)([weight.shape[1]])
-                ):
-                    return cls(node, weight, constant, readers[0])
-        return cls(node, weight, None)
+        slot = bias_slot(node)
+        return cls(node, weight, slot.constant, slot.node) if slot else cls(node, weight, None)
 
     @property
     def fits_bias(self) -> bool:

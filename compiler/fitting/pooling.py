@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..graph.arrays import Int64
 from ..graph.program import Program
 from .hidden_layers import HiddenLayer
 from .operators import LinearOperator, linear_operator
@@ -95,7 +95,7 @@ class Pool:
         self.layer.reader.resized(program, fan_in=self.columns)
         self._shape(width)
 
-    def narrow(self, program: Program, kept: NDArray[np.int64]) -> LinearOperator:
+    def narrow(self, program: Program, kept: Int64) -> LinearOperator:
         """Leave only the units `kept` in the layer. Returns the reader, its weights still zero."""
         maker = linear_operator(self.layer.maker.node)
         assert maker is not None

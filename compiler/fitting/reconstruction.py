@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from ..execution.rows import value_rows
+from ..graph.arrays import Array, Float32
 from ..graph.program import Program, node_inputs
 from .operators import LinearOperator, linear_operator
 from .pooling import Pool
@@ -24,8 +23,6 @@ from .reference import Reference, row_count
 from .regression import RIDGE, Affine, Problem, fit, products_in_threads
 from .unit_choice import columns_of, select_units
 from .walk import Walk
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ class Target:
     pool: Pool | None = None
 
 
+@products_in_threads()
 def reconstruct(
     program: Program,
     operators: Sequence[tuple[LinearOperator, Target]],
@@ -56,16 +54,6 @@ def reconstruct(
     be held while walking. Operators whose rows do not belong to frames keep their weights.
     Returns those that were fitted.
     """
-    with products_in_threads():
-        return _reconstructed(program, operators, reference, outputs)
-
-
-def _reconstructed(
-    program: Program,
-    operators: Sequence[tuple[LinearOperator, Target]],
-    reference: Reference,
-    outputs: Sequence[str],
-) -> list[LinearOperator]:
     fitted: list[LinearOperator] = []
     pools = {id(t.pool.layer.maker.node): t.pool for _, t in operators if t.pool is not None}
     reference.collect(_wanted(operators, pools, reference))
@@ -96,8 +84,8 @@ def _reconstructed(
 def gathered(walk: Walk, reference: Reference, operator: LinearOperator, target: Target) -> Problem:
     """The operator's rows, once the walk has come to what it reads."""
     positions = reference.positions(target.value)
-    inputs: list[NDArray[np.float32]] = []
-    others: list[NDArray[np.float32]] = []
+    inputs: list[Float32] = []
+    others: list[Float32] = []
 
     def visit(start: int, count: int, arrays: dict[str, Array]) -> None:
         picked = positions[start : start + count]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..execution.executable import Activations, Executable
-from ..execution.feeds import FrameSet
+from ..execution.feeds import FrameSet, run_on
 from ..execution.rows import Rows, positions_per_frame, sample_positions, value_rows
+from ..graph.arrays import Float32
 from ..graph.program import Program
 from .operators import LinearOperator
 from .regression import RIDGE
@@ -19,7 +19,6 @@ from .regression import RIDGE
 # is kept takes more: 60 for 20 won 0.3 points for resnet20 -> resnet44 at a third of the depth, 120
 # for 60 leave 3 % less error in networks with blocks out.
 ROWS_PER_UNKNOWN = 120
-SEARCH_ROWS_PER_UNKNOWN = 16
 MIN_ROWS = 4096
 # Bytes one problem's rows may take; bites above about 2 000 inputs per unknown.
 ROWS_NBYTES = 384 << 20
@@ -82,21 +81,17 @@ class Reference:
         names = sorted(missing)
         self._rows.keep_only(set(self._rows.names()) - set(names))
         segment = Executable(self.program, None, names)
-        start = 0
-        for feeds in self.frames.batches(segment.inputs):
-            arrays = segment(feeds)
-            count = len(next(iter(feeds.values())))
-            for name, array in zip(names, arrays):
+        for batch, arrays in run_on(self.frames, segment):
+            for name, array in arrays.items():
                 rows, channels_last = missing[name]
-                size = positions_per_frame(array, count, channels_last)
+                size = positions_per_frame(array, batch.stop - batch.start, channels_last)
                 self._wanted[name] = rows
-                if start and self._sizes[name] != size:
+                if batch.start and self._sizes[name] != size:
                     size = None
                 self._sizes[name] = size
                 if size is not None:
-                    positions = self.positions(name)[start : start + count]
+                    positions = self.positions(name)[batch]
                     self._rows.append(name, value_rows(array, positions, channels_last))
-            start += count
 
     def has(self, value: str) -> bool:
         """Whether the collected value has rows that belong to frames."""
@@ -111,7 +106,7 @@ class Reference:
             self._positions[key] = sample_positions(self.frames.count, *key, self.seed)
         return self._positions[key]
 
-    def rows(self, value: str) -> NDArray[np.float32]:
+    def rows(self, value: str) -> Float32:
         """Rows [frames * p, channels] of a collected value."""
         return np.concatenate(self._rows.batches(value))
 

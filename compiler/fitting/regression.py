@@ -16,11 +16,9 @@ from typing import Any, cast
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
+from ..graph.arrays import Array, Float32, Float64
 
 # Relative ridge: lambda = RIDGE x mean diagonal of the Gram matrix. Between 1e-4 and 1e-1 the
 # refit's result moved by less than its noise (resnet20 -> resnet44, 1 500 frames).
@@ -127,13 +125,13 @@ class Normal:
         return _apply(self.centred, solution.weight) + offset.astype(np.float32)
 
 
-def gram_matrix(x: NDArray[Any]) -> Float64:
+def gram_matrix(x: Array) -> Float64:
     """sum over rows of x x^T, x [rows, d]: float32 products, float64 sums."""
     # NumPy makes a symmetric rank-k update of it: half the work of a general product.
     return _summed(lambda rows: x[rows].T @ x[rows], *x.shape)
 
 
-def cross_matrix(x: NDArray[Any], t: NDArray[Any]) -> Float64:
+def cross_matrix(x: Array, t: Array) -> Float64:
     """sum over rows of x t^T, x [rows, d], t [rows, o]: float32 products, float64 sums."""
     return _summed(lambda rows: x[rows].T @ t[rows], *x.shape)
 

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from ..execution.executable import Executable
-from ..execution.feeds import FrameSet
+from ..execution.feeds import FrameSet, run_on
 from ..execution.rows import positions_per_frame, sample_positions, value_rows
+from ..graph.arrays import Float32, Float64
 from ..graph.program import Program
 from .operators import LinearOperator, linear_operator
 from .regression import RIDGE, Affine, Normal
-
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 # Rows per operator that a pair is judged on, and the share of them that the fit does not see.
 _ROWS = 768
@@ -122,27 +117,21 @@ def _rows(
     """Inputs and results of every operator at sampled places, by node name."""
     if not operators:
         return {}
-    inputs = {value.name for value in program.graph.inputs}
     wanted = {name: None for op in operators for name in (op.source.name, op.result.name)}
-    segment = Executable(program, None, [name for name in wanted if name not in inputs])
-    fed = list(dict.fromkeys([*segment.inputs, *(name for name in wanted if name in inputs)]))
+    segment = Executable(program, None, list(wanted))
     parts: dict[str, list[tuple[Float32, Float32]]] = {op.node.name: [] for op in operators}
-    start = 0
-    for feeds in frames.batches(fed):
-        arrays: dict[str, Array] = dict(feeds) | dict(zip(segment.outputs, segment(feeds)))
-        count = len(next(iter(feeds.values())))
+    for batch, arrays in run_on(frames, segment):
         for operator in operators:
             name = operator.node.name
             result = arrays[operator.result.name]
-            size = positions_per_frame(result, count, operator.channels_last)
+            size = positions_per_frame(result, batch.stop - batch.start, operator.channels_last)
             if size is None or name not in parts:
                 parts.pop(name, None)
                 continue
-            places = sample_positions(frames.count, size, _ROWS, seed)[start : start + count]
+            places = sample_positions(frames.count, size, _ROWS, seed)[batch]
             x = operator.rows(arrays[operator.source.name], places)
             t = value_rows(result, places, operator.channels_last)
             parts[name].append((x, t.reshape(len(x), x.shape[1], -1)))
-        start += count
     return {
         name: (np.concatenate([x for x, _ in held]), np.concatenate([t for _, t in held]))
         for name, held in parts.items()

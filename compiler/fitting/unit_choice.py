@@ -6,22 +6,20 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
-from .regression import RIDGE, ROUNDS, Float64, Problem, cross_matrix, gram_matrix
+from ..graph.arrays import Float64, Int64
+from .regression import RIDGE, ROUNDS, Problem, cross_matrix, gram_matrix
 
 # Units taken out between two rankings, as a share of those left: one by one gives the same fit.
 _STEP = 1 / 16
 
 
-def select_units(
-    problem: Problem, units: int, keep: int, start: Float64 | None = None, ridge: float = RIDGE
-) -> NDArray[np.int64]:
+def select_units(problem: Problem, units: int, keep: int, start: Float64 | None = None) -> Int64:
     """Which `keep` of the `units` in the problem's x explain what is wanted best.
 
     See `eliminate_units`. Returns sorted indices. The problem's x is centred in place.
     """
-    steps = eliminate_units(problem, units, [keep], start, ridge)
+    steps = eliminate_units(problem, units, [keep], start)
     return next((kept for kept, _ in steps), np.arange(units))
 
 
@@ -31,7 +29,7 @@ def eliminate_units(
     keeps: Sequence[int],
     start: Float64 | None = None,
     ridge: float = RIDGE,
-) -> Iterator[tuple[NDArray[np.int64], float]]:
+) -> Iterator[tuple[Int64, float]]:
     """The units that are left, and by how much the squared error rose, at each of `keeps`.
 
     Backward elimination from the least-squares fit on all units: the unit goes whose removal
@@ -82,6 +80,6 @@ def eliminate_units(
         yield left, risen
 
 
-def columns_of(units: NDArray[np.int64], taps: int) -> NDArray[np.int64]:
+def columns_of(units: Int64, taps: int) -> Int64:
     """The columns that belong to some units, `taps` to each."""
     return (units[:, None] * taps + np.arange(taps)).reshape(-1)

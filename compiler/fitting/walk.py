@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..execution.executable import Activations, Executable
 from ..execution.feeds import FrameSet
+from ..graph.arrays import Array, Int64
 from ..graph.program import Program, node_inputs
 
-Array = NDArray[Any]
 Visit = Callable[[int, int, dict[str, Array]], None]
 
 
@@ -36,47 +32,40 @@ class Walk:
         """Run up to the values `stops`; `visit(first frame, frames, {value: array})` per batch."""
         values = self.program.values()
         wanted = [name for name in dict.fromkeys(stops) if name not in self._held]
-        graph_inputs = {value.name for value in self.program.graph.inputs}
-        compute = [name for name in wanted if name not in graph_inputs]
+        graph_inputs = self.program.input_names
         held = self._held.names()
-        nodes = self.program.needed_nodes([values[name] for name in compute], stop=held)
+        nodes = self.program.needed_nodes([values[name] for name in wanted], stop=held)
         self._done |= {id(node) for node in nodes}
         produced = {tensor.name for node in nodes for tensor in node.outputs}
         live = self._live()
-        kept = sorted((produced & live) - set(compute))
-        segment = Executable(self.program, held, compute + kept) if compute + kept else None
-        from_frames = [
-            name
-            for name in dict.fromkeys([*(segment.inputs if segment else ()), *wanted])
-            if name in graph_inputs
-        ]
+        segment = Executable(self.program, held, wanted + sorted((produced & live) - set(wanted)))
+        from_frames = [name for name in segment.inputs if name in graph_inputs]
         start = 0
         batches: Iterable[dict[str, Array]] = (
             self.frames.batches(from_frames)
             if from_frames or not held
-            else [{} for _ in range(self._held.batch_count(held[0]))]
+            else [{} for _ in self._held.batches(held[0])]
         )
         for index, feeds in enumerate(batches):
             arrays = dict(feeds)
-            if segment is not None:
-                for name in segment.inputs:
-                    if name not in arrays:
-                        arrays[name] = self._held.batch(name, index)
-                arrays |= dict(zip(segment.outputs, segment(arrays)))
+            for name in segment.inputs:
+                if name not in arrays:
+                    arrays[name] = self._held.batches(name)[index]
+            arrays |= dict(zip(segment.outputs, segment(arrays)))
             shown = {
-                name: arrays[name] if name in arrays else self._held.batch(name, index)
+                name: arrays[name] if name in arrays else self._held.batches(name)[index]
                 for name in stops
             }
             if index == len(self._counts):
                 self._counts.append(len(next(iter(feeds.values()))))
             visit(start, self._counts[index], shown)
             start += self._counts[index]
-            for name in (*kept, *compute):
-                if name in live:
+            for name in segment.outputs:
+                if name in live and name not in graph_inputs:
                     self._held.append(name, arrays[name])
         self._held.keep_only(live)
 
-    def keep_channels(self, value: str, kept: NDArray[np.int64], axis: int) -> None:
+    def keep_channels(self, value: str, kept: Int64, axis: int) -> None:
         """Leave only some channels of a value that was stopped at, if later nodes need it."""
         if value in self._held:
             self._held.keep_channels(value, kept, axis)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -22,7 +22,6 @@ from ..errors import DataError
 from ..units import format_bytes
 
 Array = NDArray[Any]
-Header = tuple[tuple[int, ...], bool, np.dtype[Any], int]  # shape, fortran order, dtype, nbytes
 
 # All arrays of one load that are decompressed (or small enough to be read whole) are held in
 # memory; an uncompressed array is mapped from disk and does not count.
@@ -97,6 +96,23 @@ class StoredArray:
         return cls(where, array.shape, array.dtype, lambda: array)
 
 
+class _Header(NamedTuple):
+    """What a .npy header says, and at which byte the data begins."""
+
+    where: str
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def stored(self, read: Callable[[], Array]) -> StoredArray:
+        return StoredArray(self.where, self.shape, self.dtype, read)
+
+
 def read_npy(path: Path, allowance: Allowance) -> StoredArray:
     """The array of a .npy file; only its header has been read.
 
@@ -105,20 +121,17 @@ def read_npy(path: Path, allowance: Allowance) -> StoredArray:
     where = str(path)
     size = _size(path)
     with _opened(path) as file:
-        shape, fortran, dtype, offset = _header(file, where, size)
-    nbytes = math.prod(shape) * dtype.itemsize
-    if offset + nbytes > size:
-        raise _truncated(where, shape, dtype, size - offset)
+        header = _header(file, where, size)
 
     def read() -> Array:
-        if nbytes >= _MAP_FROM_NBYTES:
-            return _mapped(path, where, dtype, offset, shape, fortran)
-        allowance.take(nbytes, where)
+        if header.nbytes >= _MAP_FROM_NBYTES:
+            return _mapped(path, header)
+        allowance.take(header.nbytes, where)
         with _opened(path) as file:
-            file.seek(offset)
-            return _filled(file, where, shape, fortran, dtype)
+            file.seek(header.offset)
+            return _filled(file, header)
 
-    return StoredArray(where, shape, dtype, read)
+    return header.stored(read)
 
 
 def read_npz(path: Path, allowance: Allowance) -> dict[str, StoredArray]:
@@ -178,30 +191,20 @@ def _member(
 ) -> StoredArray:
     where = f"array '{key}' of {path}"
     with archive.open(info) as stream:
-        shape, fortran, dtype, offset = _header(stream, where, info.file_size)
-    nbytes = math.prod(shape) * dtype.itemsize
-    if offset + nbytes > info.file_size:
-        raise _truncated(where, shape, dtype, info.file_size - offset)
-    stored = info.compress_type == zipfile.ZIP_STORED
-    if stored and nbytes >= _MAP_FROM_NBYTES:
-        start = _data_start(path, info)
-        return StoredArray(
-            where,
-            shape,
-            dtype,
-            partial(_mapped, path, where, dtype, start + offset, shape, fortran),
-        )
+        header = _header(stream, where, info.file_size)
+    if info.compress_type == zipfile.ZIP_STORED and header.nbytes >= _MAP_FROM_NBYTES:
+        return header.stored(partial(_mapped, path, header, _data_start(path, info)))
 
     def read() -> Array:
-        allowance.take(nbytes, where)
+        allowance.take(header.nbytes, where)
         try:
             with zipfile.ZipFile(path) as archive, archive.open(info.filename) as stream:
-                stream.read(offset)
-                return _filled(stream, where, shape, fortran, dtype)
+                stream.read(header.offset)
+                return _filled(stream, header)
         except _ZIP_FAULTS as error:
             raise _damaged(where, error) from error
 
-    return StoredArray(where, shape, dtype, read)
+    return header.stored(read)
 
 
 def _data_start(path: Path, info: zipfile.ZipInfo) -> int:
@@ -212,7 +215,8 @@ def _data_start(path: Path, info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL_HEADER_NBYTES + name_nbytes + extra_nbytes
 
 
-def _header(stream: IO[bytes], where: str, size: int) -> Header:
+def _header(stream: IO[bytes], where: str, size: int) -> _Header:
+    """The header of `size` bytes of .npy format, which have to hold the data, too."""
     start = stream.read(8)
     if start[:6] != _MAGIC:
         _refuse_pickle(start, where)
@@ -245,41 +249,33 @@ def _header(stream: IO[bytes], where: str, size: int) -> Header:
         )
     if any(extent < 0 for extent in shape) or len(shape) > _MAX_DIMENSIONS:
         raise DataError(f"{where} has a damaged header (shape {shape})", "copy or save it again")
-    return tuple(shape), fortran, dtype, 8 + length_nbytes + nbytes
+    header = _Header(where, tuple(shape), fortran, dtype, 8 + length_nbytes + nbytes)
+    if header.offset + header.nbytes > size:
+        raise _truncated(header, size - header.offset)
+    return header
 
 
-def _filled(
-    stream: IO[bytes], where: str, shape: tuple[int, ...], fortran: bool, dtype: np.dtype[Any]
-) -> Array:
-    nbytes = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(nbytes, dtype=np.uint8)
+def _filled(stream: IO[bytes], header: _Header) -> Array:
+    buffer = np.empty(header.nbytes, dtype=np.uint8)
     done = 0
-    while done < nbytes:
-        chunk = stream.read(min(_CHUNK_NBYTES, nbytes - done))
+    while done < header.nbytes:
+        chunk = stream.read(min(_CHUNK_NBYTES, header.nbytes - done))
         if not chunk:
-            raise _truncated(where, shape, dtype, done)
+            raise _truncated(header, done)
         buffer[done : done + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
         done += len(chunk)
     stream.read(1)  # reaching the end of an archive member is what checks its CRC
-    flat = buffer.view(dtype)
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    flat = buffer.view(header.dtype)
+    return flat.reshape(header.shape[::-1]).T if header.fortran else flat.reshape(header.shape)
 
 
 # A mapped archive member's CRC is not checked: that would read the whole file once more.
-def _mapped(
-    path: Path,
-    where: str,
-    dtype: np.dtype[Any],
-    offset: int,
-    shape: tuple[int, ...],
-    fortran: bool,
-) -> Array:
+def _mapped(path: Path, header: _Header, start: int = 0) -> Array:
+    order, offset = "F" if header.fortran else "C", start + header.offset
     try:
-        return np.memmap(
-            path, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C"
-        )
+        return np.memmap(path, header.dtype, "r", offset, header.shape, order)
     except (OSError, ValueError) as error:
-        raise _damaged(where, error) from error
+        raise _damaged(header.where, error) from error
 
 
 def _size(path: Path) -> int:
@@ -313,10 +309,10 @@ def _refuse_pickle(start: bytes, where: str) -> None:
         )
 
 
-def _truncated(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], held: int) -> DataError:
+def _truncated(header: _Header, held: int) -> DataError:
     return DataError(
-        f"{where} is truncated: {dtype} {list(shape)} needs "
-        f"{math.prod(shape) * dtype.itemsize} bytes, and {max(held, 0)} are there",
+        f"{header.where} is truncated: {header.dtype} {list(header.shape)} needs "
+        f"{header.nbytes} bytes, and {max(held, 0)} are there",
         "copy or save it again",
     )
 

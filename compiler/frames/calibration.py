@@ -18,25 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
-from .array_files import MAX_DECODED_NBYTES, Allowance, Array, StoredArray
+from .array_files import Allowance, Array, StoredArray
 from .images import ImageArray, ImageFolder, ImageSource
-from .matching import ArraySource, Matcher, opened
+from .matching import ArraySource, FrameSource, Matcher, opened
 from .preprocessing import Preprocessing
-from .sets import NAMELESS, FrameSource, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
-from .splits import MIN_FIT_FRAMES, all_held_out, split
-
-__all__ = [
-    "MAX_DECODED_NBYTES",
-    "MIN_FIT_FRAMES",
-    "FrameOptions",
-    "FrameSource",
-    "Frames",
-    "InputRef",
-    "InputSpec",
-    "Preprocessing",
-    "load_frames",
-    "load_labels",
-]
+from .sets import NAMELESS, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
+from .splits import split
 
 Calibration = (
     str | Path | Array | Mapping[str, str | Path] | Mapping[str, Array | Mapping[str, Array]]
@@ -113,7 +100,7 @@ class Frames:
         """sha256 (hex) of all rows, the streams and the split: equal frames, equal fingerprint."""
         state = hashlib.sha256(repr((self.streams, sorted(self.sources))).encode())
         for ref in sorted(self.sources):
-            state.update(self.sources[ref].digest().encode())
+            state.update(self.sources[ref].digest.encode())
         for part in (part for parts in self.splits for part in parts):
             state.update(len(part).to_bytes(8, "little") + part.astype("<i8").tobytes())
         return state.hexdigest()
@@ -125,7 +112,7 @@ class Frames:
         by_content = len(set(identities.values())) > 1 and len({m for m, _ in members}) > 1
         groups: list[tuple[object, list[InputRef]]] = []
         for ref in members:
-            key = self.sources[ref].digest() if by_content else identities[ref]
+            key = self.sources[ref].digest if by_content else identities[ref]
             for known, group in groups:
                 if known == key and all(model != ref[0] for model, _ in group):
                     group.append(ref)
@@ -203,10 +190,7 @@ def load_frames(
         count = _common_count(models, sources)
         unit = math.lcm(*(_batch(model, specs[model]) or 1 for model in models))
         where = sources[models[0], specs[models[0]][0].name].description
-        if options.held_out is None:
-            splits.append(all_held_out(count, unit, options.seed, options.limit, where))
-        else:
-            splits.append(split(count, unit, options.seed, options.held_out, options.limit, where))
+        splits.append(split(count, unit, options.seed, options.held_out, options.limit, where))
     return Frames(
         sources, tuple(tuple(models) for models in streams.values()), specs, tuple(splits)
     )
@@ -335,7 +319,7 @@ def _held(source: FrameSource) -> tuple[int, ...]:
     """The objects in memory that a source takes its rows from."""
     if isinstance(source, ArraySource):
         return tuple(id(piece.array) for piece in source.pieces)
-    images = source.images if isinstance(source, ImageSource) else source
+    images = source.images
     return (id(images.array if isinstance(images, ImageArray) else images),)
 
 
@@ -348,7 +332,7 @@ def _identity(source: FrameSource) -> object:
 def _frame_shape(source: FrameSource) -> object:
     if isinstance(source, ArraySource):
         return source.frame_shape
-    return source.preprocessing if isinstance(source, ImageSource) else None
+    return source.preprocessing
 
 
 def _batch(model: str, specs: Sequence[InputSpec]) -> int | None:

@@ -6,9 +6,10 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,33 +27,13 @@ _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "Y
 _CHUNK_NBYTES = 1 << 24
 
 
-class Images(Protocol):
-    """Decoded images by index."""
-
-    @property
-    def where(self) -> str:
-        """Where the images are, in words."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def pixels(self, rows: Rows, recipe: Preprocessing) -> NDArray[np.uint8]:
-        """uint8 [n, height, width, channels] in the size and colour order of `recipe`."""
-        ...
-
-    def content(self) -> Iterator[bytes]:
-        """What the images are made of, for a digest."""
-        ...
-
-
 @dataclass(frozen=True)
 class ImageSource:
     """A source whose rows are images put through a resolved preprocessing when asked for."""
 
-    images: Images
+    images: ImageFolder | ImageArray
     preprocessing: Preprocessing
     dtype: np.dtype[Any]
-    _digest: list[str] = field(default_factory=list[str], repr=False, compare=False)
 
     @property
     def description(self) -> str:
@@ -68,14 +49,13 @@ class ImageSource:
         """Rows [n, ...] as the model's input takes them. Raises DataError for a damaged image."""
         return self.preprocessing.apply(self.images.pixels(indices, self.preprocessing), self.dtype)
 
+    @cached_property
     def digest(self) -> str:
         """sha256 of the images' content, the preprocessing and the dtype."""
-        if not self._digest:
-            state = hashlib.sha256(f"images {self.preprocessing!r} {self.dtype}".encode())
-            for chunk in self.images.content():
-                state.update(chunk)
-            self._digest.append(state.hexdigest())
-        return self._digest[0]
+        state = hashlib.sha256(f"images {self.preprocessing!r} {self.dtype}".encode())
+        for chunk in self.images.content():
+            state.update(chunk)
+        return state.hexdigest()
 
 
 class ImageFolder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from ..errors import DataError
 from .array_files import Array, StoredArray
 from .images import ImageArray, ImageFolder, ImageSource
 from .preprocessing import Preprocessing, ask_for
-from .sets import NAMELESS, FrameSource, ImageFiles, InputSpec, Rows, Table, described
+from .sets import NAMELESS, ImageFiles, InputSpec, Rows, Table, described
 
 _CHUNK_NBYTES = 1 << 24
 
@@ -28,7 +28,6 @@ class ArraySource:
     where: str
     pieces: tuple[StoredArray, ...]
     spec: InputSpec
-    _digest: list[str] = field(default_factory=list[str], repr=False, compare=False)
 
     @property
     def description(self) -> str:
@@ -66,15 +65,14 @@ class ArraySource:
             made[here] = self.arrays[piece][indices[here] - self._starts[piece]]
         return made
 
+    @cached_property
     def digest(self) -> str:
         """sha256 of the rows as the input takes them."""
-        if not self._digest:
-            spec = described(self.spec.dtype, (len(self), *self.frame_shape))
-            state = hashlib.sha256(f"rows {spec}".encode())
-            for _, _, chunk in self._chunks():
-                state.update(np.ascontiguousarray(chunk, dtype=self.spec.dtype).tobytes())
-            self._digest.append(state.hexdigest())
-        return self._digest[0]
+        spec = described(self.spec.dtype, (len(self), *self.frame_shape))
+        state = hashlib.sha256(f"rows {spec}".encode())
+        for _, _, chunk in self._chunks():
+            state.update(np.ascontiguousarray(chunk, dtype=self.spec.dtype).tobytes())
+        return state.hexdigest()
 
     def check(self) -> None:
         """Raise DataError, naming file, array and first frame, for values the input can't take.
@@ -96,6 +94,10 @@ class ArraySource:
             step = max(1, _CHUNK_NBYTES // max(1, array[:1].nbytes))
             for start in range(0, len(array), step):
                 yield piece, start, array[start : start + step]
+
+
+FrameSource = ArraySource | ImageSource
+"""The frames of one input of one model, row by row; equal digests, equal rows."""
 
 
 def _first_fault(chunk: Array, target: np.dtype[Any]) -> tuple[int, str] | None:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .array_files import Allowance, Array, StoredArray, read_npy, read_npz, unreadable
+from .array_files import Allowance, StoredArray, read_npy, read_npz, unreadable
 
 InputRef = tuple[str, str]  # (model, the input's own name)
 Rows = NDArray[np.int64]
@@ -49,27 +49,6 @@ class InputSpec:
 
     def __str__(self) -> str:
         return described(self.dtype, self.shape)
-
-
-class FrameSource(Protocol):
-    """The frames of one input of one model, row by row."""
-
-    @property
-    def description(self) -> str:
-        """Where the frames come from, in words."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
-
-    def rows(self, indices: Rows) -> Array:
-        """Rows [n, ...] exactly as the model's input takes them. Raises DataError."""
-        ...
-
-    def digest(self) -> str:
-        """sha256 (hex) of what `rows` gives: equal digests, equal rows."""
-        ...
 
 
 @dataclass(frozen=True)

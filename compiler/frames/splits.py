@@ -12,43 +12,25 @@ MIN_FIT_FRAMES = 16
 
 
 def split(
-    count: int, unit: int, seed: int, share: float, limit: int | None, where: str
+    count: int, unit: int, seed: int, share: float | None, limit: int | None, where: str
 ) -> tuple[Rows, Rows]:
     """Rows to fit on in random order, and rows held out, both in whole blocks of `unit` rows.
 
-    Of `count` rows at most `limit` are drawn by `seed`; about `share` of them are held out.
-    Raises DataError, naming `where`, when MIN_FIT_FRAMES and one block held out do not fit in.
+    Of `count` rows at most `limit` are drawn by `seed`; about `share` of them are held out, or all
+    of them, in order, where it is None. Raises DataError, naming `where`, when MIN_FIT_FRAMES (none
+    where all are held out) and one block held out do not fit in.
     """
-    least = -(-MIN_FIT_FRAMES // unit)
+    blocks = np.random.default_rng(seed).permutation(count // unit).astype(np.int64)
+    blocks = blocks if limit is None else blocks[: limit // unit]
+    least = 0 if share is None else -(-MIN_FIT_FRAMES // unit)
     needed = (least + 1) * unit
-    blocks = _drawn(count, unit, seed, limit)
     if len(blocks) < least + 1:
-        raise _too_few(
-            count,
-            limit,
-            unit,
-            f"{needed} ({least * unit} to fit on, {unit} held out)",
-            needed,
-            where,
-        )
+        parts = f" ({least * unit} to fit on, {unit} held out)" if least else ""
+        raise _too_few(count, limit, unit, f"{needed}{parts}", needed, where)
+    if share is None:
+        return _rows(blocks[:0], unit), _rows(np.sort(blocks), unit)
     held_out = min(max(round(share * len(blocks)), 1), len(blocks) - least)
     return _rows(blocks[held_out:], unit), _rows(blocks[:held_out], unit)
-
-
-def all_held_out(
-    count: int, unit: int, seed: int, limit: int | None, where: str
-) -> tuple[Rows, Rows]:
-    """No rows to fit on, and all (at most `limit`, drawn by `seed`) in order. Raises DataError."""
-    blocks = np.sort(_drawn(count, unit, seed, limit))
-    if not len(blocks):
-        raise _too_few(count, limit, unit, str(unit), unit, where)
-    return _rows(blocks[:0], unit), _rows(blocks, unit)
-
-
-def _drawn(count: int, unit: int, seed: int, limit: int | None) -> Rows:
-    """Numbers of the blocks of `unit` rows in use, in random order."""
-    blocks = np.random.default_rng(seed).permutation(count // unit).astype(np.int64)
-    return blocks if limit is None else blocks[: limit // unit]
 
 
 def _rows(blocks: Rows, unit: int) -> Rows:

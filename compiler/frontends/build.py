@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from ..graph.arrays import Array
 from ..graph.export import GRAPH_KEY
 from ..graph.opaque import LocalFunction, NonTensorValue
-from ..graph.program import Model, Note, Program, Source, qualified
+from ..graph.program import Model, Note, Program, Source, free_name, qualified
 from .prepare import all_nodes
 
-Array = NDArray[Any]
 Scope = dict[str, gs.Tensor]
 
 
@@ -45,7 +44,6 @@ def build(proto: onnx.ModelProto, weights: dict[str, Array], name: str, source: 
         {v.name: value.name for v, value in zip(proto.graph.output, graph.outputs)},
         metadata,
         proto.doc_string,
-        f"{proto.producer_name} {proto.producer_version}".strip(),
     )
     return Program(graph, {name: model}, builder.metadata, builder.docs, builder.notes)
 
@@ -126,14 +124,9 @@ class GraphBuilder:
             return self.graph(proto.g, {}, {**outer, **scope})
         if proto.type == kind.TENSOR:
             return gs.Constant(proto.t.name, numpy_helper.to_array(proto.t))
-        if proto.type == kind.INT:
-            return proto.i
-        if proto.type == kind.FLOAT:
-            return proto.f
-        if proto.type == kind.INTS:
-            return list(proto.ints)
-        if proto.type == kind.FLOATS and proto.floats:
-            return list(proto.floats)
+        numbers = proto.type in (kind.INT, kind.FLOAT, kind.INTS)
+        if numbers or (proto.type == kind.FLOATS and proto.floats):
+            return helper.get_attribute_value(proto)
         try:
             if proto.type == kind.STRING:
                 return proto.s.decode()
@@ -188,9 +181,7 @@ class GraphBuilder:
 
     def free(self, wanted: str) -> str:
         """`wanted`, or with a number behind it if a value or node is called so."""
-        name, suffix = wanted, 2
-        while name in self.names:
-            name, suffix = f"{wanted}_{suffix}", suffix + 1
+        name = free_name(wanted, self.names)
         self.names.add(name)
         return name
 

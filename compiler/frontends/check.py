@@ -77,14 +77,11 @@ def check_weights(program: Program, where: str) -> None:
         for piece in chunks(array):
             if bool(np.isfinite(piece).all()):
                 continue
-            if bool(np.isnan(piece).any()):
+            nan = bool(np.isnan(piece).any())
+            if nan or key in linear:
                 raise ModelError(
-                    f"weight '{own_name(constant.name)}' of {where} holds NaN",
-                    "the model is broken; export it again from a good checkpoint",
-                )
-            if key in linear:
-                raise ModelError(
-                    f"weight '{own_name(constant.name)}' of {where} holds infinity",
+                    f"weight '{own_name(constant.name)}' of {where} holds "
+                    + ("NaN" if nan else "infinity"),
                     "the model is broken; export it again from a good checkpoint",
                 )
 
@@ -101,18 +98,15 @@ def check_runs(program: Program, where: str) -> None:
     if not domains - functions <= KNOWN_DOMAINS:
         return
     message = _refusal(to_proto(program, light_elements=LIGHT_ELEMENTS))
-    if message is not None and _weights_nbytes(program) < _WHOLE_NBYTES:
-        message = _refusal(to_proto(program))
+    if message is not None:
+        nbytes = sum(map(nbytes_of, program.weights().values()))
+        message = _refusal(to_proto(program)) if nbytes < _WHOLE_NBYTES else message
     if message is not None:
         raise ModelError(
             f"ONNX Runtime cannot run {where}: {message}",
             "a model that ONNX Runtime loads can be compiled; operators of your own, in a domain "
             "of their own, are left as they are",
         )
-
-
-def _weights_nbytes(program: Program) -> int:
-    return sum(nbytes_of(weight) for weight in program.weights().values())
 
 
 def _refusal(proto: onnx.ModelProto) -> str | None:

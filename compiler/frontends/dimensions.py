@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
 from ..errors import ModelError
-from ..graph.program import Dimension, Program
+from ..graph.program import Dimension, Program, free_name
 
 Symbol = tuple[int, str]  # place of the program, name of the dimension
 
@@ -33,25 +33,21 @@ def unify_dimensions(programs: Sequence[Program], groups: Sequence[Sequence[gs.V
             ]
             for key in keys[1:]:
                 classes.unite(keys[0], key)
-    symbols: dict[Symbol, None] = {}
-    for place, program in enumerate(programs):
-        for value in _values(program.graph):
-            for dim in value.shape or ():
-                if isinstance(dim, str):
-                    symbols[place, dim] = None
     names: dict[Symbol | int, Dimension] = {}
     taken: set[str] = set()
-    for symbol in symbols:
-        leader = classes.find(symbol)
+
+    def renamed(place: int, dim: Dimension) -> Dimension:
+        if not isinstance(dim, str):
+            return dim
+        leader = classes.find((place, dim))
         if leader not in names:
             names[leader] = leader if isinstance(leader, int) else _free(leader, programs, taken)
+        return names[leader]
+
     for place, program in enumerate(programs):
         for value in _values(program.graph):
             if value.shape is not None:
-                value.shape = [
-                    names[classes.find((place, dim))] if isinstance(dim, str) else dim
-                    for dim in value.shape
-                ]
+                value.shape = [renamed(place, dim) for dim in value.shape]
     for group in groups:
         _agree(group)
 
@@ -59,10 +55,7 @@ def unify_dimensions(programs: Sequence[Program], groups: Sequence[Sequence[gs.V
 def _free(symbol: Symbol, programs: Sequence[Program], taken: set[str]) -> str:
     place, name = symbol
     if name in taken:
-        wanted = name = f"{next(iter(programs[place].models))}.{name}"
-        suffix = 2
-        while name in taken:
-            name, suffix = f"{wanted}_{suffix}", suffix + 1
+        name = free_name(f"{next(iter(programs[place].models))}.{name}", taken)
     taken.add(name)
     return name
 
@@ -76,19 +69,13 @@ def _agree(group: Sequence[gs.Variable]) -> None:
         ]
 
 
-def _values(graph: gs.Graph) -> Iterator[gs.Variable]:
+def _values(graph: gs.Graph) -> list[gs.Variable]:
     """Every value of the graph and its bodies, once."""
-    seen: set[int] = set()
-    graphs = [graph, *graph.subgraphs(recursive=True)]
-    for tensors in (
-        tensors
-        for some in graphs
-        for tensors in (some.inputs, some.outputs, *(node.outputs for node in some.nodes))
-    ):
-        for tensor in tensors:
-            if isinstance(tensor, gs.Variable) and id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield tensor
+    found: dict[int, gs.Variable] = {}
+    for some in [graph, *graph.subgraphs(recursive=True)]:
+        for tensors in (some.inputs, some.outputs, *(node.outputs for node in some.nodes)):
+            found |= {id(t): t for t in tensors if isinstance(t, gs.Variable)}
+    return list(found.values())
 
 
 class _Classes:

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
+from ..graph.arrays import Array
 from ..graph.weights import element_nbits, stored_nbytes
 from ..units import format_bytes
-
-Array = NDArray[Any]
 
 # Below this a tensor is read: every mapping holds a file open, and small ones gain nothing.
 MAPPED_NBYTES = 2**20

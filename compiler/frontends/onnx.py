@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
 from ..errors import ModelError, UsageError
+from ..graph.arrays import Array
 from ..graph.program import SEPARATOR, Program, Source
 from .build import build
 from .check import check_proto, check_runs, check_weights
@@ -18,8 +17,6 @@ from .external_data import TensorFiles
 from .inference import add_types, with_types
 from .opset import OLDEST_OPSET, raise_opset
 from .prepare import prepare
-
-Array = NDArray[Any]
 
 
 def read_onnx(path: Path, name: str) -> Program:

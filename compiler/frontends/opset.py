@@ -61,7 +61,10 @@ def _raise_nodes(
             continue
         if node.op == "BatchNormalization":
             # Exports from training mode list running statistics that nobody reads.
-            while len(node.outputs) > 1 and _unread(node.outputs[-1], outputs):
+            while len(node.outputs) > 1:
+                last = node.outputs[-1]
+                if last.outputs or id(last) in outputs:
+                    break
                 node.outputs.pop()
         proto = helper.make_node(
             node.op,
@@ -77,10 +80,6 @@ def _raise_nodes(
         part = parts.get(id(node))
         nodes += _rebuilt(program, node, part, taken) if part and part.rewritten else [node]
     scope.nodes = nodes
-
-
-def _unread(value: gs.Tensor, outputs: set[int]) -> bool:
-    return not value.outputs and id(value) not in outputs
 
 
 def _redefined(op: str, old: int, new: int) -> bool:

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
+from ..graph.arrays import Array
 from ..graph.export import standard
+from ..graph.program import free_name
 from .external_data import TensorFiles
 
-Array = NDArray[Any]
 Names = dict[str, str]
 
 # Shape inference reads small constants (shapes, axes, scales); larger ones are weights.
@@ -128,18 +128,9 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         if node.name and node.name not in seen:
             seen.add(node.name)
             continue
-        wanted = node.name or f"{node.op_type}_{index}"
-        node.name = _free(wanted, taken, first=2 if node.name or wanted in taken else None)
+        node.name = free_name(node.name or f"{node.op_type}_{index}", taken)
         taken.add(node.name)
         seen.add(node.name)
-
-
-def _free(wanted: str, taken: set[str], first: int | None = None) -> str:
-    if first is None:
-        return wanted
-    while f"{wanted}_{first}" in taken:
-        first += 1
-    return f"{wanted}_{first}"
 
 
 def _name_values(graph: onnx.GraphProto) -> None:
@@ -149,7 +140,7 @@ def _name_values(graph: onnx.GraphProto) -> None:
     def visit(body: onnx.GraphProto, outer: Names) -> None:
         names = dict(outer)
         for name in _defined(body):
-            names[name] = _free(name, taken, first=2 if name in taken else None)
+            names[name] = free_name(name, taken)
             taken.add(names[name])
         if any(old != new for old, new in names.items()):
             _rename(body, names)

@@ -39,7 +39,6 @@ def insert_adapter(
     concatenated along their channels. Kernel 0: an Identity. `by` is the pass that does it.
     Returns the node to be fitted.
     """
-    readers = list(replaced.outputs)
     name = adapter_name(link.receiver_value)
     values = program.values()
     maps = layout_of(replaced) is Layout.CHANNELS_FIRST
@@ -77,10 +76,7 @@ def insert_adapter(
     for node in nodes:
         program.notes[node.name] = Note(made_by=by, gap=link.region)
     program.notes[name] = Note(made_by=by, replaces=replaced.name, gap=link.region)
-    for reader in readers:
-        for index, tensor in enumerate(reader.inputs):
-            if tensor is replaced:
-                reader.inputs[index] = out
+    program.replace_uses(replaced, out, keep=nodes)
     return fitted
 
 

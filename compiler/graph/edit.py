@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from .arrays import Float64
 from .program import Note, Program, node_inputs
 from .weights import array_of, nbytes_of
-
-Float64 = NDArray[np.float64]
 
 
 class ChannelAffine(NamedTuple):
@@ -43,13 +41,8 @@ def remove_nodes(program: Program, nodes: Iterable[gs.Node]) -> list[int]:
             program.metadata.pop(part.name, None)
             program.notes.pop(part.name, None)
             program.docs.pop(part.name, None)
-        freed.append(
-            sum(
-                nbytes_of(tensor)
-                for tensor in read.values()
-                if isinstance(tensor, gs.Constant) and not tensor.outputs
-            )
-        )
+        unread = [t for t in read.values() if isinstance(t, gs.Constant) and not t.outputs]
+        freed.append(sum(map(nbytes_of, unread)))
     gone = {id(node) for node in removed}
     program.graph.nodes = [node for node in program.graph.nodes if id(node) not in gone]
     return freed

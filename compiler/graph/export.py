@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelError
 from .opaque import LocalFunction, NonTensorValue
-from .program import Model, Program, node_inputs
+from .program import Model, Program, constants_of, node_inputs
 from .weights import array_of, byte_chunks, element_type, nbytes_of
 
 # Node metadata needs IR 10; runtimes on devices lag behind, so newer only if an opset needs it.
@@ -31,25 +32,16 @@ def to_proto(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     light_elements: int | None = None,
+    data: DataFile | None = None,
 ) -> onnx.ModelProto:
     """The program as ONNX: all of it, or what computes `outputs` from `inputs` (value names).
 
     Of a part, graph inputs that it needs besides `inputs` are added after them. Only the
     constants and local functions that are needed are included. Nodes carry the program's
     metadata and docs. With `light_elements`, constants of more elements become graph inputs, so
-    that types can be inferred without the weights.
+    that types can be inferred without the weights; with `data`, large ones go there.
     Raises ModelError if there is no value of a given name.
     """
-    return _exported(program, inputs, outputs, light_elements, None)
-
-
-def _exported(
-    program: Program,
-    inputs: Sequence[str] | None,
-    outputs: Sequence[str] | None,
-    light_elements: int | None,
-    data: DataFile | None,
-) -> onnx.ModelProto:
     graph = program.graph
     whole = inputs is None and outputs is None
     if whole:
@@ -66,8 +58,10 @@ def _exported(
         read |= {value.name for value in graph_outputs}
         graph_inputs += [v for v in graph.inputs if v.name in read and v.name not in given]
     proto = onnx.ModelProto()
-    exported = _Exporter(program, {value.name for value in graph_inputs}, light_elements, data)
-    exported.fill(proto.graph, nodes, graph_inputs, graph_outputs)
+    given = {value.name for value in graph_inputs}
+    exported = _Exporter(program, proto.graph, given, light_elements, data)
+    constants = _top_constants(nodes, graph_outputs)
+    exported.write_graph(proto.graph, nodes, graph_inputs, graph_outputs, constants, ())
     proto.graph.name = graph.name or "repsimc"
     proto.producer_name = "repsimc"
     _describe(proto, program.models.values(), whole)
@@ -102,20 +96,16 @@ def write_model(
     that can be memory-mapped; small ones stay in the model. Raises OSError if the disk is full.
     """
     path = directory / f"{stem}.onnx"
-    weights = {
-        tensor.name: nbytes_of(tensor)
-        for node in every_node(program.graph.nodes)
-        for tensor in node.inputs
-        if isinstance(tensor, gs.Constant)
-    }
-    total = sum(weights.values())
-    if total <= inline_limit_nbytes:
-        proto = _exported(program, inputs, outputs, None, None)
+    constants = constants_of(every_node(program.graph.nodes))
+    weights = {constant.name: nbytes_of(constant) for constant in constants}
+    if sum(weights.values()) <= inline_limit_nbytes:
+        proto = to_proto(program, inputs=inputs, outputs=outputs)
         path.write_bytes(proto.SerializeToString(deterministic=True))
         return [path]
     data = directory / f"{stem}.onnx.data"
     with data.open("wb") as stream:
-        proto = _exported(program, inputs, outputs, None, DataFile(stream, data.name))
+        into = DataFile(stream, data.name)
+        proto = to_proto(program, inputs=inputs, outputs=outputs, data=into)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return [path, data]
 
@@ -236,63 +226,44 @@ def _describe(proto: onnx.ModelProto, models: Iterable[Model], whole: bool) -> N
         proto.metadata_props.add(key=key, value=value)
 
 
+def _top_constants(
+    nodes: Iterable[gs.Node], outputs: Iterable[gs.Tensor]
+) -> dict[str, gs.Constant]:
+    """The constants of the top level: read there, by more than one body, or large."""
+    readers: dict[str, set[int]] = {}
+    found: dict[str, gs.Constant] = {}
+
+    def visit(scope: int, some: Iterable[gs.Node]) -> None:
+        for node in some:
+            for tensor in node.inputs:
+                if isinstance(tensor, gs.Constant):
+                    found.setdefault(tensor.name, tensor)
+                    readers.setdefault(tensor.name, set()).add(scope)
+            for body in node.subgraphs():
+                visit(id(body), body.nodes)
+
+    visit(0, nodes)
+    for tensor in outputs:
+        if isinstance(tensor, gs.Constant):
+            found[tensor.name] = tensor
+            readers[tensor.name] = {0}
+    return {
+        name: tensor
+        for name, tensor in found.items()
+        if 0 in readers[name] or len(readers[name]) > 1 or nbytes_of(tensor) > _SMALL_NBYTES
+    }
+
+
+@dataclass(frozen=True)
 class _Exporter:
-    """Writes nodes and bodies; remembers which constants were written where."""
+    """Writes nodes and bodies into the graph `top`; remembers the domains of their operators."""
 
-    def __init__(
-        self,
-        program: Program,
-        given: set[str],
-        light_elements: int | None,
-        data: DataFile | None,
-    ) -> None:
-        self.data = data
-        self.light_elements = light_elements
-        self.program = program
-        self.given = given
-        self.domains: set[str] = set()
-        self.stubs: list[gs.Constant] = []
-
-    def fill(
-        self,
-        proto: onnx.GraphProto,
-        nodes: Sequence[gs.Node],
-        inputs: Iterable[gs.Tensor],
-        outputs: Iterable[gs.Tensor],
-    ) -> None:
-        outputs = list(outputs)
-        self.write_graph(proto, nodes, inputs, outputs, self._constants(nodes, outputs), ())
-        proto.input.extend(
-            helper.make_tensor_value_info(t.name, element_type(t.dtype), t.shape)
-            for t in self.stubs
-        )
-
-    def _constants(
-        self, nodes: Sequence[gs.Node], outputs: Iterable[gs.Tensor]
-    ) -> dict[str, gs.Constant]:
-        """The constants of the top level: read there, by more than one body, or large."""
-        readers: dict[str, set[int]] = {}
-        found: dict[str, gs.Constant] = {}
-
-        def visit(scope: int, some: Iterable[gs.Node]) -> None:
-            for node in some:
-                for tensor in node.inputs:
-                    if isinstance(tensor, gs.Constant):
-                        found.setdefault(tensor.name, tensor)
-                        readers.setdefault(tensor.name, set()).add(scope)
-                for body in node.subgraphs():
-                    visit(id(body), body.nodes)
-
-        visit(0, nodes)
-        for tensor in outputs:
-            if isinstance(tensor, gs.Constant):
-                found[tensor.name] = tensor
-                readers[tensor.name] = {0}
-        return {
-            name: tensor
-            for name, tensor in found.items()
-            if 0 in readers[name] or len(readers[name]) > 1 or nbytes_of(tensor) > _SMALL_NBYTES
-        }
+    program: Program
+    top: onnx.GraphProto
+    given: set[str]
+    light_elements: int | None
+    data: DataFile | None
+    domains: set[str] = field(default_factory=set[str])
 
     def write_graph(
         self,
@@ -320,7 +291,7 @@ class _Exporter:
     def write_constant(self, proto: onnx.GraphProto, tensor: gs.Constant) -> None:
         array = array_of(tensor)
         if self.light_elements is not None and array.size > self.light_elements:
-            self.stubs.append(tensor)
+            self.top.input.append(value_info(tensor))
         elif self.data is not None and array.dtype != object and nbytes_of(tensor) > _SMALL_NBYTES:
             proto.initializer.append(self.data.append(tensor))
         else:

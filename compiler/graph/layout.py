@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Set
 from enum import Enum
 from typing import Any
 
@@ -33,22 +34,32 @@ def layout_of(value: gs.Variable) -> Layout:
     """The layout of a value of rank >= 2, told by the operators around it, else by its rank."""
     if value.shape is not None and len(value.shape) == 2:
         return Layout.CHANNELS_LAST
-    seen = {id(value)}
-    queue: list[gs.Tensor] = [value]
+    for node in nodes_around(value, _NEUTRAL):
+        if node.op in _CHANNELS_FIRST:
+            return Layout.CHANNELS_FIRST
+        if node.op in _CHANNELS_LAST:
+            return Layout.CHANNELS_LAST
+    rank = len(value.shape) if value.shape is not None else 0
+    return Layout.CHANNELS_FIRST if rank >= 4 else Layout.CHANNELS_LAST
+
+
+def nodes_around(
+    value: gs.Variable, passed: Set[str], rank: int | None = None
+) -> Iterator[gs.Node]:
+    """The nodes that make and read a value, and those behind operators in `passed`; nearest first.
+
+    With `rank` only values of that many axes are followed.
+    """
+    seen, queue = {id(value)}, list[gs.Tensor]([value])
     while queue and len(seen) < _REACH:
         tensor = queue.pop(0)
         for node in [*tensor.inputs, *tensor.outputs]:
-            if node.op in _CHANNELS_FIRST:
-                return Layout.CHANNELS_FIRST
-            if node.op in _CHANNELS_LAST:
-                return Layout.CHANNELS_LAST
-            if node.op in _NEUTRAL:
-                for near in [*node.inputs, *node.outputs]:
-                    if isinstance(near, gs.Variable) and id(near) not in seen:
-                        seen.add(id(near))
-                        queue.append(near)
-    rank = len(value.shape) if value.shape is not None else 0
-    return Layout.CHANNELS_FIRST if rank >= 4 else Layout.CHANNELS_LAST
+            yield node
+            for near in [*node.inputs, *node.outputs] if node.op in passed else ():
+                fits = rank is None or (near.shape is not None and len(near.shape) == rank)
+                if isinstance(near, gs.Variable) and fits and id(near) not in seen:
+                    seen.add(id(near))
+                    queue.append(near)
 
 
 def pre_activation(value: gs.Variable, outputs: set[str]) -> gs.Variable:

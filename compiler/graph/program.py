@@ -8,7 +8,7 @@ input that feeds several models (tied inputs) has no model prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -72,7 +72,6 @@ class Model:
     outputs: dict[str, str]
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     doc_string: str = ""
-    producer: str = ""
 
 
 @dataclass
@@ -131,12 +130,7 @@ class Program:
 
     def weights(self) -> dict[str, gs.Constant]:
         """Every constant that a node of the top-level graph reads, by name, in graph order."""
-        found: dict[str, gs.Constant] = {}
-        for node in self.graph.nodes:
-            for tensor in node.inputs:
-                if isinstance(tensor, gs.Constant):
-                    found.setdefault(tensor.name, tensor)
-        return found
+        return {constant.name: constant for constant in constants_of(self.graph.nodes)}
 
     def node(self, name: str) -> gs.Node:
         """The node of that name. Raises KeyError."""
@@ -169,10 +163,7 @@ class Program:
     def unique_name(self, wanted: str) -> str:
         """`wanted`, or `wanted_2`, `wanted_3` ... if a node or tensor is already called so."""
         taken = {node.name for node in self.graph.nodes} | set(self.graph.tensors())
-        name, suffix = wanted, 2
-        while name in taken:
-            name, suffix = f"{wanted}_{suffix}", suffix + 1
-        return name
+        return free_name(wanted, taken)
 
     def note(self, node: str) -> Note:
         """The note of a node; a node without one does its own work."""
@@ -206,12 +197,26 @@ def is_standard(node: gs.Node) -> bool:
     return node.domain in (None, "", "ai.onnx")
 
 
+def constants_of(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
+    """The constants that the nodes read, in order and once each; those of bodies are not theirs."""
+    read = (tensor for node in nodes for tensor in node.inputs)
+    return list({id(t): t for t in read if isinstance(t, gs.Constant)}.values())
+
+
 def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:
     """The tensors a node reads, those its subgraphs capture from outside included."""
     yield from (tensor for tensor in node.inputs if not tensor.is_empty())
     for body in node.subgraphs(recursive=True):
         for inner in body.nodes:
             yield from (tensor for tensor in inner.inputs if not tensor.is_empty())
+
+
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """`wanted`, or `wanted_2`, `wanted_3` ... if that is taken."""
+    name, suffix = wanted, 2
+    while name in taken:
+        name, suffix = f"{wanted}_{suffix}", suffix + 1
+    return name
 
 
 def model_of(name: str) -> str:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx import numpy_helper, printer
 
 from .export import LocalFunction
-from .program import Program
+from .program import Program, constants_of
 from .weights import array_of, digest, element_type
 
 _SHOWN_ELEMENTS = 8  # integer constants up to this size (shapes, axes) are shown with their values
@@ -42,7 +42,7 @@ def text(program: Program) -> str:
             for own, name in mapping.items():
                 found = values.get(name)
                 lines.append(f"  {kind} {own} = {declared(found) if found is not None else name}")
-    weights = _constants(graph.nodes)
+    weights = constants_of(graph.nodes)
     if weights:
         lines += ["weights", *(f"  {_weight(constant)}" for constant in weights)]
     lines += ["nodes", *_nodes(graph.nodes, 1, {id(constant) for constant in weights})]
@@ -74,15 +74,6 @@ def _type(dtype: Any, shape: Any) -> str:
     if shape is None:
         return short_type(dtype)
     return f"{short_type(dtype)}[{','.join('?' if d is None else str(d) for d in shape)}]"
-
-
-def _constants(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
-    found: dict[int, gs.Constant] = {}
-    for node in nodes:
-        for tensor in node.inputs:
-            if isinstance(tensor, gs.Constant):
-                found.setdefault(id(tensor), tensor)
-    return list(found.values())
 
 
 def _weight(constant: gs.Constant) -> str:
@@ -119,7 +110,7 @@ def _body(key: str, body: gs.Graph, depth: int, shown: set[int]) -> Iterator[str
     inputs = ", ".join(declared(value) for value in body.inputs)
     outputs = ", ".join(_operand(value) for value in body.outputs)
     yield f"{'  ' * depth}{key}({inputs}) -> ({outputs})"
-    own = [constant for constant in _constants(body.nodes) if id(constant) not in shown]
+    own = [constant for constant in constants_of(body.nodes) if id(constant) not in shown]
     yield from (f"{'  ' * (depth + 1)}{_weight(constant)}" for constant in own)
     yield from _nodes(body.nodes, depth + 1, shown | {id(constant) for constant in own})
 
@@ -148,11 +139,8 @@ def _attribute(value: Any) -> str:
     if isinstance(value, int):
         return str(int(value))
     if hasattr(value, "SerializeToString"):
-        return f"{type(value).__name__}#{_short_hash(value.SerializeToString(deterministic=True))}"
+        content = np.frombuffer(value.SerializeToString(deterministic=True), np.uint8)
+        return f"{type(value).__name__}#{digest(gs.Constant('', content))[:8]}"
     if hasattr(value, "name"):
         return f"@{value.name}"  # an attribute of the local function around
     return str(value)
-
-
-def _short_hash(content: bytes) -> str:
-    return digest(gs.Constant("", np.frombuffer(content, np.uint8)))[:8]

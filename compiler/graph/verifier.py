@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import defs, helper
 
 from ..errors import RepsimcError
+from .export import every_node
 from .program import Program, node_inputs
 from .weights import element_type
 
@@ -33,22 +34,15 @@ class VerificationError(RepsimcError):
         self.problem = problem
 
 
-class Rule(NamedTuple):
-    """A named rule; `problems` gives a sentence for every place that breaks it."""
-
-    name: str
-    problems: Callable[[_Facts], Iterator[str]]
-
-
 def verify(program: Program) -> None:
     """Returns if the program keeps every rule in `RULES`. Raises VerificationError.
 
     Later rules take for granted what earlier ones check; the first broken one is reported.
     """
     facts = _Facts.of(program)
-    for rule in RULES:
-        for problem in rule.problems(facts):
-            raise VerificationError(rule.name, problem)
+    for rule, problems in RULES.items():
+        for problem in problems(facts):
+            raise VerificationError(rule, problem)
 
 
 @dataclass(frozen=True)
@@ -59,19 +53,19 @@ class _Facts:
     outputs: list[gs.Variable]
     tensors: list[gs.Tensor]  # of the top level, once each, in graph order
 
+    @cached_property
+    def made(self) -> set[int]:
+        """The graph's inputs and what its nodes make, by id."""
+        return {id(v) for v in [*self.inputs, *(v for n in self.nodes for v in n.outputs)]}
+
     @staticmethod
     def of(program: Program) -> _Facts:
         graph = program.graph
-        found: dict[int, gs.Tensor] = {id(value): value for value in graph.inputs}
-        for node in graph.nodes:
-            for tensor in [*node.inputs, *node.outputs]:
-                if not tensor.is_empty():
-                    found.setdefault(id(tensor), tensor)
-        for value in graph.outputs:
-            found.setdefault(id(value), value)
-        return _Facts(
-            program, list(graph.nodes), list(graph.inputs), list(graph.outputs), [*found.values()]
-        )
+        inner = (t for node in graph.nodes for t in [*node.inputs, *node.outputs])
+        listed = [*graph.inputs, *(t for t in inner if not t.is_empty()), *graph.outputs]
+        tensors = list({id(tensor): tensor for tensor in listed}.values())
+        nodes, inputs, outputs = list(graph.nodes), list(graph.inputs), list(graph.outputs)
+        return _Facts(program, nodes, inputs, outputs, tensors)
 
 
 def _unique_names(facts: _Facts) -> Iterator[str]:
@@ -118,17 +112,13 @@ def _single_producer(facts: _Facts) -> Iterator[str]:
 def _links_agree(facts: _Facts) -> Iterator[str]:
     # graphsurgeon holds every edge twice; a node taken out of the graph but not unlinked would
     # count as a reader for ever and stop later rewrites.
-    present = {id(node) for node in facts.nodes}
-    for node in facts.nodes:
-        for body in node.subgraphs(recursive=True):
-            present |= {id(inner) for inner in body.nodes}
+    present = {id(node) for node in every_node(facts.nodes)}
     for tensor in facts.tensors:
-        for node in tensor.inputs:
-            if id(node) not in present:
-                yield f"'{tensor.name}' is made by node '{node.name}', which is not in the graph"
-        for node in tensor.outputs:
-            if id(node) not in present:
-                yield f"'{tensor.name}' is read by node '{node.name}', which is not in the graph"
+        for verb, nodes in (("made", tensor.inputs), ("read", tensor.outputs)):
+            for node in nodes:
+                if id(node) not in present:
+                    told = f"'{tensor.name}' is {verb} by node '{node.name}'"
+                    yield f"{told}, which is not in the graph"
     for node in facts.nodes:
         for tensor in node.inputs:
             if not any(reader is node for reader in tensor.outputs):
@@ -136,11 +126,9 @@ def _links_agree(facts: _Facts) -> Iterator[str]:
 
 
 def _no_dangling_value(facts: _Facts) -> Iterator[str]:
-    made = {id(value) for value in facts.inputs}
-    made |= {id(value) for node in facts.nodes for value in node.outputs}
     for node in facts.nodes:
         for tensor in _read_from_outside(node):
-            if isinstance(tensor, gs.Variable) and id(tensor) not in made:
+            if isinstance(tensor, gs.Variable) and id(tensor) not in facts.made:
                 yield f"node '{node.name}' reads value '{tensor.name}', which nothing computes"
 
 
@@ -164,10 +152,8 @@ def _topological_order(facts: _Facts) -> Iterator[str]:
 
 
 def _outputs_exist(facts: _Facts) -> Iterator[str]:
-    made = {id(value) for value in facts.inputs}
-    made |= {id(value) for node in facts.nodes for value in node.outputs}
     for value in facts.outputs:
-        if id(value) not in made:
+        if id(value) not in facts.made:
             yield f"graph output '{value.name}' is computed by nothing"
 
 
@@ -191,10 +177,7 @@ def _models_map_to_graph(facts: _Facts) -> Iterator[str]:
 
 
 def _metadata_for_existing_nodes(facts: _Facts) -> Iterator[str]:
-    names = {node.name for node in facts.nodes}
-    for node in facts.nodes:
-        for body in node.subgraphs(recursive=True):
-            names |= {inner.name for inner in body.nodes}
+    names = {node.name for node in every_node(facts.nodes)}
     program = facts.program
     for kind, entries in (
         ("metadata", program.metadata),
@@ -313,17 +296,18 @@ def _broadcast(shapes: list[tuple[Any, ...]]) -> bool:
     return True
 
 
-RULES: tuple[Rule, ...] = (
-    Rule("unique-names", _unique_names),
-    Rule("weights-are-constants", _weights_are_constants),
-    Rule("single-producer", _single_producer),
-    Rule("links-agree", _links_agree),
-    Rule("no-dangling-value", _no_dangling_value),
-    Rule("topological-order", _topological_order),
-    Rule("outputs-exist", _outputs_exist),
-    Rule("models-map-to-graph", _models_map_to_graph),
-    Rule("metadata-for-existing-nodes", _metadata_for_existing_nodes),
-    Rule("operators-known", _operators_known),
-    Rule("types-agree", _types_agree),
-    Rule("shapes-agree", _shapes_agree),
-)
+# By name, what gives a sentence for every place that breaks the rule.
+RULES: dict[str, Callable[[_Facts], Iterator[str]]] = {
+    "unique-names": _unique_names,
+    "weights-are-constants": _weights_are_constants,
+    "single-producer": _single_producer,
+    "links-agree": _links_agree,
+    "no-dangling-value": _no_dangling_value,
+    "topological-order": _topological_order,
+    "outputs-exist": _outputs_exist,
+    "models-map-to-graph": _models_map_to_graph,
+    "metadata-for-existing-nodes": _metadata_for_existing_nodes,
+    "operators-known": _operators_known,
+    "types-agree": _types_agree,
+    "shapes-agree": _shapes_agree,
+}

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-Array = NDArray[Any]
+from .arrays import Array
 
 # Bytes of a weight that are looked at in one go: weights may be memory-mapped and larger than RAM.
 CHUNK_NBYTES = 16 * 2**20

@@ -195,7 +195,7 @@ class ModelRuns:
         key = FeaturesKey(
             model=self.programs[name].models[name].source.sha256,
             frames=tuple(
-                (spec.name, self.frames.sources[name, spec.name].digest())
+                (spec.name, self.frames.sources[name, spec.name].digest)
                 for spec in self.frames.inputs[name]
             ),
             rows=hashlib.sha256(self._rows[name].astype("<i8").tobytes()).hexdigest(),

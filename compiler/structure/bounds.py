@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
+from .channel_groups import reduced_axes
 from .intervals import ANYTHING, MAX_ELEMENTS, Bounds, float_array, widened
 from .linear_bounds import conv_bounds, gemm_bounds, matmul_bounds
 
-Float64 = NDArray[np.float64]
 _Rule = Callable[[gs.Node, list[Bounds]], Bounds]
 
 
@@ -83,14 +83,11 @@ def _operands(node: gs.Node, given: list[Bounds]) -> tuple[list[Bounds], int | N
     return wide, axis
 
 
-def _add(node: gs.Node, given: list[Bounds]) -> Bounds:
+def _sum(node: gs.Node, given: list[Bounds]) -> Bounds:
     (one, other), axis = _operands(node, given)
+    if node.op == "Sub":
+        return Bounds(one.low - other.high, one.high - other.low, axis)
     return Bounds(one.low + other.low, one.high + other.high, axis)
-
-
-def _sub(node: gs.Node, given: list[Bounds]) -> Bounds:
-    (one, other), axis = _operands(node, given)
-    return Bounds(one.low - other.high, one.high - other.low, axis)
 
 
 def _mul(node: gs.Node, given: list[Bounds]) -> Bounds:
@@ -205,9 +202,7 @@ def _pool(node: gs.Node, given: list[Bounds]) -> Bounds:
 
 def _mean(node: gs.Node, given: list[Bounds]) -> Bounds:
     x, shape = given[0], node.inputs[0].shape
-    axes = node.attrs.get("axes")
-    if axes is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
-        axes = [int(axis) for axis in np.ravel(node.inputs[1].values)]
+    axes = reduced_axes(node)
     if x.axis is None or shape is None or not axes:
         return x.joined()
     rank = len(shape)
@@ -225,10 +220,6 @@ def _mean(node: gs.Node, given: list[Bounds]) -> Bounds:
 
 def _joined(node: gs.Node, given: list[Bounds]) -> Bounds:
     return given[0].joined()
-
-
-def _as_it_is(node: gs.Node, given: list[Bounds]) -> Bounds:
-    return given[0]
 
 
 def _flatten(node: gs.Node, given: list[Bounds]) -> Bounds:
@@ -286,8 +277,8 @@ _RULES: dict[str, _Rule] = {
     "Conv": conv_bounds,
     "Gemm": gemm_bounds,
     "MatMul": matmul_bounds,
-    "Add": _add,
-    "Sub": _sub,
+    "Add": _sum,
+    "Sub": _sum,
     "Mul": _mul,
     "Div": _div,
     "BatchNormalization": _norm,
@@ -311,8 +302,8 @@ _RULES: dict[str, _Rule] = {
     "GlobalMaxPool": _pool,
     "ReduceMean": _mean,
     "ReduceMax": _mean,
-    "Identity": _as_it_is,
-    "Dropout": _as_it_is,
+    "Identity": _monotone(lambda x: x),
+    "Dropout": _monotone(lambda x: x),
     "Flatten": _flatten,
     "Reshape": _flatten,
     "Transpose": _joined,

@@ -8,18 +8,17 @@ sums and products with other values tie their channels to the same ones of those
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-from ..graph.layout import ACTIVATIONS
+from ..graph.arrays import Float64, Int64
+from ..graph.layout import ACTIVATIONS, nodes_around
 from ..graph.program import Program, is_standard, own_name
 from ..graph.weights import array_of
-
-Float64 = NDArray[np.float64]
 
 _ALONE = ACTIVATIONS | {
     "Identity", "Dropout", "Abs", "Neg", "Exp", "Erf", "Sqrt", "Cast", "MaxPool", "AveragePool",
@@ -27,6 +26,9 @@ _ALONE = ACTIVATIONS | {
 }  # fmt: skip
 _TOGETHER = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min"})
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
+_CHANNEL_AXES = {"Conv": 1, "BatchNormalization": 1, "Gemm": -1, "MatMul": -1} | dict.fromkeys(
+    _POOLS, 1
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Place:
     axis: int
     repeat: int = 1
 
-    def entries(self, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    def entries(self, channels: Int64) -> Int64:
         """The positions on the axis that belong to the channels."""
         return (channels[:, None] * self.repeat + np.arange(self.repeat)).reshape(-1)
 
@@ -111,27 +113,19 @@ def channel_place(value: gs.Variable) -> Place | None:
     shape: Any = value.shape
     if shape is None or len(shape) < 2:
         return None
-    seen, queue = {id(value)}, list[gs.Tensor]([value])
-    while queue and len(seen) < 64:
-        tensor = queue.pop(0)
-        for node in [*tensor.inputs, *tensor.outputs]:
-            axis = {"Conv": 1, "BatchNormalization": 1, "Gemm": -1, "MatMul": -1}.get(node.op)
-            if node.op in _POOLS:
-                axis = 1
-            if axis is not None:
-                axis = axis % len(shape)
-                return Place(axis) if isinstance(shape[axis], int) else None
-            if node.op in ACTIVATIONS or node.op in _TOGETHER:
-                for near in [*node.inputs, *node.outputs]:
-                    rank = len(near.shape) if near.shape is not None else 0
-                    if (
-                        isinstance(near, gs.Variable)
-                        and rank == len(shape)
-                        and id(near) not in seen
-                    ):
-                        seen.add(id(near))
-                        queue.append(near)
+    for node in nodes_around(value, ACTIVATIONS | _TOGETHER, len(shape)):
+        if node.op in _CHANNEL_AXES:
+            axis = _CHANNEL_AXES[node.op] % len(shape)
+            return Place(axis) if isinstance(shape[axis], int) else None
     return None
+
+
+def reduced_axes(node: gs.Node) -> Sequence[int] | None:
+    """The axes that a reduction is over, as an attribute or a constant; None where not told."""
+    axes = node.attrs.get("axes")
+    if axes is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
+        axes = [int(axis) for axis in np.ravel(node.inputs[1].values)]
+    return axes
 
 
 class _Walk:
@@ -296,9 +290,7 @@ class _Walk:
 
     def _mean(self, node: gs.Node, place: Place, made: bool) -> None:
         value, result = node.inputs[0], node.outputs[0]
-        axes = node.attrs.get("axes")
-        if axes is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
-            axes = [int(axis) for axis in np.ravel(node.inputs[1].values)]
+        axes = reduced_axes(node)
         name = f"{node.op} '{own_name(node.name)}'"
         if not axes or value.shape is None or place.repeat != 1:
             raise NoGroup(f"{name} mixes the channels")

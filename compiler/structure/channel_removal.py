@@ -7,38 +7,33 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64, Int64
 from ..graph.weights import array_of, nbytes_of
 from .channel_groups import ChannelGroup, Sink, Slot
+from .windows import may_pad
 
-Float64 = NDArray[np.float64]
 
-
-def removable(
-    group: ChannelGroup, constants: Mapping[str, Float64], unread: bool = True
-) -> NDArray[np.int64]:
+def removable(group: ChannelGroup, constants: Mapping[str, Float64]) -> Int64:
     """Channels that every sink can do without, at most all but one.
 
     `constants` has, by sink value, the number that each entry always is (nan: none). An entry that
-    is not zero needs a sink without padding and with a bias to go into. With `unread`, channels
-    whose column is zero go too.
+    is not zero needs a sink without padding and with a bias to go into. Channels whose column is
+    zero go too.
     """
     gone = np.ones(group.channels, dtype=bool)
     for sink in group.sinks:
         entries = group.channels * sink.slot.repeat
         known = constants.get(sink.value, np.full(entries, np.nan))
-        fine = known == 0
+        fine = (known == 0) | ~np.any(sink.columns() != 0, axis=1)
         if can_take_offset(sink):
             fine |= np.isfinite(known)
-        if unread:
-            fine |= ~np.any(sink.columns() != 0, axis=1)
         gone &= fine.reshape(group.channels, -1).all(axis=1)
     found = np.flatnonzero(gone).astype(np.int64)
     return found[1:] if len(found) == group.channels else found
 
 
-def in_multiples(removed: NDArray[np.int64], channels: int, multiple: int) -> NDArray[np.int64]:
+def in_multiples(removed: Int64, channels: int, multiple: int) -> Int64:
     """As many of the removed channels, the first ones, as leave a multiple where there was one.
 
     ONNX Runtime and TensorRT work on blocks of channels: a resnet44 that lost one or two of 16, 32
@@ -54,10 +49,7 @@ def can_take_offset(sink: Sink) -> bool:
     """Whether a constant on the sink's input can move into its bias."""
     node = sink.slot.node
     if node.op == "Conv":
-        return not any(node.attrs.get("pads") or ()) and node.attrs.get("auto_pad", "NOTSET") in (
-            "NOTSET",
-            "VALID",
-        )
+        return not may_pad(node)
     if node.op == "Gemm":
         return bool(float(node.attrs.get("beta", 1.0))) or len(node.inputs) < 3
     return not sink.is_output and bias_slot(node) is not None
@@ -65,17 +57,13 @@ def can_take_offset(sink: Sink) -> bool:
 
 def bias_slot(node: gs.Node) -> Slot | None:
     """The bias of a MatMul: the constant of the Add that alone reads it."""
-    readers = node.outputs[0].outputs
-    if len(readers) != 1 or readers[0].op != "Add":
+    readers, weight = node.outputs[0].outputs, node.inputs[1]
+    if len(readers) != 1 or readers[0].op != "Add" or not isinstance(weight, gs.Constant):
         return None
     for index, tensor in enumerate(readers[0].inputs):
-        if isinstance(tensor, gs.Constant):
-            shape = array_of(tensor).shape
-            columns = array_of(node.inputs[1]).shape[1] if isinstance(
-                node.inputs[1], gs.Constant
-            ) else 0  # fmt: skip
-            if shape and shape[-1] == columns == math.prod(shape):
-                return Slot(readers[0], index, len(shape) - 1)
+        shape = array_of(tensor).shape if isinstance(tensor, gs.Constant) else ()
+        if shape and shape[-1] == array_of(weight).shape[1] == math.prod(shape):
+            return Slot(readers[0], index, len(shape) - 1)
     return None
 
 

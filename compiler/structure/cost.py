@@ -135,15 +135,9 @@ def _cost(program: Program, models: Sequence[str], batch: int) -> Cost:
     names = {value for model in models for value in program.models[model].outputs.values()}
     outputs = [value for value in program.graph.outputs if value.name in names]
     nodes = program.needed_nodes(outputs)
-    constants = {
-        id(tensor): tensor
-        for node in nodes
-        for tensor in node_inputs(node)
-        if isinstance(tensor, gs.Constant)
-    }
     peak, unknown = _activations_peak(nodes, names, batch)
     return Cost(
-        weights_nbytes=unique_nbytes(constants.values()),
+        weights_nbytes=unique_nbytes(_weights(nodes)),
         macs=sum(node_macs(node, batch) for node in nodes),
         activations_peak_nbytes=peak,
         nodes=len(nodes),

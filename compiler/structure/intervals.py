@@ -8,9 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from ..graph.weights import array_of
-
-Float64 = NDArray[np.float64]
 
 # A weight tensor with more elements than this is not looked through.
 MAX_ELEMENTS = 1 << 25
@@ -53,6 +52,16 @@ def float_array(tensor: gs.Tensor) -> Float64 | None:
         return None
     values = tensor.values.astype(np.float64)
     return values if np.isfinite(values).all() else None
+
+
+def per_channel(array: Float64, rank: int, axis: int, channels: int) -> Float64 | None:
+    """The constant as one number per channel of a value of that rank; None if it is more."""
+    if array.ndim > rank:
+        return None
+    full = array.reshape([1] * (rank - array.ndim) + list(array.shape))
+    if full.size not in (1, channels) or (full.size > 1 and full.shape[axis] != channels):
+        return None
+    return np.broadcast_to(full.reshape(-1), (channels,)).copy()
 
 
 def widened(given: Bounds, channels: int, axis: int) -> Bounds:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from .intervals import ANYTHING, Bounds, float_array, widened
-
-Float64 = NDArray[np.float64]
+from .windows import may_pad
 
 
 def _product(weight: Float64, given: Bounds) -> Bounds:
@@ -50,11 +49,7 @@ def conv_bounds(node: gs.Node, given: list[Bounds]) -> Bounds:
     group = int(node.attrs.get("group", 1))
     outputs, inputs = weight.shape[:2]
     x = widened(given[0], inputs * group, 1)
-    padded = any(node.attrs.get("pads") or ()) or node.attrs.get("auto_pad", "NOTSET") not in (
-        "NOTSET",
-        "VALID",
-    )
-    if padded:
+    if may_pad(node):
         x = Bounds(np.minimum(x.low, 0), np.maximum(x.high, 0), 1)
     taps = weight.reshape(group, outputs // group, inputs, -1)
     low, high = (side.reshape(group, inputs) for side in (x.low, x.high))

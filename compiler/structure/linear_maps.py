@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from ..graph.program import Program, is_standard
 from ..graph.weights import array_of
+from .intervals import per_channel
 from .windows import Window, window_of
-
-Float64 = NDArray[np.float64]
 
 _STEPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 _LINEAR = _STEPS | {"Conv", "Gemm", "MatMul"}
@@ -60,6 +59,12 @@ class Linear:
     def is_gemm(self) -> bool:
         """Whether the operator is a Gemm: its input has rank 2."""
         return self.operator.op == "Gemm"
+
+    def scaled(self, factor: Float64, offset: Float64) -> Linear:
+        """The map with a factor and an offset per channel behind it."""
+        shape = (-1, *[1] * (self.weight.ndim - 1)) if self.window is not None else (1, -1)
+        weight = self.weight * factor.reshape(shape)
+        return replace(self, weight=weight, bias=self.bias * factor + offset)
 
     def steps(self) -> int:
         """How many nodes it takes as new nodes."""
@@ -170,7 +175,7 @@ def _matrix(node: gs.Node, outputs: set[str]) -> Linear | None:
         )
         bias = np.zeros(weight.shape[1])
         if len(constants) > 1:
-            row = _per_channel(constants[1], 2, 1, weight.shape[1])
+            row = per_channel(constants[1], 2, 1, weight.shape[1])
             if row is None:
                 return None
             bias = row * float(node.attrs.get("beta", 1.0))
@@ -182,21 +187,11 @@ def _matrix(node: gs.Node, outputs: set[str]) -> Linear | None:
     if add is not None and add.op == "Add" and not add.domain:
         other = next(tensor for tensor in add.inputs if tensor is not result)
         given = _constants([other])
-        row = _per_channel(given[0], len(shape), -1, weight.shape[1]) if given else None
+        row = per_channel(given[0], len(shape), -1, weight.shape[1]) if given else None
         if row is not None:
             nodes.append(add)
             bias, result = row, add.outputs[0]
     return Linear(tuple(nodes), node.inputs[0], result, weight, bias)
-
-
-def _per_channel(array: Float64, rank: int, axis: int, channels: int) -> Float64 | None:
-    """The constant as one number per channel of a value of that rank; None if it is more."""
-    if array.ndim > rank:
-        return None
-    full = array.reshape([1] * (rank - array.ndim) + list(array.shape))
-    if full.size not in (1, channels) or (full.size > 1 and full.shape[axis] != channels):
-        return None
-    return np.broadcast_to(full.reshape(-1), (channels,)).copy()
 
 
 def _scale(node: gs.Node, outputs: set[str], channels_first: bool) -> Linear | None:
@@ -254,7 +249,7 @@ def _step(
     constants = _constants([other])
     if not constants or isinstance(value, gs.Constant):
         return None
-    number = _per_channel(constants[0], rank, axis, channels)
+    number = per_channel(constants[0], rank, axis, channels)
     if number is None:
         return None
     first = node.inputs[0] is value

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
+from ..graph.program import constants_of
 from ..graph.weights import array_of, nbytes_of
 from .linear_maps import Linear
 from .windows import Window
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ def merged(first: Linear, second: Linear, growth_nbytes: int = 0) -> Merged | st
     after = (found.channels * (found.steps() - 1)) + int(found.weight.size)
     if after >= before:
         return f"one operator would take {after} MACs a place, the two take {before}"
-    inside = {id(node) for node in (*first.nodes, *second.nodes)}
-    freed = _freed([*first.nodes, *second.nodes], inside)
+    freed = freed_nbytes((*first.nodes, *second.nodes))
     needed = found.nbytes(dtype.itemsize)
     if needed > freed + growth_nbytes:
         return f"one operator would hold {needed} bytes of weights, the two free {freed}"
@@ -71,23 +69,16 @@ def merged(first: Linear, second: Linear, growth_nbytes: int = 0) -> Merged | st
 
 
 def _dtype(first: Linear, second: Linear) -> np.dtype[Any] | None:
-    kinds = {
-        np.dtype(array_of(tensor).dtype)
-        for node in (*first.nodes, *second.nodes)
-        for tensor in node.inputs
-        if isinstance(tensor, gs.Constant)
-    }
+    constants = constants_of((*first.nodes, *second.nodes))
+    kinds = {np.dtype(array_of(constant).dtype) for constant in constants}
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def _freed(nodes: Sequence[gs.Node], inside: set[int]) -> int:
-    constants = {
-        id(tensor): tensor
-        for node in nodes
-        for tensor in node.inputs
-        if isinstance(tensor, gs.Constant) and all(id(r) in inside for r in tensor.outputs)
-    }
-    return sum(nbytes_of(constant) for constant in constants.values())
+def freed_nbytes(nodes: Sequence[gs.Node]) -> int:
+    """Bytes of the weights that nothing but these nodes reads."""
+    inside = {id(node) for node in nodes}
+    freed = (t for t in constants_of(nodes) if all(id(r) in inside for r in t.outputs))
+    return sum(map(nbytes_of, freed))
 
 
 def _places(first: Linear, second: Linear) -> float:
@@ -116,10 +107,7 @@ def _composed(first: Linear, second: Linear) -> Linear | str:
     if first.window is not None and second.window is not None:
         return _convolved(first, second, ordered)
     if second.is_scale:
-        shape = (-1, *[1] * (first.weight.ndim - 1)) if first.window is not None else (1, -1)
-        weight = first.weight * second.weight.reshape(shape)
-        bias = first.bias * second.weight + second.bias
-        return replace(first, weight=weight, bias=bias, **ends)
+        return replace(first.scaled(second.weight, second.bias), **ends)
     if second.window is None:
         factor = first.weight[:, None] if first.is_scale else None
         weight = second.weight * factor if factor is not None else first.weight @ second.weight

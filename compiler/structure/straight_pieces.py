@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from ..graph.program import is_standard
 from ..graph.weights import array_of
-
-Float64 = NDArray[np.float64]
+from .intervals import per_channel
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,7 @@ def _slope_below(node: gs.Node, channels: int, axis: int) -> Float64 | None:
     slope, shape = node.inputs[1], node.inputs[0].shape
     if not isinstance(slope, gs.Constant) or shape is None:
         return None
-    values = slope.values.astype(np.float64)
-    if values.ndim > len(shape):
-        return None
-    full = values.reshape([1] * (len(shape) - values.ndim) + list(values.shape))
-    if full.size not in (1, channels) or (full.size > 1 and full.shape[axis] != channels):
-        return None
-    return np.broadcast_to(full.reshape(-1), (channels,))
+    return per_channel(slope.values.astype(np.float64), len(shape), axis, channels)
 
 
 def _limits(node: gs.Node) -> tuple[float, float] | None:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-Int64 = NDArray[np.int64]
+from ..graph.arrays import Int64
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,12 @@ def transposed_window_of(node: gs.Node, kernel: tuple[int, ...]) -> TransposedWi
     return TransposedWindow(
         kernel, strides, dilations, (0,) * len(pads) if auto == "VALID" else pads, more
     )
+
+
+def may_pad(node: gs.Node) -> bool:
+    """Whether a convolution reads, or may read, zeros around its input."""
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    return any(node.attrs.get("pads") or ()) or auto not in ("NOTSET", "VALID")
 
 
 def _numbers(node: gs.Node, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

@@ -9,6 +9,7 @@ from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.fidelity import TOP1, VARIANCE
 from repsimc.compiler.execution.outputs import OriginalOutputs, OutputComparison
 from repsimc.compiler.graph.program import Program
+from repsimc.compiler.planning.trial import Trial
 from tests.nets.networks import ArrayFrames, Net, smooth_images
 from tests.programs import joined
 
