@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from ...passes.base import Pass
 from ...passes.fold_activation import FoldActivation
 from ..fitting.operators import linear_operator
 from ..fitting.reference import Reference
+from ..graph.arrays import Float64
 from ..graph.program import Program, own_name
 from ..structure.activation_functions import Activation, activations_of
 from ..structure.cost import node_macs
@@ -22,8 +22,6 @@ from .action import Disturbed, Effect, Merging, OneModel
 from .bill import Bill
 from .evidence import Evidence
 from .site import Site, Sites, owners_of
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...passes.base import Pass
 from ...passes.prune_channels import PruneChannels
@@ -14,6 +13,7 @@ from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..execution.statistics import Statistics
 from ..fitting.reference import Reference
+from ..graph.arrays import Int64
 from ..graph.program import Program, own_name
 from ..structure.channel_groups import ChannelGroup, group_of
 from ..structure.channel_removal import in_multiples, saved_nbytes
@@ -134,7 +134,7 @@ def _sites_of(model: str, value: str, group: ChannelGroup, statistics: Statistic
 
 def _quiet_channels(
     group: ChannelGroup, statistics: Statistics, quiet: float
-) -> tuple[NDArray[np.int64], float]:
+) -> tuple[Int64, float]:
     """Channels that hardly vary before any sink, and the most variance that a sink loses."""
     gone = np.ones(group.channels, dtype=bool)
     for sink in group.sinks:
@@ -158,9 +158,7 @@ def _quiet_channels(
     return channels, damage
 
 
-def _quietest(
-    group: ChannelGroup, statistics: Statistics, channels: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _quietest(group: ChannelGroup, statistics: Statistics, channels: Int64) -> Int64:
     """As many of the channels as may go, those of least variance, in order."""
     loudness = np.zeros(group.channels)
     for sink in group.sinks:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from ..graph.arrays import Int64
 from ..graph.layout import pre_activation
 from ..graph.program import Program, node_inputs
 from ..graph.weights import digest, nbytes_of
@@ -146,7 +147,7 @@ class Skeleton:
             self._reached[key] = reached, tuple(sorted(stops))
         return self._reached[key]
 
-    def _places(self, mask: int) -> NDArray[np.int64]:
+    def _places(self, mask: int) -> Int64:
         """The numbers of the bits that are set."""
         packed = mask.to_bytes((len(self._names) + 7) // 8, "little")
         return np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little"))

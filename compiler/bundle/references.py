@@ -6,19 +6,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy_format
-from numpy.typing import NDArray
 
 from ...runtime.manifest import ReferenceGroup
 from ..execution.executable import Executable
 from ..execution.feeds import run_groups
 from ..frames.calibration import Frames
+from ..graph.arrays import Array, Int64
 from ..graph.program import Program
-
-Array = NDArray[Any]
 
 FRAMES = 4  # an engine that computes the wrong thing does so on the first frame
 MAX_NBYTES = 64 * 2**20  # of all frames and outputs together: they travel with the bundle
@@ -77,7 +74,7 @@ def write_references(path: Path, references: References) -> None:
 
 
 def _run(
-    program: Program, frames: Frames, models: tuple[str, ...], rows: NDArray[np.int64]
+    program: Program, frames: Frames, models: tuple[str, ...], rows: Int64
 ) -> dict[str, Array]:
     """'in/VALUE' and 'out/VALUE' arrays of one run; models that need others' frames are left out.
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...runtime.manifest import Manifest, TensorSpec
 from ...runtime.session import load
 from ..errors import DataError, UsageError
 from ..frames.array_files import Allowance, read_npy, read_npz
+from ..graph.arrays import Array
 
-Array = NDArray[Any]
 Outputs = dict[str, dict[str, Array]]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...runtime.bench import check_original
 from ...runtime.manifest import ModelEntry, TensorSpec
@@ -17,6 +16,7 @@ from ...runtime.session import Bundle
 from ..errors import BackendError, DataError, ModelError, UsageError
 from ..execution.fidelity import TOP1, FidelityMeter, metric_for
 from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames, load_labels
+from ..graph.arrays import Array, Int64
 from ..options import DEFAULT_FLOOR
 from ..progress import NoProgress, Progress
 from ..reports.measurements import OutputVerification
@@ -25,7 +25,6 @@ from ..reports.report import OutputFidelity
 if TYPE_CHECKING:
     import onnxruntime
 
-Array = NDArray[Any]
 
 # Frames per run where the batch is free: enough to keep a few cores busy, little memory.
 _BATCH = 64
@@ -168,9 +167,7 @@ def _run(
         ) from error
 
 
-def _batches(
-    frames: Frames, models: Sequence[str]
-) -> Iterator[tuple[tuple[str, ...], NDArray[np.int64]]]:
+def _batches(frames: Frames, models: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Int64]]:
     """(models to run together, rows): all at once where they take equally many rows per run."""
     sizes = {model: frames.batch(model) for model in models}
     fixed = {size for size in sizes.values() if size is not None}
@@ -205,7 +202,7 @@ class _Comparison:
 
     entry: ModelEntry
     metrics: Mapping[str, str]
-    labels: NDArray[np.int64] | None
+    labels: Int64 | None
     meters: dict[str, FidelityMeter] = field(default_factory=dict[str, FidelityMeter])
     largest: dict[str, float] = field(default_factory=dict[str, float])
     scores: str | None = None
@@ -249,9 +246,7 @@ class _Comparison:
                 "leave --labels out for this model",
             )
 
-    def update(
-        self, original: Mapping[str, Any], compiled: Mapping[str, Any], rows: NDArray[np.int64]
-    ) -> None:
+    def update(self, original: Mapping[str, Any], compiled: Mapping[str, Any], rows: Int64) -> None:
         for name, meter in self.meters.items():
             if not _numeric(original[name]) or not _numeric(compiled[name]):
                 raise DataError(
@@ -269,7 +264,7 @@ class _Comparison:
         if self.labels is not None and self.scores is not None:
             self._judge(original[self.scores], compiled[self.scores], self.labels[rows])
 
-    def _judge(self, original: Array, compiled: Array, truth: NDArray[np.int64]) -> None:
+    def _judge(self, original: Array, compiled: Array, truth: Int64) -> None:
         classes = original.shape[-1]
         wrong = truth[(truth < 0) | (truth >= classes)]
         if len(wrong):

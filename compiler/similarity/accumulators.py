@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Float64 = NDArray[np.float64]
+from ..graph.arrays import Array, Float64
 
 # A value whose variance is below this share of its power is constant but for rounding.
 _CONSTANT = 1e-12

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Float64 = NDArray[np.float64]
+from ..graph.arrays import Array, Float64
 
 # The planner's ridge for ranking.
 RIDGE = 1e-3

@@ -13,13 +13,13 @@ from dataclasses import replace
 from itertools import combinations
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
 from ..frames.calibration import FrameOptions
+from ..graph.arrays import Array
 from ..naming import model_names
 from ..progress import NoProgress, Progress
 from .extraction import features_of_arrays
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ..frames.preprocessing import Preprocessing
     from ..options import Calibration
 
-Array = NDArray[Any]
 Arrays = Mapping[str, Array | Mapping[str, Array]]
 
 DEFAULT_MEASURES = ("cka",)

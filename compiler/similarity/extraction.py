@@ -11,20 +11,18 @@ from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ..errors import DataError
 from ..execution.executable import workers
 from ..execution.signs import SignCounts, two_nn
+from ..graph.arrays import Array, Float32, Float64
 from ..graph.program import Program
 from .features import LayerFeatures, LayerStatistics, ModelFeatures, Recipe
 from .layers import Layer, Skipped
 from .reduction import Reduced, ReducedRun, joined, reduce_array
 from .sketch import WIDTH, mixed_down, sketch
 
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
 _Result = TypeVar("_Result")
 
 # The fewest frames per Gram matrix of whole maps.
@@ -206,7 +204,7 @@ class _Places:
         self.per_frame = max(1, min(PLACES, limit // max(frames, 1)))
         self._random = np.random.default_rng((recipe.seed, 17))
 
-    def next(self, count: int) -> NDArray[np.float64]:
+    def next(self, count: int) -> Float64:
         """Those of the next `count` frames."""
         return self._random.random((count, PLACES, 3))[:, : self.per_frame]
 

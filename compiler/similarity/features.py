@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..graph.arrays import Float32
 from .layers import Layer, Skipped
-
-Float32 = NDArray[np.float32]
 
 # Frames per Gram matrix of whole maps (exact mode) and per batch of the minibatch estimates.
 BATCH = 64

@@ -11,26 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
 
+from ..graph.arrays import Array, Float64, Int64
 from .accumulators import MinibatchCka, jackknife, ratio, u_centred
 from .features import LayerFeatures, ModelFeatures
 from .measures import Measure
-from .pair_matrix import (
-    BLOCKS,
-    NULL_FRAMES,
-    PERMUTATIONS,
-    Float64,
-    PairMatrix,
-    matrix_of,
-    undefined_matrix,
-)
+from .pair_matrix import BLOCKS, NULL_FRAMES, PERMUTATIONS, PairMatrix, matrix_of, undefined_matrix
 from .sketch import HALF
 
-Array = NDArray[Any]
-Order = NDArray[np.int64]
+Order = Int64
 
 # Distance matrices are sorted; this many frames give 32 640 distances.
 RSA_FRAMES = 256

@@ -7,16 +7,14 @@ import io
 import json
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ..graph.arrays import Array
 from ..units import printable
 from .report import PairReport, SimilarityResult, cell
-
-Array = NDArray[Any]
 
 # Five anchors of matplotlib's viridis (CC0), which reads in grey and for the colour-blind.
 _COLOURS = np.array(

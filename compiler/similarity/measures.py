@@ -8,20 +8,16 @@ A measure that cannot be told, because something does not vary or too few rows a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.linalg
 import scipy.stats
-from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
 from ..fitting.cka import debiased_cka
+from ..graph.arrays import Array, Float64
 from .accumulators import MinibatchCka, Moments, u_centred
 from .affine import RIDGE, FoldedRows, affine_errors, r2_of_folds
-
-Array = NDArray[Any]
-Float64 = NDArray[np.float64]
 
 __all__ = [
     "CATALOG",

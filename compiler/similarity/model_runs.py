@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
 from ..execution.executable import batches_of
@@ -18,6 +17,7 @@ from ..execution.feeds import input_specs
 from ..frames.calibration import FrameOptions, Frames, load_frames
 from ..frames.warnings import frame_warnings
 from ..frontends.read import read_model
+from ..graph.arrays import Array, Int64
 from ..graph.program import Program
 from ..progress import Progress
 from .extraction import batch_for, extract
@@ -29,7 +29,6 @@ from .store import FeaturesKey, SitesKey, Store
 if TYPE_CHECKING:
     from ..options import Calibration
 
-Array = NDArray[Any]
 
 # Fewer tell nothing: HSIC_1 divides by n - 3.
 MIN_FRAMES = 4
@@ -206,7 +205,7 @@ class ModelRuns:
         return str(key)
 
 
-def _shuffled(frames: Frames, model: str, seed: int) -> NDArray[np.int64]:
+def _shuffled(frames: Frames, model: str, seed: int) -> Int64:
     """The model's rows in random order: blocks of frames are then fair samples of all.
 
     Equal for all models of a stream; frames that run together as a fixed batch stay together.

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..graph.arrays import Float64
 from .measures import Measure
-
-Float64 = NDArray[np.float64]
 
 # Permutations for a null, and the frames it looks at: its width shrinks with more frames, so on
 # long sets the null is if anything too wide.

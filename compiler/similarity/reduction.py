@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from ..errors import ModelError
 from ..execution.executable import Executable
 from ..execution.rows import value_rows
+from ..graph.arrays import Array, Float32, Float64, Int64
 from ..graph.program import Program, qualified
 from .layers import Layer
 
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
-Places = NDArray[np.float64]
+Places = Float64
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def joined(parts: Sequence[Reduced]) -> Reduced:
     )
 
 
-def positions(places: Places, spatial: Sequence[int]) -> NDArray[np.int64]:
+def positions(places: Places, spatial: Sequence[int]) -> Int64:
     """Relative places [n, p, 3] in 0..1 as indices [n, p] of a flattened map; [n, 1] of none."""
     if not spatial:
         return np.zeros((len(places), 1), np.int64)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..graph.arrays import Array, Float64
 from ..reports.table import Column, Grid
 from .features import LayerStatistics
 from .layers import Layer, Skipped
@@ -96,7 +96,7 @@ class SimilarityResult:
                 return pair
         raise KeyError((a, b))
 
-    def matrix(self, a: str, b: str, measure: str | None = None) -> NDArray[np.float64]:
+    def matrix(self, a: str, b: str, measure: str | None = None) -> Float64:
         """Values of a measure (default: the first) between layers of a and b; nan = undefined.
 
         For (b, a) of a pair (a, b) the transpose. Raises KeyError.
@@ -171,9 +171,9 @@ class SimilarityResult:
         }
 
 
-def arrays(result: SimilarityResult, pair: PairReport) -> dict[str, NDArray[Any]]:
+def arrays(result: SimilarityResult, pair: PairReport) -> dict[str, Array]:
     """The pair's matrices as arrays for an .npz: 'cka', 'cka.null', ..., and the layers' names."""
-    found: dict[str, NDArray[Any]] = {
+    found: dict[str, Array] = {
         "layers_a": np.array(result.layers(pair.a), dtype=np.str_),
         "layers_b": np.array(result.layers(pair.b), dtype=np.str_),
     }
@@ -301,7 +301,7 @@ def _matrix_json(matrix: PairMatrix) -> dict[str, Any]:
     return summary
 
 
-def cell(matrix: PairMatrix, part: NDArray[np.float64], i: int, j: int) -> float | str:
+def cell(matrix: PairMatrix, part: Float64, i: int, j: int) -> float | str:
     """One cell for people: the number, 'undefined' or 'not applicable'."""
     if not matrix.applicable[i, j]:
         return NOT_APPLICABLE

@@ -12,16 +12,16 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ..execution.executable import workers
+from ..graph.arrays import Float32, Float64
 from . import measures
 from .accumulators import Moments, jackknife, total
 from .affine import FoldedRows, affine_errors, r2_of_folds
 from .features import LayerFeatures, ModelFeatures
 from .measures import Measure
-from .pair_matrix import BLOCKS, Float64, PairMatrix
+from .pair_matrix import BLOCKS, PairMatrix
 
 # (value, values under the null, values that leave a block out)
 Estimate = tuple[float, list[float], list[float]]
@@ -224,7 +224,7 @@ def _wasserstein(x: _Blocks, y: _Blocks, seed: int) -> Estimate:
     directions = generator.standard_normal((channels, measures.DIRECTIONS))
     directions /= np.linalg.norm(directions, axis=0)
 
-    def distance(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:
+    def distance(p: Float32, q: Float32) -> float:
         flat = p.reshape(-1, channels), q.reshape(-1, channels)
         return measures.max_sliced_wasserstein(flat[0], flat[1], projections=directions)
 

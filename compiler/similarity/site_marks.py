@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...passes.pipeline import run_exact
 from ..actions.bill import Bills
@@ -14,6 +13,7 @@ from ..execution.feeds import StreamFeeds
 from ..execution.samples import sample_values
 from ..frames.calibration import Frames
 from ..frontends.join import join
+from ..graph.arrays import Int64
 from ..graph.program import Program, own_name
 
 # (donor, receiver): (donor's layer, receiver's layer, R2 of the affine map)
@@ -26,7 +26,7 @@ _FRAMES = 512
 def site_marks(
     programs: Mapping[str, Program],
     frames: Frames,
-    rows: Mapping[str, NDArray[np.int64]],
+    rows: Mapping[str, Int64],
     seed: int,
 ) -> Marks:
     """The ladders of `sites_among` for these models after the exact passes, by layer names.
@@ -56,9 +56,7 @@ def site_marks(
     return found
 
 
-def _some(
-    frames: Frames, stream: tuple[str, ...], rows: Mapping[str, NDArray[np.int64]]
-) -> NDArray[np.int64]:
+def _some(frames: Frames, stream: tuple[str, ...], rows: Mapping[str, Int64]) -> Int64:
     feeds = [frames.batch(model) or 1 for model in stream]
     unit = int(np.lcm.reduce(feeds))
     return rows[stream[0]][: max(_FRAMES // unit, 1) * unit]

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import sqrt
-from typing import Any
 from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
+from ..graph.arrays import Array, Float32
 
 # Numbers per half of a sketch. A prime, so that rows and channels of a map, whose lengths are
 # mostly powers of two, spread over all the buckets.

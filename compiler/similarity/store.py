@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...runtime.json_reader import read_json
 from ..errors import ModelError
+from ..graph.arrays import Array
 from .features import LayerFeatures, LayerStatistics, ModelFeatures, Recipe
 from .layers import Layer, Skipped
-
-Array = NDArray[Any]
 
 # Raised whenever what an entry holds, or how it is computed, changes.
 FORMAT = 1
