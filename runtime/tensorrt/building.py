@@ -33,7 +33,6 @@ from .engines import (
     graph_of,
     replacing,
     up_to_date,
-    with_scratch,
 )
 from .probe import Device, probe
 from .shapes import Range, known_shapes
@@ -169,14 +168,18 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
             precision=precision,
             fingerprint=wanted,
             bundle_sha256=bundle_digest(manifest),
-            engines=tuple(with_scratch(*each) for each in zip(files, found_here["needs_nbytes"])),
+            engines=tuple(
+                replace(file, scratch_nbytes=nbytes)
+                for file, nbytes in zip(files, found_here["needs_nbytes"])
+            ),
+            checked=tuple(Checked(**item) for item in found_here["checked"]),
             workspace_nbytes=workspace,
             device=device.to_json(),
             notes=_notes(manifest),
         )
-        record = replace(record, checked=tuple(Checked(**item) for item in found_here["checked"]))
         _require_close(record, bundle)
-        write_file(partial / RECORD, _json(record))
+        text = json.dumps(record.to_json(), indent=2, sort_keys=True)
+        write_file(partial / RECORD, f"{text}\n".encode())
     return BuildResult(folder, record, True)
 
 
@@ -376,7 +379,3 @@ def _link(source: Path, target: Path) -> None:
         target.symlink_to(source.resolve())
     except OSError:  # file systems without links
         shutil.copyfile(source, target)
-
-
-def _json(record: EngineRecord) -> bytes:
-    return f"{json.dumps(record.to_json(), indent=2, sort_keys=True)}\n".encode()

@@ -24,7 +24,7 @@ from .building import BuildOptions, EngineGraph, Stages, build_job, chosen, engi
 from .checking import read_references
 from .child import run_child
 from .device_memory import Tegrastats, parse_tegrastats, read_memory
-from .engines import EngineFile, find_engines, read_record
+from .engines import EngineFile, engine_files, find_engines, read_record
 from .execution import output_values
 from .loaded_engines import Library, LoadedEngines
 from .probe import Device, probe
@@ -196,7 +196,7 @@ def measure_here(job: dict[str, Any]) -> dict[str, Any]:
     idle = read_memory(warm.cuda.memory()[0]).to_json()
     loaded: list[tuple[LoadedEngines, list[str], dict[str, Array]]] = []
     for group in job["groups"]:
-        files = [EngineFile.from_json(entry) for entry in group["plans"]]
+        files = engine_files(group["plans"])
         engines = LoadedEngines(
             Path(group["folder"]),
             files,
