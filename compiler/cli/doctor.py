@@ -11,6 +11,7 @@ from typing import Any
 
 from ... import __version__
 from ...runtime.errors import RepsimcError
+from ...runtime.json_values import JsonValue
 from ...runtime.tensorrt.gate import LABEL
 from ...runtime.tensorrt.probe import Device, board_name, l4t_release, memory_available, probe
 from ..reports.table import Column, Grid
@@ -44,7 +45,7 @@ class Ability:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(JsonValue):
     """The machine, what is installed (versions, None where missing), and what would work."""
 
     machine: dict[str, str]
@@ -54,16 +55,7 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """The diagnosis as JSON values, with schema version."""
-        return {
-            "schema": SCHEMA,
-            "machine": self.machine,
-            "libraries": self.libraries,
-            "device": None if self.device is None else self.device.to_json(),
-            "abilities": [
-                {"what": a.what, "works": a.works, "reason": a.reason, "hint": a.hint}
-                for a in self.abilities
-            ],
-        }
+        return {"schema": SCHEMA, **super().to_json()}
 
 
 def diagnose() -> Diagnosis:

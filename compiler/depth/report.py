@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..reports.report import OutputFidelity, json_fields
+from ...runtime.json_values import JsonValue
+from ..reports.report import OutputFidelity
 from ..reports.table import Column, Grid
 from ..units import format_bytes, format_count
 
@@ -13,7 +14,7 @@ SCHEMA = "repsimc.depth/1"
 
 
 @dataclass(frozen=True)
-class DepthPoint:
+class DepthPoint(JsonValue):
     """The model with `regions` regions out: what it costs then and how well it does.
 
     `removed` is the region that went last, by the model's own names, '' at the start;
@@ -35,10 +36,6 @@ class DepthPoint:
     def worst(self) -> OutputFidelity:
         """The output with the least room above its floor."""
         return min(self.fidelity, key=lambda output: output.margin)
-
-    def to_json(self) -> dict[str, Any]:
-        """The point as JSON types."""
-        return json_fields(self)
 
 
 @dataclass(frozen=True)

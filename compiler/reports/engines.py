@@ -119,7 +119,7 @@ def device_bench_grid(result: DeviceBench) -> Grid:
     ]
     notes = list(result.notes)
     if ram := result.ram():
-        notes.append(f"tegrastats: at most {format_bytes(max(r.ram_nbytes for r in ram))} of RAM")
+        notes.append(f"tegrastats: at most {format_bytes(max(ram))} of RAM")
     sources = dict.fromkeys(str(side.memory.running.get("source")) for side in result.sides)
     return Grid(
         f"{result.device.key}, {result.precision}: {result.runs} runs",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...runtime.json_values import JsonValue
 from ...runtime.manifest import Manifest
 from ..errors import ModelError
 from ..graph.cuts import Cut, cuts
@@ -24,7 +25,7 @@ _REPORT_MAX_NBYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class TensorLine:
+class TensorLine(JsonValue):
     """An input or output as the user named it."""
 
     name: str
@@ -35,14 +36,9 @@ class TensorLine:
         shape = "[...]" if self.shape is None else _shape_text(self.shape)
         return f"{self.name} {self.dtype} {shape}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The value as JSON types."""
-        shape = None if self.shape is None else list(self.shape)
-        return {"name": self.name, "dtype": self.dtype, "shape": shape}
-
 
 @dataclass(frozen=True)
-class CutLine:
+class CutLine(JsonValue):
     """A cut by own value names, the shapes of its values, and its depth (0..1)."""
 
     values: tuple[str, ...]
@@ -51,8 +47,7 @@ class CutLine:
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types."""
-        shapes = [None if shape is None else list(shape) for shape in self.shapes]
-        return {"values": list(self.values), "shapes": shapes, "depth": round(self.depth, 6)}
+        return {**super().to_json(), "depth": round(self.depth, 6)}
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.json_values import json_number
 from ..errors import FidelityError
 from ..units import format_bytes
-from .report import OutputFidelity, json_number
+from .report import OutputFidelity
 from .table import Column, Grid, fidelity_value
 
 if TYPE_CHECKING:

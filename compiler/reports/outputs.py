@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .report import json_number
+from ...runtime.json_values import json_number
 from .table import Column, Grid
 
 SCHEMA = "repsimc.outputs/1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -140,10 +140,7 @@ class SimilarityResult:
             ],
             "pairs": [self._pair_json(pair) for pair in self.pairs],
             "matches": [_match_json(match) for match in self.matches],
-            "skipped": [
-                {"model": each.model, "layer": each.layer, "reason": each.reason}
-                for each in self.skipped
-            ],
+            "skipped": [asdict(each) for each in self.skipped],
             "notes": list(self.notes),
             "warnings": list(self.warnings),
         }
@@ -179,10 +176,8 @@ def arrays(result: SimilarityResult, pair: PairReport) -> dict[str, NDArray[Any]
     }
     for name, matrix in pair.matrices.items():
         found[name] = matrix.values
-        found[f"{name}.null"] = matrix.null
-        found[f"{name}.null_extreme"] = matrix.null_extreme
-        found[f"{name}.spread"] = matrix.spread
-        found[f"{name}.applicable"] = matrix.applicable
+        for part in ("null", "null_extreme", "spread", "applicable"):
+            found[f"{name}.{part}"] = getattr(matrix, part)
     return found
 
 
@@ -269,17 +264,12 @@ def _layer_json(report: LayerReport) -> dict[str, Any]:
 
 
 def _match_json(match: Match) -> dict[str, Any]:
-    return {
-        "model": match.model,
-        "layer": match.layer,
-        "like_model": match.like_model,
-        "like_layer": match.like_layer,
-        "measure": match.measure,
-        "value": number(match.value),
-        "null": number(match.null),
-        "spread": number(match.spread),
-        "affine_r2": number(match.r2),
+    found = {
+        name: number(value) if isinstance(value, float) else value
+        for name, value in asdict(match).items()
     }
+    found["affine_r2"] = found.pop("r2")
+    return found
 
 
 def _matrix_json(matrix: PairMatrix) -> dict[str, Any]:
