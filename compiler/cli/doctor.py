@@ -14,7 +14,7 @@ from ...runtime.errors import RepsimcError
 from ...runtime.json_values import JsonValue
 from ...runtime.tensorrt.gate import LABEL
 from ...runtime.tensorrt.probe import Device, board_name, l4t_release, memory_available, probe
-from ..reports.table import Column, Grid
+from ..reports.table import Grid, words
 from ..units import format_bytes
 
 SCHEMA = "repsimc.doctor/1"
@@ -108,7 +108,7 @@ def diagnose() -> Diagnosis:
 
 def doctor_grid(found: Diagnosis) -> tuple[Grid, ...]:
     """The diagnosis as tables: machine, libraries, abilities."""
-    two = (Column(""), Column(""))
+    two = words("", "")
     rows = [(name, value) for name, value in found.machine.items()]
     if found.device is not None:
         gpu = found.device.gpu
@@ -128,7 +128,7 @@ def doctor_grid(found: Diagnosis) -> tuple[Grid, ...]:
         Grid("installed", two, tuple(libraries)),
         Grid(
             "what would work",
-            (Column(""), Column(""), Column("because"), Column("what to do")),
+            words("", "", "because", "what to do"),
             tuple(abilities),
         ),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...runtime.json_values import JsonValue
 from ..reports.report import OutputFidelity
-from ..reports.table import Column, Grid
+from ..reports.table import Grid, figures, words
 from ..units import format_bytes, format_count
 
 SCHEMA = "repsimc.depth/1"
@@ -67,18 +67,9 @@ class DepthCurve:
 def depth_grid(curve: DepthCurve, picked: int | None = None) -> Grid:
     """The curve as a table; the picked point is marked."""
     judged = sorted({name for point in curve.points for name in point.accuracy})
-    columns = [
-        Column("out", figures=True),
-        Column("region"),
-        Column("MACs", figures=True),
-        Column("weights", figures=True),
-        Column("latency", figures=True),
-        Column(curve.points[0].worst.metric, figures=True),
-        *(
-            Column("accuracy" if len(judged) == 1 else f"accuracy {name}", figures=True)
-            for name in judged
-        ),
-    ]
+    columns = figures("out") + words("region") + figures("MACs", "weights", "latency")
+    columns += figures(curve.points[0].worst.metric)
+    columns += figures(*("accuracy" if len(judged) == 1 else f"accuracy {n}" for n in judged))
     base = curve.points[0]
     rows = [
         (
@@ -99,7 +90,7 @@ def depth_grid(curve: DepthCurve, picked: int | None = None) -> Grid:
     notes = tuple(f"{name} stays: {why}" for name, why in curve.refused[:8])
     return Grid(
         f"depth of {curve.model}",
-        tuple(columns),
+        columns,
         tuple(rows),
         summary=(
             f"fitted on {curve.frames_fit} frames, compared on {curve.frames_held_out} others; "

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.placing import cache_folder
 from ..errors import DataError, UsageError
 from ..frames.calibration import FrameOptions
 from ..naming import model_names
@@ -30,7 +31,7 @@ from .pair_matrix import PairMatrix
 from .pairs import compare
 from .report import LayerReport, Match, PairReport, SimilarityResult, SiteMark, best_rows
 from .row_pairs import affine_r2_of
-from .store import Store, cache_folder
+from .store import Store
 
 if TYPE_CHECKING:
     from ..frames.preprocessing import Preprocessing
@@ -97,7 +98,10 @@ def similarity(
                         held_out=None,
                     ),
                     recipe,
-                    Stores(Store(cache_folder()) if cache else None, Store(Path(scratch))),
+                    Stores(
+                        Store(cache_folder() / "similarity") if cache else None,
+                        Store(Path(scratch)),
+                    ),
                     progress,
                 )
             return _analysed(source, tuple(measures), within, sites, progress)

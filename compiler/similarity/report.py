@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..reports.table import Column, Grid
+from ..reports.table import Grid, figures, words
 from .features import LayerStatistics
 from .layers import Layer, Skipped
 from .measures import CATALOG
@@ -183,7 +183,6 @@ def arrays(result: SimilarityResult, pair: PairReport) -> dict[str, NDArray[Any]
 
 def similarity_grid(result: SimilarityResult) -> Grid:
     """The best matches as a table, most alike first, with the null and the spread beside them."""
-    measure = result.measures[0]
     best = result.best()
     distinct = _distinct(best)
     rows = tuple(
@@ -204,15 +203,10 @@ def similarity_grid(result: SimilarityResult) -> Grid:
     if undefined:
         notes.append(f"{undefined} layers have no match: undefined, or nothing to compare with")
     notes += [f"{each.model}/{each.layer} is skipped: {each.reason}" for each in result.skipped]
-    columns = ("spread", "null", "affine R2")
     return Grid(
         title=_title(result),
-        columns=(
-            Column("layer"),
-            Column("most like"),
-            Column(measure, True),
-            *(Column(c, True) for c in columns),
-        ),
+        columns=words("layer", "most like")
+        + figures(result.measures[0], "spread", "null", "affine R2"),
         rows=rows,
         notes=tuple(notes),
     )

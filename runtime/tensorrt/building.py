@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ..errors import BackendError, FidelityError, UsageError
 from ..files import check_external_files, check_files, file_entry, inside, read_manifest
 from ..manifest import LAYOUTS, MERGED, PRECISIONS, Manifest
-from ..placing import write_file
+from ..placing import cache_folder, write_file
 from ..wire import GraphFile
 from .api import BuildRequest, TensorRT
 from .checking import TOLERANCES, read_references
@@ -132,7 +132,7 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
     folder = engine_folder(bundle, device.key, layout, precision)
     if found := up_to_date(folder, wanted):
         return BuildResult(folder, found, False)
-    cache = timing_cache(device.key)
+    timings = cache_folder() / "tensorrt" / f"{device.key}.timing"
     with (
         engine_graphs(bundle, manifest, layout, graph, options) as parts,
         replacing(folder) as partial,
@@ -147,7 +147,7 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
                 "typed": typed,
                 "quantised": manifest.quantised,
                 "workspace_nbytes": workspace,
-                "timing_cache": str(cache),
+                "timing_cache": str(timings),
                 "plugins": options.libraries,
             }
             files.append(engine_file_of(part, run_child("build", job, partial / LOG)))
@@ -301,14 +301,6 @@ def build_here(job: dict[str, Any]) -> dict[str, Any]:
         "sha256": entry.sha256,
         "seconds": round(seconds, 3),
     }
-
-
-def timing_cache(key: str) -> Path:
-    """Where TensorRT's timings of this device are kept: $XDG_CACHE_HOME, by default ~/.cache."""
-    # The base directory specification says that a relative path is to be ignored.
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    home = given if given.is_absolute() else Path.home() / ".cache"
-    return home / "repsimc" / "tensorrt" / f"{key}.timing"
 
 
 def _check_precision(manifest: Manifest, precision: str, device: Device) -> bool:
