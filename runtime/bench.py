@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .errors import BackendError, ModelError, RepsimcError, UsageError
 from .feeds import Array, Inputs, arrange, placeholder
 from .files import check_files, file_entry, inside
+from .json_values import JsonValue
 from .manifest import Manifest, ModelEntry
 from .memory import Usage, can_measure
 from .ort import import_onnxruntime
@@ -35,7 +36,7 @@ GIVEN = "the frame that was given"
 
 
 @dataclass(frozen=True)
-class Latency:
+class Latency(JsonValue):
     """Seconds for one frame through all models: percentiles over the runs, and the mean."""
 
     p50_seconds: float
@@ -49,13 +50,9 @@ class Latency:
         p50, p90, p99 = (float(np.percentile(seconds, q)) for q in (50, 90, 99))
         return Latency(p50, p90, p99, statistics.fmean(seconds))
 
-    def to_json(self) -> dict[str, float]:
-        """The latency as JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Side:
+class Side(JsonValue):
     """The merged graph, or the originals apart: measured latency and memory, predicted memory.
 
     `memory` is above a process that only loaded ONNX Runtime; None where it can't be measured.
@@ -66,17 +63,9 @@ class Side:
     memory: Usage | None
     predicted_nbytes: int | None
 
-    def to_json(self) -> dict[str, Any]:
-        """The side as JSON values."""
-        return {
-            "latency": self.latency.to_json(),
-            "memory": None if self.memory is None else self.memory.to_json(),
-            "predicted_nbytes": self.predicted_nbytes,
-        }
-
 
 @dataclass(frozen=True)
-class BenchResult:
+class BenchResult(JsonValue):
     """Merged beside apart, from one call; `apart` is None where an original is missing.
 
     `frame` says what was fed, `notes` what could not be measured and why. Both sides ran with
@@ -94,18 +83,14 @@ class BenchResult:
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values, with schema version."""
+        found = super().to_json()
         return {
             "schema": SCHEMA,
-            "merged": self.merged.to_json(),
-            "apart": None if self.apart is None else self.apart.to_json(),
+            "merged": found.pop("merged"),
+            "apart": found.pop("apart"),
             "measured_saving_nbytes": self.measured_saving_nbytes,
             "predicted_saving_nbytes": self.predicted_saving_nbytes,
-            "frame": self.frame,
-            "runs": self.runs,
-            "warmup": self.warmup,
-            "threads": self.threads,
-            "onnxruntime": self.onnxruntime,
-            "notes": list(self.notes),
+            **found,
         }
 
     @property

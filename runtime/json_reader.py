@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import is_dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import ModelError
 
@@ -174,6 +176,58 @@ class Reader:
         if not math.isfinite(value):  # 1e999 parses as infinity
             raise self.wrong("a finite number")
         return float(value)
+
+    # How a value of a type is read that says no more than its type.
+    KINDS: ClassVar[Mapping[Any, Callable[[Any], Any]]] = {
+        str: text,
+        int: count,
+        float: number,
+        bool: flag,
+        Any: anything,
+    }
+
+    def record(
+        self,
+        kind: type[Item],
+        absent: Collection[str] = (),
+        keys: Mapping[str, str] | None = None,
+    ) -> Item:
+        """The dataclass of these entries, each read by its field's type: see `read_as`.
+
+        Fields that are `absent` keep their defaults; entries that are no field are passed over.
+        `keys` are those of fields that go by another name.
+        """
+        found: dict[str, Any] = {}
+        for name, hint in _field_types(kind).items():
+            if name not in absent:
+                key = (keys or {}).get(name, name)
+                found[name] = self.get(key, lambda entry, hint=hint: entry.read_as(hint))
+        return kind(**found)
+
+    def read_as(self, kind: Any) -> Any:
+        """This value as one of the type: of `Annotated[..., read]` what `read` makes of it."""
+        arguments = get_args(kind)
+        if get_origin(kind) is Annotated:
+            return arguments[1](self)
+        if kind in self.KINDS:
+            return self.KINDS[kind](self)
+        if get_origin(kind) is tuple:  # of any length
+            return tuple(self.each(lambda item: item.read_as(arguments[0])))
+        if get_origin(kind) in (dict, Mapping):
+            return self.entries(lambda entry: entry.read_as(arguments[1]))
+        assert is_dataclass(kind), kind
+        return self.record(cast("type[Any]", kind))
+
+
+# Types of fields that only some values of their type may have.
+ModelName = Annotated[str, Reader.model_name]
+FileName = Annotated[str, Reader.file_name]
+Sha256 = Annotated[str, Reader.sha256]
+
+
+@lru_cache
+def _field_types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def read_json(text: str | bytes, document: str, hint: str) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from .errors import ModelError
-from .json_reader import Reader, read_json, safe_name
+from .json_reader import FileName, ModelName, Reader, Sha256, read_json, safe_name
+from .json_values import JsonValue
 
 SCHEMA = "repsimc.bundle/2"
 OLDER = ("repsimc.bundle/1",)  # read as well: without layout, segments, references
@@ -22,6 +23,8 @@ MERGED, TRUNK_HEADS = "merged", "trunk-heads"
 LAYOUTS = (MERGED, TRUNK_HEADS)
 PRECISIONS = ("fp32", "fp16", "int8")
 MAX_NBYTES = 16 * 2**20  # of manifest.json; a bundle is untrusted
+_HINT = "the bundle is damaged or was edited: compile it again"
+_NOT_IN_OLDER = ("layout", "precision", "segments", "references", "lowered", "quantised")
 
 Dimension = int | str | None
 Shape = tuple[Dimension, ...]
@@ -36,8 +39,56 @@ _DTYPE_NAMES = (
 DTYPES = frozenset(_DTYPE_NAMES.split())
 
 
+# -- how fields are read that say more than their type ---------------------------------------
+
+
+def _dtype(reader: Reader) -> str:
+    if reader.text() not in DTYPES:
+        raise reader.wrong("a dtype that repsimc knows")
+    return reader.text()
+
+
+def _dimension(reader: Reader) -> Dimension:
+    if reader.value is None:
+        return None
+    return reader.text() if isinstance(reader.value, str) else reader.count()
+
+
+def _shape(reader: Reader) -> Shape | None:
+    return None if reader.value is None else tuple(reader.each(_dimension))
+
+
+def _need(reader: Reader) -> tuple[str, str]:
+    return reader.get("model", Reader.text), reader.get("input", Reader.text)
+
+
+def _fidelity(reader: Reader) -> dict[str, Any]:
+    found = reader.entries(Reader.anything)
+    for value in found.values():
+        if isinstance(value, float) and not math.isfinite(value):  # 1e999 parses as infinity
+            raise reader.wrong("free of infinities")
+        if not isinstance(value, (str, int, float, type(None))):
+            raise reader.wrong("made of texts and numbers")
+    return found
+
+
+def _files(reader: Reader) -> Any:
+    for name in reader.entries(Reader.anything):
+        if not safe_name(name) or name == MANIFEST:
+            raise reader.at(name, None).wrong("the name of a file inside the bundle")
+    return reader.read_as(dict[str, FileEntry])
+
+
+def _layout(reader: Reader) -> str:
+    return reader.one_of(LAYOUTS)
+
+
+def _precision(reader: Reader) -> str:
+    return reader.one_of(PRECISIONS)
+
+
 @dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(JsonValue):
     """An input or output of a model.
 
     `name` is the model's own name, `value` the name in the merged graph. `shape` is None where
@@ -46,17 +97,12 @@ class TensorSpec:
 
     name: str
     value: str
-    dtype: str
-    shape: Shape | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The spec as JSON values."""
-        shape = None if self.shape is None else list(self.shape)
-        return {"name": self.name, "value": self.value, "dtype": self.dtype, "shape": shape}
+    dtype: Annotated[str, _dtype]
+    shape: Annotated[Shape | None, _shape]
 
 
 @dataclass(frozen=True)
-class SourceFile:
+class SourceFile(JsonValue):
     """The file a model came from: its name, its path relative to the bundle, size and sha256.
 
     Size and digest cover the .onnx file and then its external data files, in order of name.
@@ -64,16 +110,12 @@ class SourceFile:
 
     file: str
     path: str
-    sha256: str
+    sha256: Sha256
     nbytes: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The source as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
-class ModelEntry:
+class ModelEntry(JsonValue):
     """One model of the bundle.
 
     `needs` are inputs of other models, as (model, input), that this model's outputs depend on
@@ -81,29 +123,22 @@ class ModelEntry:
     holds one mapping per output, as in the report.
     """
 
-    name: str
+    name: ModelName
     source: SourceFile
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    needs: tuple[tuple[str, str], ...] = ()
+    needs: tuple[Annotated[tuple[str, str], _need], ...] = ()
     unused: tuple[str, ...] = ()
-    fidelity: tuple[dict[str, Any], ...] = ()
+    fidelity: tuple[Annotated[dict[str, Any], _fidelity], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The entry as JSON values."""
-        return {
-            "name": self.name,
-            "source": self.source.to_json(),
-            "inputs": [spec.to_json() for spec in self.inputs],
-            "outputs": [spec.to_json() for spec in self.outputs],
-            "needs": [{"model": model, "input": name} for model, name in self.needs],
-            "unused": list(self.unused),
-            "fidelity": [dict(entry) for entry in self.fidelity],
-        }
+        needs = [{"model": model, "input": name} for model, name in self.needs]
+        return {**super().to_json(), "needs": needs}
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(JsonValue):
     """A piece of the graph: the nodes that exactly these models need.
 
     Of several models it is a trunk, of one its head. Listed in an order in which they can run.
@@ -111,7 +146,7 @@ class Segment:
     each.
     """
 
-    models: tuple[str, ...]
+    models: tuple[ModelName, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     macs: int
@@ -122,39 +157,25 @@ class Segment:
         """What people call it: the models that need it."""
         return "+".join(self.models)
 
-    def to_json(self) -> dict[str, Any]:
-        """The segment as JSON values."""
-        return {
-            "models": list(self.models),
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
-            "macs": self.macs,
-            "weights_nbytes": self.weights_nbytes,
-        }
-
 
 @dataclass(frozen=True)
-class ReferenceGroup:
+class ReferenceGroup(JsonValue):
     """Models that one run feeds, and how many reference runs the bundle holds for them."""
 
-    models: tuple[str, ...]
+    models: tuple[ModelName, ...]
     runs: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The group as JSON values."""
-        return {"models": list(self.models), "runs": self.runs}
 
 
 @dataclass(frozen=True)
 class FileEntry:
     """Digest and size of one file of the bundle."""
 
-    sha256: str
+    sha256: Sha256
     nbytes: int
 
 
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, kw_only=True)
+class Manifest(JsonValue):
     """A bundle's table of contents.
 
     `files` names every file of the bundle but the manifest, relative to it. `memory` holds
@@ -166,18 +187,18 @@ class Manifest:
     QuantizeLinear or DequantizeLinear nodes.
     """
 
-    models: tuple[ModelEntry, ...]
-    files: dict[str, FileEntry]
     repsimc: str
+    graph: FileName = GRAPH
+    plan: FileName = PLAN
+    report: FileName = REPORT
+    models: tuple[ModelEntry, ...]
+    files: Annotated[dict[str, FileEntry], _files]
     memory: dict[str, int] = field(default_factory=dict[str, int])
-    graph: str = GRAPH
-    plan: str = PLAN
-    report: str = REPORT
-    layout: str = MERGED
-    precision: str = "fp32"
+    layout: Annotated[str, _layout] = MERGED
+    precision: Annotated[str, _precision] = "fp32"
     segments: tuple[Segment, ...] = ()
     references: tuple[ReferenceGroup, ...] = ()
-    lowered: dict[str, str] = field(default_factory=dict[str, str])
+    lowered: dict[str, FileName] = field(default_factory=dict[str, str])
     quantised: bool = False
 
     def model(self, name: str) -> ModelEntry:
@@ -189,22 +210,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values; models keep their order."""
-        return {
-            "schema": SCHEMA,
-            "repsimc": self.repsimc,
-            "graph": self.graph,
-            "plan": self.plan,
-            "report": self.report,
-            "models": [entry.to_json() for entry in self.models],
-            "files": {name: asdict(entry) for name, entry in self.files.items()},
-            "memory": dict(self.memory),
-            "layout": self.layout,
-            "precision": self.precision,
-            "segments": [segment.to_json() for segment in self.segments],
-            "references": [group.to_json() for group in self.references],
-            "lowered": dict(self.lowered),
-            "quantised": self.quantised,
-        }
+        return {"schema": SCHEMA, **super().to_json()}
 
     def dumps(self) -> str:
         """The text of manifest.json: the same manifest gives the same bytes."""
@@ -225,117 +231,9 @@ class Manifest:
                 f"this bundle has schema '{schema}'; this repsimc reads '{SCHEMA}'",
                 "compile it again, or use the repsimc that wrote it",
             )
-        found = Manifest(
-            models=tuple(top.items("models", _model)),
-            files=top.get("files", _files),
-            repsimc=top.get("repsimc", Reader.text),
-            memory=top.get("memory", lambda memory: memory.entries(Reader.count)),
-            graph=top.get("graph", Reader.file_name),
-            plan=top.get("plan", Reader.file_name),
-            report=top.get("report", Reader.file_name),
-        )
-        if schema == SCHEMA:
-            found = replace(
-                found,
-                layout=top.get("layout", lambda layout: layout.one_of(LAYOUTS)),
-                precision=top.get("precision", lambda precision: precision.one_of(PRECISIONS)),
-                segments=tuple(top.items("segments", _segment)),
-                references=tuple(top.items("references", _reference_group)),
-                lowered=top.get("lowered", lambda lowered: lowered.entries(Reader.file_name)),
-                quantised=top.get("quantised", Reader.flag),
-            )
+        found = top.record(Manifest, absent=() if schema == SCHEMA else _NOT_IN_OLDER)
         _check(found)
         return found
-
-
-_HINT = "the bundle is damaged or was edited: compile it again"
-
-
-def _dtype(reader: Reader) -> str:
-    if reader.text() not in DTYPES:
-        raise reader.wrong("a dtype that repsimc knows")
-    return reader.text()
-
-
-def _dimension(reader: Reader) -> Dimension:
-    if reader.value is None:
-        return None
-    return reader.text() if isinstance(reader.value, str) else reader.count()
-
-
-def _shape(reader: Reader) -> Shape | None:
-    return None if reader.value is None else tuple(reader.each(_dimension))
-
-
-def _tensor(reader: Reader) -> TensorSpec:
-    return TensorSpec(
-        reader.get("name", Reader.text),
-        reader.get("value", Reader.text),
-        reader.get("dtype", _dtype),
-        reader.get("shape", _shape),
-    )
-
-
-def _source(reader: Reader) -> SourceFile:
-    return SourceFile(
-        reader.get("file", Reader.text),
-        reader.get("path", Reader.text),
-        reader.get("sha256", Reader.sha256),
-        reader.get("nbytes", Reader.count),
-    )
-
-
-def _need(reader: Reader) -> tuple[str, str]:
-    return reader.get("model", Reader.text), reader.get("input", Reader.text)
-
-
-def _fidelity(reader: Reader) -> dict[str, Any]:
-    found = reader.entries(Reader.anything)
-    for value in found.values():
-        if isinstance(value, float) and not math.isfinite(value):  # 1e999 parses as infinity
-            raise reader.wrong("free of infinities")
-        if not isinstance(value, (str, int, float, type(None))):
-            raise reader.wrong("made of texts and numbers")
-    return found
-
-
-def _model(reader: Reader) -> ModelEntry:
-    return ModelEntry(
-        reader.get("name", Reader.model_name),
-        reader.get("source", _source),
-        tuple(reader.items("inputs", _tensor)),
-        tuple(reader.items("outputs", _tensor)),
-        tuple(reader.items("needs", _need)),
-        tuple(reader.items("unused", Reader.text)),
-        tuple(reader.items("fidelity", _fidelity)),
-    )
-
-
-def _file(reader: Reader) -> FileEntry:
-    return FileEntry(reader.get("sha256", Reader.sha256), reader.get("nbytes", Reader.count))
-
-
-def _files(reader: Reader) -> dict[str, FileEntry]:
-    for name in reader.entries(Reader.anything):
-        if not safe_name(name) or name == MANIFEST:
-            raise reader.at(name, None).wrong("the name of a file inside the bundle")
-    return reader.entries(_file)
-
-
-def _segment(reader: Reader) -> Segment:
-    return Segment(
-        tuple(reader.items("models", Reader.model_name)),
-        tuple(reader.items("inputs", Reader.text)),
-        tuple(reader.items("outputs", Reader.text)),
-        reader.get("macs", Reader.count),
-        reader.get("weights_nbytes", Reader.count),
-    )
-
-
-def _reference_group(reader: Reader) -> ReferenceGroup:
-    return ReferenceGroup(
-        tuple(reader.items("models", Reader.model_name)), reader.get("runs", Reader.count)
-    )
 
 
 def _check(manifest: Manifest) -> None:

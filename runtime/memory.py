@@ -8,11 +8,11 @@ import gc
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .errors import BackendError
+from .json_values import JsonValue
 
 _SMAPS = Path("/proc/self/smaps")
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)")
@@ -20,7 +20,7 @@ _LIBRARY = re.compile(r"\.so(\.[0-9.]+)?( \(deleted\))?$")
 
 
 @dataclass(frozen=True)
-class Usage:
+class Usage(JsonValue):
     """Memory of a process, in bytes.
 
     `uss_nbytes` are pages that only this process has; `pss_nbytes` adds its share of pages that
@@ -39,10 +39,6 @@ class Usage:
             self.pss_nbytes - other.pss_nbytes,
             self.anonymous_nbytes - other.anonymous_nbytes,
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """The usage as JSON values."""
-        return asdict(self)
 
 
 def can_measure() -> bool:

@@ -9,6 +9,13 @@ import sys
 from pathlib import Path
 
 
+def cache_folder() -> Path:
+    """Where repsimc keeps what it could make again: in $XDG_CACHE_HOME, by default ~/.cache."""
+    # The base directory specification says that a relative path is to be ignored.
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "repsimc"
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write the file, and do not return before it is on disk. Raises OSError."""
     with path.open("wb") as file:

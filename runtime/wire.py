@@ -182,21 +182,22 @@ class GraphFile:
 
         None where the file tells no shape, or the value is no tensor.
         """
-        for kind in _payloads(memoryview(self._types.get(name, b"")), 2):
-            for tensor in _payloads(kind, 1):
-                for shape in _payloads(tensor, 2):
-                    return tuple(_dimension(size) for size in _payloads(shape, 1))
+        for shape in _payloads(self._tensor_type(name), 2):
+            return tuple(_dimension(size) for size in _payloads(shape, 1))
         return None
 
     def element_type(self, name: str) -> int:
         """The number of a tensor's type in onnx.TensorProto; 0 where the file does not tell."""
-        for kind in _payloads(memoryview(self._types.get(name, b"")), 2):
-            for tensor in _payloads(kind, 1):
-                for number, payload, whole in _fields(tensor):
-                    if number == 1 and payload is None:
-                        _, at = _varint(whole, 0)
-                        return _varint(whole, at)[0]
+        for number, payload, whole in _fields(self._tensor_type(name)):
+            if number == 1 and payload is None:
+                _, at = _varint(whole, 0)
+                return _varint(whole, at)[0]
         return 0
+
+    def _tensor_type(self, name: str) -> memoryview:
+        """The TypeProto.Tensor of a value; nothing where it is no tensor."""
+        types = _payloads(memoryview(self._types.get(name, b"")), 2)
+        return next((tensor for kind in types for tensor in _payloads(kind, 1)), memoryview(b""))
 
     def parts(self, wanted: Mapping[str, Iterable[str]]) -> list[GraphPart] | None:
         """The graph cut by which models need a node, in an order in which they can run.
@@ -249,52 +250,46 @@ class GraphFile:
         return b"".join(self._head) + _field(_GRAPH, b"".join(graph))
 
 
+# What a message holds that leads to tensors: field number -> kind of message, as in onnx.proto.
+_HOLDS: dict[str, dict[int, str]] = {
+    "model": {_GRAPH: "graph", _FUNCTIONS: "function"},
+    "function": {7: "node"},
+    "graph": {_NODE: "node", _INITIALIZER: "tensor", _SPARSE: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {
+        5: "tensor",
+        10: "tensor",
+        22: "sparse",
+        23: "sparse",
+        6: "body",
+        11: "body",
+    },
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_HOLDS["body"] = _HOLDS["graph"]
+
+
 def external_files(content: bytes) -> list[str]:
     """Names of the files that hold weights of a serialized model, as written in it, sorted."""
-    found: set[str] = set()
-    data = memoryview(content)
-    for graph in _payloads(data, _GRAPH):
-        _external_of_graph(graph, found, 0)
-    for function in _payloads(data, _FUNCTIONS):
-        for node in _payloads(function, 7):
-            _external_of_node(node, found, 0)
-    return sorted(found)
+    return sorted(
+        {
+            _first_text(entry, 2)
+            for tensor in _tensors(memoryview(content), "model", 0)
+            for entry in _payloads(tensor, 13)
+            if _first_text(entry, 1) == "location"
+        }
+    )
 
 
-def _external_of_graph(graph: memoryview, found: set[str], depth: int) -> None:
+def _tensors(message: memoryview, kind: str, depth: int) -> Iterator[memoryview]:
+    """The tensors within a message, those in bodies included."""
+    if kind == "tensor":
+        yield message
+        return
+    depth += kind == "body"
     if depth > _MAX_DEPTH:
         raise _damaged()
-    for number, payload, _ in _fields(graph):
-        if payload is None:
-            continue
-        if number == _NODE:
-            _external_of_node(payload, found, depth)
-        elif number == _INITIALIZER:
-            _external_of_tensor(payload, found)
-        elif number == _SPARSE:
-            _external_of_sparse(payload, found)
-
-
-def _external_of_node(node: memoryview, found: set[str], depth: int) -> None:
-    for attribute in _payloads(node, 5):
-        for number, payload, _ in _fields(attribute):
-            if payload is None:
-                continue
-            if number in (5, 10):
-                _external_of_tensor(payload, found)
-            elif number in (22, 23):
-                _external_of_sparse(payload, found)
-            elif number in (6, 11):
-                _external_of_graph(payload, found, depth + 1)
-
-
-def _external_of_sparse(tensor: memoryview, found: set[str]) -> None:
-    for number, payload, _ in _fields(tensor):
-        if number in (1, 2) and payload is not None:
-            _external_of_tensor(payload, found)
-
-
-def _external_of_tensor(tensor: memoryview, found: set[str]) -> None:
-    for entry in _payloads(tensor, 13):
-        if _first_text(entry, 1) == "location":
-            found.add(_first_text(entry, 2))
+    for number, payload, _ in _fields(message):
+        inner = _HOLDS[kind].get(number)
+        if inner is not None and payload is not None:
+            yield from _tensors(payload, inner, depth)

@@ -64,13 +64,16 @@ def references_of(program: Program, frames: Frames, count: int = FRAMES) -> Refe
 
 def write_references(path: Path, references: References) -> None:
     """Write them as an .npz that has the same bytes for the same arrays."""
-    # Not np.savez: it stamps the time of day.
+    write_arrays(path, {name: references.arrays[name] for name in sorted(references.arrays)})
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write an .npz of that name that has the same bytes for the same arrays in that order."""
+    # Not np.savez: it would add a suffix, and stamps the time of day.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(references.arrays):
+        for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
-                npy_format.write_array(
-                    stream, np.ascontiguousarray(references.arrays[name]), allow_pickle=False
-                )
+                npy_format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def _run(

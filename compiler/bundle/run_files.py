@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ...runtime.manifest import Manifest, TensorSpec
 from ...runtime.session import load
 from ..errors import DataError, UsageError
 from ..frames.array_files import Allowance, read_npy, read_npz
 from ..graph.arrays import Array
+from .references import write_arrays
 
 Outputs = dict[str, dict[str, Array]]
 
@@ -65,13 +63,8 @@ def write_outputs(path: Path, outputs: Mapping[str, Mapping[str, Array]]) -> Non
                     f"output '{name}' of model '{model}' is text, which an .npz can't hold safely",
                     "leave -o out: the values are printed with --format json",
                 )
-    # Not np.savez: it would rename the file, and stamp it with the time of day.
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for model, named in outputs.items():
-            for name, array in named.items():
-                member = zipfile.ZipInfo(f"{model}/{name}.npy")
-                with archive.open(member, "w", force_zip64=True) as stream:
-                    np.lib.format.write_array(stream, np.ascontiguousarray(array))
+    every = {f"{model}/{name}": a for model, named in outputs.items() for name, a in named.items()}
+    write_arrays(path, every)
 
 
 def _read(path: Path) -> Array | dict[str, Array]:

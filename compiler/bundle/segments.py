@@ -12,12 +12,12 @@ from ..graph.weights import unique_nbytes
 from ..structure.cost import node_macs
 
 
-def segments_of(program: Program, batch: int = 1) -> tuple[Segment, ...]:
+def segments_of(program: Program) -> tuple[Segment, ...]:
     """One segment per set of models that need the same nodes, in an order in which they can run.
 
     Where one model forks off another, the plan's sites or what was equal, a segment ends. What
     several models need is a trunk, what one needs its head. The runtime cuts the file by the same
-    rule (`runtime.wire`), without onnx. MACs are of one frame, `batch` for symbolic dimensions.
+    rule (`runtime.wire`), without onnx. MACs are of one frame, with 1 for symbolic dimensions.
     """
     needed_by: dict[int, set[str]] = {}
     for name in program.models:
@@ -35,15 +35,12 @@ def segments_of(program: Program, batch: int = 1) -> tuple[Segment, ...]:
             models,
             groups[models],
             asked.union(*(reads[other] for other in order if other != models)),
-            batch,
         )
         for models in order
     )
 
 
-def _segment(
-    models: frozenset[str], nodes: list[gs.Node], elsewhere: set[str], batch: int
-) -> Segment:
+def _segment(models: frozenset[str], nodes: list[gs.Node], elsewhere: set[str]) -> Segment:
     made = [value.name for node in nodes for value in node.outputs if not value.is_empty()]
     tensors = {t.name: t for node in nodes for t in node_inputs(node)}
     weights = [t for t in tensors.values() if isinstance(t, gs.Constant)]
@@ -52,7 +49,7 @@ def _segment(
         models=tuple(sorted(models)),
         inputs=tuple(sorted(n for n in given if not _inner(nodes, n))),
         outputs=tuple(name for name in made if name in elsewhere),
-        macs=sum(node_macs(node, batch) for node in nodes),
+        macs=sum(node_macs(node, 1) for node in nodes),
         weights_nbytes=unique_nbytes(weights),
     )
 

@@ -108,20 +108,15 @@ def build(
         tolerance=tolerance,
         plugins=tuple(plugin or ()),
     )
-    progress = call.progress()
     if backend is BuildBackend.rtx:
         from ...runtime.tensorrt.gate import run_gate
 
-        try:
+        with call.progress() as progress:
             passed = run_gate(bundle, options, progress)
-        finally:
-            progress.done()
         call.show(passed.to_json(), gate_grid(passed))
         return
-    try:
+    with call.progress() as progress:
         found = build_engines(bundle, options, progress)
-    finally:
-        progress.done()
     value = {"folder": str(found.folder), "built": found.built, **found.record.to_json()}
     call.show(value, build_grid(found.record), check_grid(found.record))
     for note in found.record.notes:

@@ -72,8 +72,7 @@ def verify(
 
     opened = load(bundle)
     names = list(opened.models)
-    progress = call.progress()
-    try:
+    with call.progress() as progress:
         found = verify_bundle(
             opened,
             paths_per_model(data, "--data", names),
@@ -90,8 +89,6 @@ def verify(
             ),
             progress,
         )
-    finally:
-        progress.done()
     value = verification_json(found)
     error = missed_floor(found)
     if error is not None:
@@ -197,12 +194,9 @@ def bench(
         from ..bundle.verification import original_path
 
         paths = {e.name: original_path(opened, e, originals) for e in opened.manifest.models}
-    progress = call.progress()
-    progress.stage("measuring in fresh processes", None)
-    try:
+    with call.progress() as progress:
+        progress.stage("measuring in fresh processes", None)
         result = measure(opened, BenchOptions(runs, warmup, threads=threads), paths)
-    finally:
-        progress.done()
     call.show(result.to_json(), bench_grid(result))
 
 
@@ -220,9 +214,6 @@ def _bench_engines(
 
     entries = load(bundle).manifest.models
     paths = None if originals is None else {e.name: originals / e.source.file for e in entries}
-    progress = call.progress()
-    try:
+    with call.progress() as progress:
         found = device_bench(bundle, options, progress, runs, warmup, paths)
-    finally:
-        progress.done()
     call.show(found.to_json(), device_bench_grid(found))

@@ -35,11 +35,8 @@ def compile(call: Call, settings: CommandSettings) -> None:
     from ..driver import compile_models
     from ..reports.table import report_grid
 
-    progress = call.progress()
-    try:
+    with call.progress() as progress:
         result = compile_models(options, progress)
-    finally:
-        progress.done()
     written = result.bundle
     value = {"plan": result.plan.to_json(), "bundle": str(written) if written else None}
     call.show(result.report.to_json() | value, report_grid(result.report))

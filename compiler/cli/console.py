@@ -8,7 +8,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -53,11 +54,16 @@ class Call:
         self.quiet = quiet or self.quiet
         return self
 
-    def progress(self) -> Progress:
-        """Where long work tells how far it is."""
+    @contextmanager
+    def progress(self) -> Generator[Progress]:
+        """Where long work tells how far it is, until the block ends."""
         from ..progress import progress_for
 
-        return progress_for(self.verbose, self.quiet)
+        found = progress_for(self.verbose, self.quiet)
+        try:
+            yield found
+        finally:
+            found.done()
 
     def show(self, value: dict[str, Any], *grids: Grid) -> None:
         """Print a result: the grids as tables or Markdown, or the value as JSON."""

@@ -87,9 +87,8 @@ def depth(
     from ..depth.report import depth_grid
     from ..reports.table import report_grid
 
-    progress = call.progress()
     judged = None if data is None or labels is None else Labelled(data, labels)
-    try:
+    with call.progress() as progress:
         result = measure(
             options,
             labelled=judged,
@@ -99,8 +98,6 @@ def depth(
             overwrite=overwrite,
             progress=progress,
         )
-    finally:
-        progress.done()
     value = {**result.curve.to_json(), "picked": result.picked}
     grids = [depth_grid(result.curve, result.picked)]
     if result.compiled is not None:

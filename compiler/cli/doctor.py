@@ -11,9 +11,10 @@ from typing import Any
 
 from ... import __version__
 from ...runtime.errors import RepsimcError
+from ...runtime.json_values import JsonValue
 from ...runtime.tensorrt.gate import LABEL
 from ...runtime.tensorrt.probe import Device, board_name, l4t_release, memory_available, probe
-from ..reports.table import Column, Grid
+from ..reports.table import Grid, words
 from ..units import format_bytes
 
 SCHEMA = "repsimc.doctor/1"
@@ -44,7 +45,7 @@ class Ability:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(JsonValue):
     """The machine, what is installed (versions, None where missing), and what would work."""
 
     machine: dict[str, str]
@@ -54,16 +55,7 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """The diagnosis as JSON values, with schema version."""
-        return {
-            "schema": SCHEMA,
-            "machine": self.machine,
-            "libraries": self.libraries,
-            "device": None if self.device is None else self.device.to_json(),
-            "abilities": [
-                {"what": a.what, "works": a.works, "reason": a.reason, "hint": a.hint}
-                for a in self.abilities
-            ],
-        }
+        return {"schema": SCHEMA, **super().to_json()}
 
 
 def diagnose() -> Diagnosis:
@@ -116,7 +108,7 @@ def diagnose() -> Diagnosis:
 
 def doctor_grid(found: Diagnosis) -> tuple[Grid, ...]:
     """The diagnosis as tables: machine, libraries, abilities."""
-    two = (Column(""), Column(""))
+    two = words("", "")
     rows = [(name, value) for name, value in found.machine.items()]
     if found.device is not None:
         gpu = found.device.gpu
@@ -136,7 +128,7 @@ def doctor_grid(found: Diagnosis) -> tuple[Grid, ...]:
         Grid("installed", two, tuple(libraries)),
         Grid(
             "what would work",
-            (Column(""), Column(""), Column("because"), Column("what to do")),
+            words("", "", "because", "what to do"),
             tuple(abilities),
         ),
     )

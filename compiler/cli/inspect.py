@@ -64,7 +64,7 @@ def passes(ctx: typer.Context, format: FormatOption = None) -> None:
     call = call_of(ctx).take(format)
     from ...passes.pipeline import EXACT, MEASURED
     from ..actions.kinds import KINDS
-    from ..reports.table import Column, Grid
+    from ..reports.table import Grid, words
 
     steps = dict.fromkeys((*(type(step) for step in EXACT), *MEASURED))
     rows = [
@@ -83,10 +83,8 @@ def passes(ctx: typer.Context, format: FormatOption = None) -> None:
         },
         Grid(
             "",
-            (Column("pass"), Column("outputs"), Column("what it does")),
+            words("pass", "outputs", "what it does"),
             tuple((name, "exact" if exact else "measured", what) for name, exact, what in rows),
         ),
-        Grid(
-            "", (Column("kind of action"), Column("--only"), Column("what it does")), tuple(kinds)
-        ),
+        Grid("", words("kind of action", "--only", "what it does"), tuple(kinds)),
     )

@@ -74,24 +74,24 @@ def similarity(
         # Told now, not after minutes of work.
         check_folder(output, overwrite)
     measures = [each.strip() for text in measure or () for each in text.split(",") if each.strip()]
-    progress = call.progress()
     own = [each for each, _ in called]
-    result = analyse(
-        settings.models,
-        calibration(settings, own),
-        measures=measures or DEFAULT_MEASURES,
-        within=within or (),
-        names=settings.name,
-        frames=settings.frames,
-        seed=settings.seed,
-        sketch=sketch,
-        sites=output is not None and len(called) > 1,
-        cache=cache,
-        preprocessing=preprocessings(settings, own),
-        same_frames=settings.same_frames,
-        allow_script=settings.allow_script,
-        progress=progress,
-    )
+    with call.progress() as progress:
+        result = analyse(
+            settings.models,
+            calibration(settings, own),
+            measures=measures or DEFAULT_MEASURES,
+            within=within or (),
+            names=settings.name,
+            frames=settings.frames,
+            seed=settings.seed,
+            sketch=sketch,
+            sites=output is not None and len(called) > 1,
+            cache=cache,
+            preprocessing=preprocessings(settings, own),
+            same_frames=settings.same_frames,
+            allow_script=settings.allow_script,
+            progress=progress,
+        )
     for warning in result.warnings:
         call.warn(warning)
     if output is not None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..reports.report import OutputFidelity, json_fields
-from ..reports.table import Column, Grid
+from ...runtime.json_values import JsonValue
+from ..reports.report import OutputFidelity
+from ..reports.table import Grid, figures, words
 from ..units import format_bytes, format_count
 
 SCHEMA = "repsimc.depth/1"
 
 
 @dataclass(frozen=True)
-class DepthPoint:
+class DepthPoint(JsonValue):
     """The model with `regions` regions out: what it costs then and how well it does.
 
     `removed` is the region that went last, by the model's own names, '' at the start;
@@ -35,10 +36,6 @@ class DepthPoint:
     def worst(self) -> OutputFidelity:
         """The output with the least room above its floor."""
         return min(self.fidelity, key=lambda output: output.margin)
-
-    def to_json(self) -> dict[str, Any]:
-        """The point as JSON types."""
-        return json_fields(self)
 
 
 @dataclass(frozen=True)
@@ -70,18 +67,9 @@ class DepthCurve:
 def depth_grid(curve: DepthCurve, picked: int | None = None) -> Grid:
     """The curve as a table; the picked point is marked."""
     judged = sorted({name for point in curve.points for name in point.accuracy})
-    columns = [
-        Column("out", figures=True),
-        Column("region"),
-        Column("MACs", figures=True),
-        Column("weights", figures=True),
-        Column("latency", figures=True),
-        Column(curve.points[0].worst.metric, figures=True),
-        *(
-            Column("accuracy" if len(judged) == 1 else f"accuracy {name}", figures=True)
-            for name in judged
-        ),
-    ]
+    columns = figures("out") + words("region") + figures("MACs", "weights", "latency")
+    columns += figures(curve.points[0].worst.metric)
+    columns += figures(*("accuracy" if len(judged) == 1 else f"accuracy {n}" for n in judged))
     base = curve.points[0]
     rows = [
         (
@@ -102,7 +90,7 @@ def depth_grid(curve: DepthCurve, picked: int | None = None) -> Grid:
     notes = tuple(f"{name} stays: {why}" for name, why in curve.refused[:8])
     return Grid(
         f"depth of {curve.model}",
-        tuple(columns),
+        columns,
         tuple(rows),
         summary=(
             f"fitted on {curve.frames_fit} frames, compared on {curve.frames_held_out} others; "

@@ -6,7 +6,7 @@ from ...runtime.tensorrt.device_bench import DeviceBench
 from ...runtime.tensorrt.engines import EngineRecord
 from ...runtime.tensorrt.gate import LABEL, GateResult
 from ..units import format_bytes
-from .table import Column, Grid
+from .table import Grid, figures, words
 
 
 def build_grid(record: EngineRecord) -> Grid:
@@ -23,12 +23,7 @@ def build_grid(record: EngineRecord) -> Grid:
     largest = max((engine.scratch_nbytes for engine in record.engines), default=0)
     return Grid(
         f"engines for {record.key} ({record.layout}, {record.precision})",
-        (
-            Column("models"),
-            Column("plan", figures=True),
-            Column("scratch", figures=True),
-            Column("built in", figures=True),
-        ),
+        words("models") + figures("plan", "scratch", "built in"),
         tuple(rows),
         total=(
             "together",
@@ -55,14 +50,7 @@ def check_grid(record: EngineRecord) -> Grid:
     ]
     return Grid(
         "outputs beside the references in the bundle (largest difference by largest value)",
-        (
-            Column("model"),
-            Column("output"),
-            Column("difference", figures=True),
-            Column("tolerance", figures=True),
-            Column(""),
-            Column("runs", figures=True),
-        ),
+        words("model", "output") + figures("difference", "tolerance") + words("") + figures("runs"),
         tuple(rows),
         notes=record.notes,
     )
@@ -84,15 +72,8 @@ def gate_grid(result: GateResult) -> Grid:
     ]
     return Grid(
         f"{LABEL}: TensorRT-RTX {result.version}, {result.layout}, {result.precision}",
-        (
-            Column("engine"),
-            Column("plan", figures=True),
-            Column("twice", figures=True),
-            Column("weights", figures=True),
-            Column("reported", figures=True),
-            Column("activations", figures=True),
-            Column("reported", figures=True),
-        ),
+        words("engine")
+        + figures("plan", "twice", "weights", "reported", "activations", "reported"),
         tuple(rows),
         summary=(
             "weights and activations as the compiler predicts them and, to the right, as reported "
@@ -119,17 +100,11 @@ def device_bench_grid(result: DeviceBench) -> Grid:
     ]
     notes = list(result.notes)
     if ram := result.ram():
-        notes.append(f"tegrastats: at most {format_bytes(max(r.ram_nbytes for r in ram))} of RAM")
+        notes.append(f"tegrastats: at most {format_bytes(max(ram))} of RAM")
     sources = dict.fromkeys(str(side.memory.running.get("source")) for side in result.sides)
     return Grid(
         f"{result.device.key}, {result.precision}: {result.runs} runs",
-        (
-            Column(""),
-            *(
-                Column(name, figures=True)
-                for name in (*("p50", "p99", "scratch", "system", "PSS", "GPU", "CUDA"),)
-            ),
-        ),
+        words("") + figures("p50", "p99", "scratch", "system", "PSS", "GPU", "CUDA"),
         tuple(rows),
         summary=(
             f"fed with {result.frame}; memory is growth from before the engines were loaded to "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...runtime.json_values import JsonValue
 from ...runtime.manifest import Manifest
 from ..errors import ModelError
 from ..graph.cuts import Cut, cuts
@@ -15,7 +16,7 @@ from ..graph.program import Program, is_standard, own_name
 from ..structure.cost import model_cost
 from ..units import format_bytes, format_count
 from .report import Report
-from .table import Column, Grid, sharing_text
+from .table import Grid, figures, sharing_text, words
 
 SCHEMA = "repsimc.inspection/1"
 # A deep network has hundreds of cuts; a table shows this many, spread over the depth.
@@ -24,7 +25,7 @@ _REPORT_MAX_NBYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class TensorLine:
+class TensorLine(JsonValue):
     """An input or output as the user named it."""
 
     name: str
@@ -35,14 +36,9 @@ class TensorLine:
         shape = "[...]" if self.shape is None else _shape_text(self.shape)
         return f"{self.name} {self.dtype} {shape}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The value as JSON types."""
-        shape = None if self.shape is None else list(self.shape)
-        return {"name": self.name, "dtype": self.dtype, "shape": shape}
-
 
 @dataclass(frozen=True)
-class CutLine:
+class CutLine(JsonValue):
     """A cut by own value names, the shapes of its values, and its depth (0..1)."""
 
     values: tuple[str, ...]
@@ -51,8 +47,7 @@ class CutLine:
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types."""
-        shapes = [None if shape is None else list(shape) for shape in self.shapes]
-        return {"values": list(self.values), "shapes": shapes, "depth": round(self.depth, 6)}
+        return {**super().to_json(), "depth": round(self.depth, 6)}
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
             f"{len(found.unknown_values)} values have no known shape and count as nothing in "
             f"activations and MACs: {some}"
         )
-    glance = Grid(f"model {found.name}", (Column(""), Column("")), tuple(rows), notes=tuple(notes))
+    glance = Grid(f"model {found.name}", words("", ""), tuple(rows), notes=tuple(notes))
     step = max(1, -(-len(found.cuts) // _CUTS_SHOWN))
     shown = found.cuts[::step]
     skipped = (
@@ -159,7 +154,7 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
     )
     table = Grid(
         "cuts: where this model can be fed by another",
-        (Column("depth", figures=True), Column("values"), Column("shapes")),
+        figures("depth") + words("values", "shapes"),
         tuple(
             (
                 f"{100 * cut.depth:.0f} %",
@@ -214,15 +209,14 @@ def bundle_grids(bundle: Path, manifest: Manifest, report: Report) -> tuple[Grid
                 shared or "-",
             )
         )
-    names = ("model", "source", "inputs", "outputs", "shared with, to depth: donor -> own value")
     models = Grid(
         f"bundle {bundle} by repsimc {manifest.repsimc}",
-        tuple(Column(name) for name in names),
+        words("model", "source", "inputs", "outputs", "shared with, to depth: donor -> own value"),
         tuple(rows),
     )
     files = Grid(
         "files",
-        (Column("file"), Column("size", figures=True), Column("sha256")),
+        words("file") + figures("size") + words("sha256"),
         tuple(
             (name, format_bytes(entry.nbytes), entry.sha256[:16])
             for name, entry in sorted(manifest.files.items())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.json_values import json_number
 from ..errors import FidelityError
 from ..units import format_bytes
-from .report import OutputFidelity, json_number
-from .table import Column, Grid, fidelity_value
+from .report import OutputFidelity
+from .table import Grid, fidelity_value, figures, words
 
 if TYPE_CHECKING:
     from ...runtime.bench import BenchResult, Side
@@ -69,17 +70,10 @@ def verification_json(found: Sequence[OutputVerification]) -> dict[str, Any]:
 def verification_grid(found: Sequence[OutputVerification]) -> Grid:
     """A row per output: fidelity against its floor and, with labels, accuracy before and after."""
     judged = any(item.accuracy_original is not None for item in found)
-    columns = [
-        Column("model"),
-        Column("output"),
-        Column("fidelity"),
-        Column("floor", figures=True),
-        Column(""),
-        Column("max diff", figures=True),
-        Column("frames", figures=True),
-    ]
+    columns = words("model", "output", "fidelity") + figures("floor") + words("")
+    columns += figures("max diff", "frames")
     if judged:
-        columns.append(Column("accuracy, original -> compiled", figures=True))
+        columns += figures("accuracy, original -> compiled")
     rows: list[tuple[str, ...]] = []
     for item in found:
         row = [
@@ -94,7 +88,7 @@ def verification_grid(found: Sequence[OutputVerification]) -> Grid:
         if judged:
             row.append(_accuracy(item))
         rows.append(tuple(row))
-    return Grid("compiled beside original", tuple(columns), tuple(rows))
+    return Grid("compiled beside original", columns, tuple(rows))
 
 
 def _accuracy(item: OutputVerification) -> str:
@@ -117,12 +111,7 @@ def bench_grid(result: BenchResult) -> Grid:
     return Grid(
         f"one frame through all models: {result.runs} runs, {threads}, "
         f"ONNX Runtime {result.onnxruntime}",
-        (
-            Column(""),
-            *(Column(name, figures=True) for name in ("p50", "p90", "p99", "mean")),
-            Column("memory, measured", figures=True),
-            Column("predicted", figures=True),
-        ),
+        words("") + figures("p50", "p90", "p99", "mean", "memory, measured", "predicted"),
         tuple(rows),
         total=None if result.apart is None else _share_row(result.merged, result.apart),
         summary=(f"fed with {result.frame}; memory is USS above an empty process",),
@@ -131,33 +120,22 @@ def bench_grid(result: BenchResult) -> Grid:
 
 
 def _side_row(name: str, side: Side) -> tuple[str, ...]:
-    latency = side.latency
-    seconds = (
-        latency.p50_seconds,
-        latency.p90_seconds,
-        latency.p99_seconds,
-        latency.mean_seconds,
-    )
+    *_, measured, predicted = _figures(side)
     return (
         name,
-        *(f"{1000 * value:.3g} ms" for value in seconds),
-        "-" if side.memory is None else format_bytes(side.memory.uss_nbytes),
-        "-" if side.predicted_nbytes is None else format_bytes(side.predicted_nbytes),
+        *(f"{1000 * seconds:.3g} ms" for seconds in astuple(side.latency)),
+        *("-" if nbytes is None else format_bytes(nbytes) for nbytes in (measured, predicted)),
     )
+
+
+def _figures(side: Side) -> tuple[float | None, ...]:
+    """Seconds at the percentiles and their mean; bytes measured and predicted."""
+    measured = None if side.memory is None else side.memory.uss_nbytes
+    return (*astuple(side.latency), measured, side.predicted_nbytes)
 
 
 def _share_row(merged: Side, apart: Side) -> tuple[str, ...]:
-    pairs: list[tuple[float | None, float | None]] = [
-        (merged.latency.p50_seconds, apart.latency.p50_seconds),
-        (merged.latency.p90_seconds, apart.latency.p90_seconds),
-        (merged.latency.p99_seconds, apart.latency.p99_seconds),
-        (merged.latency.mean_seconds, apart.latency.mean_seconds),
-        (
-            None if merged.memory is None else merged.memory.uss_nbytes,
-            None if apart.memory is None else apart.memory.uss_nbytes,
-        ),
-        (merged.predicted_nbytes, apart.predicted_nbytes),
-    ]
+    pairs = zip(_figures(merged), _figures(apart))
     return (
         "merged / apart",
         *(f"{one / other:.2f}" if one is not None and other else "-" for one, other in pairs),

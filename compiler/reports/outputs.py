@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .report import json_number
-from .table import Column, Grid
+from ...runtime.json_values import json_number
+from .table import Grid, figures, words
 
 SCHEMA = "repsimc.outputs/1"
 _TOP = 5
@@ -23,14 +23,9 @@ def outputs_grid(outputs: Outputs) -> Grid:
     """A row per output: shape, range, and for scores [N, C] the top classes of the first row."""
     return Grid(
         title="",
-        columns=(
-            Column("model"),
-            Column("output"),
-            Column("shape"),
-            Column("from", figures=True),
-            Column("to", figures=True),
-            Column("top values of row 0 (index: value)"),
-        ),
+        columns=words("model", "output", "shape")
+        + figures("from", "to")
+        + words("top values of row 0 (index: value)"),
         rows=tuple(
             (
                 model,

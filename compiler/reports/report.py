@@ -7,10 +7,12 @@ printed by `--format json`. Schema "repsimc.report/1": the fields below under th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from ...runtime.json_reader import Reader
+from ...runtime.json_values import JsonValue
 from ..errors import ModelError
 
 SCHEMA = "repsimc.report/1"
@@ -18,8 +20,76 @@ MAX_DIFFERENCE = "max abs difference"
 WEIGHTS, MEMORY = "weights", "memory"  # what a budget counts
 
 
+# -- reading -----------------------------------------------------------------------------------
+
+
+def _names(reader: Reader) -> list[str]:
+    return ["report", *(step for step in reader.path if isinstance(step, str))]
+
+
+def _fault(reader: Reader, problem: str) -> ModelError:
+    owner, key = _names(reader)[-2:]
+    return ModelError(
+        f"the report is damaged: field '{key}' of '{owner}' {problem}",
+        "compile the bundle again",
+    )
+
+
+def _text(reader: Reader) -> str:
+    if not isinstance(reader.value, str):
+        raise reader.wrong("a text")
+    return reader.value
+
+
+def _texts(reader: Reader) -> tuple[str, ...]:
+    found = reader.each(Reader.anything)
+    if not all(isinstance(item, str) for item in found):
+        raise reader.wrong("a list of texts")
+    return tuple(found)
+
+
+def _number(reader: Reader) -> float:
+    """The number, perhaps one that JSON has only a word for."""
+    return float(reader.value) if reader.value in ("nan", "inf", "-inf") else reader.number()
+
+
+def _counted(reader: Reader) -> str:
+    word = _text(reader)
+    if word not in (MEMORY, WEIGHTS):
+        raise _fault(reader, f"is none of {MEMORY}, {WEIGHTS}")
+    return word
+
+
+def _optional_integer(reader: Reader) -> int | None:
+    return None if reader.value is None else reader.integer()
+
+
+class _ReportReader(Reader):
+    """Reads a report; an error names the field and the object that it is of."""
+
+    OBJECT = "a JSON object"
+    KINDS: ClassVar[Mapping[Any, Callable[[Any], Any]]] = {
+        str: _text,
+        int: Reader.integer,
+        float: _number,
+        bool: Reader.flag,
+        tuple[str, ...]: _texts,
+    }
+
+    def wrong(self, wanted: str) -> ModelError:
+        if wanted == self.OBJECT:
+            return ModelError(f"the report is damaged: '{_names(self)[-1]}' is not {wanted}")
+        return _fault(self, f"is not {wanted}")
+
+    def missing(self, key: str) -> Reader:
+        raise _fault(self.at(key, None), "is missing")
+
+
+# -- the report --------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class OutputFidelity:
+class OutputFidelity(JsonValue):
     """How close one output stays to the original's, on frames that no fit has seen.
 
     `metric` is "top-1 agreement", "explained variance" (both: 1 is perfect) or
@@ -47,18 +117,14 @@ class OutputFidelity:
         room = self.value - self.floor
         return -room if self.metric == MAX_DIFFERENCE else room
 
-    def to_json(self) -> dict[str, Any]:
-        """The value as JSON types; a non-finite number is written as 'nan', 'inf' or '-inf'."""
-        return json_fields(self)
-
     @staticmethod
     def from_json(data: object) -> OutputFidelity:
         """The value `to_json` wrote. Raises ModelError."""
-        return _fidelity(_ReportReader("the report", "", data, ("fidelity",)))
+        return _ReportReader("the report", "", data, ("fidelity",)).record(OutputFidelity)
 
 
 @dataclass(frozen=True)
-class Sharing:
+class Sharing(JsonValue):
     """One model (the receiver) reads values of another (the donor) instead of its own.
 
     Values go by their models' own names. `depth` is the share of the receiver's nodes that this
@@ -71,13 +137,9 @@ class Sharing:
     depth: float
     exact: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """The value as JSON types."""
-        return json_fields(self)
-
 
 @dataclass(frozen=True)
-class ModelReport:
+class ModelReport(JsonValue):
     """One model before and after: bytes of weights, MACs per frame, peak bytes of activations.
 
     `weights_after_nbytes` divides a weight that several models read evenly among them, so that
@@ -99,13 +161,9 @@ class ModelReport:
         """The output with the least room above its floor; None when nothing was measured."""
         return min(self.fidelity, key=lambda output: output.margin, default=None)
 
-    def to_json(self) -> dict[str, Any]:
-        """The value as JSON types."""
-        return json_fields(self)
-
 
 @dataclass(frozen=True)
-class Report:
+class Report(JsonValue):
     """A whole compilation: every model, and the merged program beside the models apart.
 
     `memory_*` is predicted: unique weights + peak of live activations + what the backend needs.
@@ -121,8 +179,8 @@ class Report:
     memory_after_nbytes: int
     macs_before: int
     macs_after: int
-    budget_nbytes: int | None = None
-    budget_counts: str = MEMORY
+    budget_nbytes: Annotated[int | None, _optional_integer] = None
+    budget_counts: Annotated[str, _counted] = MEMORY
     frames_fit: int = 0
     frames_held_out: int = 0
     inputs_tied: bool = False
@@ -152,7 +210,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types, with its schema."""
-        return {"schema": SCHEMA, **json_fields(self)}
+        return {"schema": SCHEMA, **super().to_json()}
 
     @staticmethod
     def from_json(data: object) -> Report:
@@ -167,125 +225,4 @@ class Report:
                 f"the report has schema '{schema}', this repsimc reads '{SCHEMA}'",
                 "compile the bundle again with this version",
             )
-        return Report(
-            models=tuple(top.items("models", _model)),
-            weights_before_nbytes=top.get("weights_before_nbytes", Reader.integer),
-            weights_after_nbytes=top.get("weights_after_nbytes", Reader.integer),
-            memory_before_nbytes=top.get("memory_before_nbytes", Reader.integer),
-            memory_after_nbytes=top.get("memory_after_nbytes", Reader.integer),
-            macs_before=top.get("macs_before", Reader.integer),
-            macs_after=top.get("macs_after", Reader.integer),
-            budget_nbytes=top.get("budget_nbytes", _optional_integer),
-            budget_counts=top.get("budget_counts", _counted),
-            frames_fit=top.get("frames_fit", Reader.integer),
-            frames_held_out=top.get("frames_held_out", Reader.integer),
-            inputs_tied=top.get("inputs_tied", Reader.flag),
-            notes=top.get("notes", _texts),
-        )
-
-
-def json_number(value: float) -> float | str:
-    """The number, or 'nan', 'inf', '-inf': JSON has no words for those and its readers stop."""
-    return float(value) if math.isfinite(value) else str(float(value))
-
-
-def json_fields(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON types under their own names, in their order."""
-    return {field.name: _json(getattr(value, field.name)) for field in fields(value)}
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, float):
-        return json_number(value)
-    if isinstance(value, tuple):
-        return [_json(item) for item in cast("tuple[Any, ...]", value)]
-    return json_fields(value) if is_dataclass(value) else value
-
-
-class _ReportReader(Reader):
-    """Reads a report; an error names the field and the object that it is of."""
-
-    OBJECT = "a JSON object"
-
-    def wrong(self, wanted: str) -> ModelError:
-        if wanted == self.OBJECT:
-            return ModelError(f"the report is damaged: '{_names(self)[-1]}' is not {wanted}")
-        return _fault(self, f"is not {wanted}")
-
-    def missing(self, key: str) -> Reader:
-        raise _fault(self.at(key, None), "is missing")
-
-
-def _names(reader: Reader) -> list[str]:
-    return ["report", *(step for step in reader.path if isinstance(step, str))]
-
-
-def _fault(reader: Reader, problem: str) -> ModelError:
-    owner, key = _names(reader)[-2:]
-    return ModelError(
-        f"the report is damaged: field '{key}' of '{owner}' {problem}",
-        "compile the bundle again",
-    )
-
-
-def _text(reader: Reader) -> str:
-    if not isinstance(reader.value, str):
-        raise reader.wrong("a text")
-    return reader.value
-
-
-def _texts(reader: Reader) -> tuple[str, ...]:
-    found = reader.each(Reader.anything)
-    if not all(isinstance(item, str) for item in found):
-        raise reader.wrong("a list of texts")
-    return tuple(found)
-
-
-def _number(reader: Reader) -> float:
-    """The number, perhaps written by `json_number`."""
-    return float(reader.value) if reader.value in ("nan", "inf", "-inf") else reader.number()
-
-
-def _counted(reader: Reader) -> str:
-    word = _text(reader)
-    if word not in (MEMORY, WEIGHTS):
-        raise _fault(reader, f"is none of {MEMORY}, {WEIGHTS}")
-    return word
-
-
-def _optional_integer(reader: Reader) -> int | None:
-    return None if reader.value is None else reader.integer()
-
-
-def _fidelity(reader: Reader) -> OutputFidelity:
-    return OutputFidelity(
-        reader.get("output", _text),
-        reader.get("metric", _text),
-        reader.get("value", _number),
-        reader.get("floor", _number),
-        reader.get("frames", Reader.integer),
-    )
-
-
-def _sharing(reader: Reader) -> Sharing:
-    return Sharing(
-        reader.get("donor", _text),
-        reader.get("donor_values", _texts),
-        reader.get("receiver_values", _texts),
-        reader.get("depth", _number),
-        reader.get("exact", Reader.flag),
-    )
-
-
-def _model(reader: Reader) -> ModelReport:
-    return ModelReport(
-        name=reader.get("name", _text),
-        weights_before_nbytes=reader.get("weights_before_nbytes", Reader.integer),
-        weights_after_nbytes=reader.get("weights_after_nbytes", Reader.integer),
-        macs_before=reader.get("macs_before", Reader.integer),
-        macs_after=reader.get("macs_after", Reader.integer),
-        activations_before_nbytes=reader.get("activations_before_nbytes", Reader.integer),
-        activations_after_nbytes=reader.get("activations_after_nbytes", Reader.integer),
-        sharing=tuple(reader.items("sharing", _sharing)),
-        fidelity=tuple(reader.items("fidelity", _fidelity)),
-    )
+        return top.record(Report)

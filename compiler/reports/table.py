@@ -31,6 +31,16 @@ class Column:
     figures: bool = False
 
 
+def words(*headings: str) -> tuple[Column, ...]:
+    """Columns of text under these headings."""
+    return tuple(Column(heading) for heading in headings)
+
+
+def figures(*headings: str) -> tuple[Column, ...]:
+    """Columns of figures under these headings."""
+    return tuple(Column(heading, figures=True) for heading in headings)
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table as a value: plain text cells, an optional total row, lines and notes below."""
@@ -123,14 +133,11 @@ def report_grid(report: Report) -> Grid:
     """The before/after table of a compilation: a row per model, the total, and the budget."""
     return Grid(
         title=_title(report),
-        columns=(
-            Column("model"),
-            Column("weights", figures=True),
-            Column("shared with, to depth"),
-            Column("activations", figures=True),
-            Column("MACs", figures=True),
-            Column("fidelity"),
-        ),
+        columns=words("model")
+        + figures("weights")
+        + words("shared with, to depth")
+        + figures("activations", "MACs")
+        + words("fidelity"),
         rows=tuple(
             (
                 model.name,

@@ -6,8 +6,10 @@ held-out R2 of thousands of pairs affordable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -44,24 +46,14 @@ class Moments:
         )
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(
-            self.rows + other.rows,
-            self.x + other.x,
-            self.y + other.y,
-            self.xx + other.xx,
-            self.yy + other.yy,
-            self.xy + other.xy,
-        )
+        return self._each(other, operator.add)
 
     def __sub__(self, other: Moments) -> Moments:
-        return Moments(
-            self.rows - other.rows,
-            self.x - other.x,
-            self.y - other.y,
-            self.xx - other.xx,
-            self.yy - other.yy,
-            self.xy - other.xy,
-        )
+        return self._each(other, operator.sub)
+
+    def _each(self, other: Moments, combine: Callable[[Any, Any], Any]) -> Moments:
+        names = [field.name for field in fields(Moments)]
+        return Moments(*(combine(getattr(self, name), getattr(other, name)) for name in names))
 
     def centred(self) -> tuple[Float64, Float64, Float64]:
         """Sxx, Syy, Sxy about the means (sums over rows, not divided)."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ...runtime.placing import cache_folder
 from ..errors import DataError, UsageError
 from ..frames.calibration import FrameOptions
 from ..graph.arrays import Array
@@ -30,7 +31,7 @@ from .pair_matrix import PairMatrix
 from .pairs import compare
 from .report import LayerReport, Match, PairReport, SimilarityResult, SiteMark, best_rows
 from .row_pairs import affine_r2_of
-from .store import Store, cache_folder
+from .store import Store
 
 if TYPE_CHECKING:
     from ..frames.preprocessing import Preprocessing
@@ -96,7 +97,10 @@ def similarity(
                         held_out=None,
                     ),
                     recipe,
-                    Stores(Store(cache_folder()) if cache else None, Store(Path(scratch))),
+                    Stores(
+                        Store(cache_folder() / "similarity") if cache else None,
+                        Store(Path(scratch)),
+                    ),
                     progress,
                 )
             return _analysed(source, tuple(measures), within, sites, progress)

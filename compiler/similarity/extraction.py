@@ -120,13 +120,11 @@ def extract(
     return replace(found, skipped=tuple(faults.values()))
 
 
-def features_of_arrays(
-    model: str, arrays: Mapping[str, Array], recipe: Recipe, channels_last: bool | None = None
-) -> ModelFeatures:
+def features_of_arrays(model: str, arrays: Mapping[str, Array], recipe: Recipe) -> ModelFeatures:
     """The features of layers given as arrays [n, ...] of equal n.
 
-    `channels_last` None means: channels on axis 1 from four axes on, on the last below. Raises
-    DataError for anything but floats of 2 to 5 axes and equal n.
+    Channels are on axis 1 from four axes on, on the last below. Raises DataError for anything but
+    floats of 2 to 5 axes and equal n.
     """
     frames = len(next(iter(arrays.values()))) if arrays else 0
     keepers: list[_Keeper] = []
@@ -140,8 +138,7 @@ def features_of_arrays(
             )
         if len(array) != frames:
             raise DataError(f"{where} has {len(array)} frames, others have {frames}")
-        last = array.ndim < 4 if channels_last is None else channels_last
-        layer = Layer(name, f"{model}/{name}", tuple(array.shape[1:]), last or array.ndim == 2)
+        layer = Layer(name, f"{model}/{name}", tuple(array.shape[1:]), array.ndim < 4)
         # Seeded alike for every layer: row k is the same relative place of the same frame.
         places = _Places(recipe, frames)
         keeper = _Keeper(model, layer, frames, recipe, places.per_frame)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import onnx
-from onnx.external_data_helper import uses_external_data
 
 from ...runtime.json_reader import Reader, read_json
+from ...runtime.wire import external_files
 from ..errors import ModelError
 from ..naming import sanitised
 from ..output_folders import check_output_folder
@@ -119,8 +119,9 @@ def _shown(value: float) -> str:
 
 def _annotated(result: SimilarityResult, name: str, path: Path, folder: Path) -> Iterator[Path]:
     """Write a copy of a model whose nodes carry notes, and of its external data beside it."""
+    content = path.read_bytes()
     proto = onnx.ModelProto()
-    proto.ParseFromString(path.read_bytes())
+    proto.ParseFromString(content)
     notes = notes_of(result, name)
     for node in proto.graph.node:
         for output in node.output:
@@ -129,7 +130,7 @@ def _annotated(result: SimilarityResult, name: str, path: Path, folder: Path) ->
                 known = [entry for entry in node.metadata_props if entry.key == key]
                 entry = known[0] if known else node.metadata_props.add()
                 entry.key, entry.value = key, text
-    places = sorted({*_locations(proto.graph)})
+    places = external_files(content)
     # Two models may call their data files alike.
     folder = folder / name if places else folder
     for location in places:
@@ -152,18 +153,3 @@ def _inside(folder: Path, location: str, model: Path) -> Path:
             "keep data files beside the model",
         )
     return place
-
-
-def _locations(graph: onnx.GraphProto) -> Iterator[str]:
-    """Names of the external data files of a graph and the graphs within it."""
-    for tensor in graph.initializer:
-        if uses_external_data(tensor):
-            yield from (e.value for e in tensor.external_data if e.key == "location")
-    for node in graph.node:
-        for attribute in node.attribute:
-            tensors: Sequence[onnx.TensorProto] = [attribute.t, *attribute.tensors]
-            for tensor in tensors:
-                if uses_external_data(tensor):
-                    yield from (e.value for e in tensor.external_data if e.key == "location")
-            for body in (attribute.g, *attribute.graphs):
-                yield from _locations(body)

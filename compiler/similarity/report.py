@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..graph.arrays import Array, Float64
-from ..reports.table import Column, Grid
+from ..reports.table import Grid, figures, words
 from .features import LayerStatistics
 from .layers import Layer, Skipped
 from .measures import CATALOG
@@ -140,10 +140,7 @@ class SimilarityResult:
             ],
             "pairs": [self._pair_json(pair) for pair in self.pairs],
             "matches": [_match_json(match) for match in self.matches],
-            "skipped": [
-                {"model": each.model, "layer": each.layer, "reason": each.reason}
-                for each in self.skipped
-            ],
+            "skipped": [asdict(each) for each in self.skipped],
             "notes": list(self.notes),
             "warnings": list(self.warnings),
         }
@@ -179,16 +176,13 @@ def arrays(result: SimilarityResult, pair: PairReport) -> dict[str, Array]:
     }
     for name, matrix in pair.matrices.items():
         found[name] = matrix.values
-        found[f"{name}.null"] = matrix.null
-        found[f"{name}.null_extreme"] = matrix.null_extreme
-        found[f"{name}.spread"] = matrix.spread
-        found[f"{name}.applicable"] = matrix.applicable
+        for part in ("null", "null_extreme", "spread", "applicable"):
+            found[f"{name}.{part}"] = getattr(matrix, part)
     return found
 
 
 def similarity_grid(result: SimilarityResult) -> Grid:
     """The best matches as a table, most alike first, with the null and the spread beside them."""
-    measure = result.measures[0]
     best = result.best()
     distinct = _distinct(best)
     rows = tuple(
@@ -209,15 +203,10 @@ def similarity_grid(result: SimilarityResult) -> Grid:
     if undefined:
         notes.append(f"{undefined} layers have no match: undefined, or nothing to compare with")
     notes += [f"{each.model}/{each.layer} is skipped: {each.reason}" for each in result.skipped]
-    columns = ("spread", "null", "affine R2")
     return Grid(
         title=_title(result),
-        columns=(
-            Column("layer"),
-            Column("most like"),
-            Column(measure, True),
-            *(Column(c, True) for c in columns),
-        ),
+        columns=words("layer", "most like")
+        + figures(result.measures[0], "spread", "null", "affine R2"),
         rows=rows,
         notes=tuple(notes),
     )
@@ -269,17 +258,12 @@ def _layer_json(report: LayerReport) -> dict[str, Any]:
 
 
 def _match_json(match: Match) -> dict[str, Any]:
-    return {
-        "model": match.model,
-        "layer": match.layer,
-        "like_model": match.like_model,
-        "like_layer": match.like_layer,
-        "measure": match.measure,
-        "value": number(match.value),
-        "null": number(match.null),
-        "spread": number(match.spread),
-        "affine_r2": number(match.r2),
+    found = {
+        name: number(value) if isinstance(value, float) else value
+        for name, value in asdict(match).items()
     }
+    found["affine_r2"] = found.pop("r2")
+    return found
 
 
 def _matrix_json(matrix: PairMatrix) -> dict[str, Any]:

@@ -37,14 +37,6 @@ _META = "meta.json"
 _MAX_META_NBYTES = 16 << 20
 
 
-def cache_folder() -> Path:
-    """Where entries live: $XDG_CACHE_HOME/repsimc/similarity, by default under ~/.cache."""
-    # The base directory specification says that a relative path is to be ignored.
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    home = given if given.is_absolute() else Path.home() / ".cache"
-    return home / "repsimc" / "similarity"
-
-
 @dataclass(frozen=True)
 class FeaturesKey:
     """All that decides the features of a model; as text the name of their entry.

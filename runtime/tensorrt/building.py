@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ..errors import BackendError, FidelityError, UsageError
 from ..files import check_external_files, check_files, file_entry, inside, read_manifest
 from ..manifest import LAYOUTS, MERGED, PRECISIONS, Manifest
-from ..placing import write_file
+from ..placing import cache_folder, write_file
 from ..wire import GraphFile
 from .api import BuildRequest, TensorRT
 from .checking import TOLERANCES, read_references
@@ -33,7 +33,6 @@ from .engines import (
     graph_of,
     replacing,
     up_to_date,
-    with_scratch,
 )
 from .probe import Device, probe
 from .shapes import Range, known_shapes
@@ -133,7 +132,7 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
     folder = engine_folder(bundle, device.key, layout, precision)
     if found := up_to_date(folder, wanted):
         return BuildResult(folder, found, False)
-    cache = timing_cache(device.key)
+    timings = cache_folder() / "tensorrt" / f"{device.key}.timing"
     with (
         engine_graphs(bundle, manifest, layout, graph, options) as parts,
         replacing(folder) as partial,
@@ -148,7 +147,7 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
                 "typed": typed,
                 "quantised": manifest.quantised,
                 "workspace_nbytes": workspace,
-                "timing_cache": str(cache),
+                "timing_cache": str(timings),
                 "plugins": options.libraries,
             }
             files.append(engine_file_of(part, run_child("build", job, partial / LOG)))
@@ -169,14 +168,18 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
             precision=precision,
             fingerprint=wanted,
             bundle_sha256=bundle_digest(manifest),
-            engines=tuple(with_scratch(*each) for each in zip(files, found_here["needs_nbytes"])),
+            engines=tuple(
+                replace(file, scratch_nbytes=nbytes)
+                for file, nbytes in zip(files, found_here["needs_nbytes"])
+            ),
+            checked=tuple(Checked(**item) for item in found_here["checked"]),
             workspace_nbytes=workspace,
             device=device.to_json(),
             notes=_notes(manifest),
         )
-        record = replace(record, checked=tuple(Checked(**item) for item in found_here["checked"]))
         _require_close(record, bundle)
-        write_file(partial / RECORD, _json(record))
+        text = json.dumps(record.to_json(), indent=2, sort_keys=True)
+        write_file(partial / RECORD, f"{text}\n".encode())
     return BuildResult(folder, record, True)
 
 
@@ -300,14 +303,6 @@ def build_here(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def timing_cache(key: str) -> Path:
-    """Where TensorRT's timings of this device are kept: $XDG_CACHE_HOME, by default ~/.cache."""
-    # The base directory specification says that a relative path is to be ignored.
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    home = given if given.is_absolute() else Path.home() / ".cache"
-    return home / "repsimc" / "tensorrt" / f"{key}.timing"
-
-
 def _check_precision(manifest: Manifest, precision: str, device: Device) -> bool:
     """Whether to build from a graph with types in it. Raises UsageError, BackendError."""
     lacks = {"fp16": not device.fast_fp16, "int8": not device.fast_int8}
@@ -376,7 +371,3 @@ def _link(source: Path, target: Path) -> None:
         target.symlink_to(source.resolve())
     except OSError:  # file systems without links
         shutil.copyfile(source, target)
-
-
-def _json(record: EngineRecord) -> bytes:
-    return f"{json.dumps(record.to_json(), indent=2, sort_keys=True)}\n".encode()

@@ -13,7 +13,7 @@ from ..errors import ModelError
 from ..feeds import placeholder
 from ..files import read_manifest
 from ..manifest import REFERENCES, Manifest
-from .engines import Checked, EngineFile
+from .engines import Checked, engine_files
 from .execution import in_declared_types, output_values
 from .loaded_engines import Library, LoadedEngines
 
@@ -126,7 +126,7 @@ def check_here(job: dict[str, Any]) -> dict[str, Any]:
     """What the child finds: scratch bytes of the engines, and every output beside its reference."""
     bundle = Path(job["bundle"])
     manifest = read_manifest(bundle)
-    files = [EngineFile.from_json(entry) for entry in job["plans"]]
+    files = engine_files(job["plans"])
 
     def say(severity: str, message: str) -> None:
         print(f"{severity}: {message}")

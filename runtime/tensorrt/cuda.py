@@ -51,7 +51,6 @@ class Cuda:
 
     def __init__(self, library: str = "") -> None:
         self._lib = open_library(library)
-        self._device: Callable[[int], None] | None = None
         self._allocated: dict[int, tuple[int, str]] = {}  # address -> (bytes, function to free)
         self._context = ctypes.c_void_p()
         self._call("cuInit", 0)

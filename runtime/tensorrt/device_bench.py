@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from ..bench import NOISE, Latency, check_original, with_noise
 from ..errors import ModelError, RepsimcError
 from ..files import read_manifest
+from ..json_values import JsonValue
 from ..manifest import Manifest, ModelEntry
 from ..memory import release_memory
 from ..wire import GraphFile
 from .building import BuildOptions, EngineGraph, Stages, build_job, chosen, engine_file_of
 from .checking import read_references
 from .child import run_child
-from .device_memory import Tegrastats, parse_tegrastats, read_memory
-from .engines import EngineFile, find_engines, read_record
+from .device_memory import parse_tegrastats, read_memory
+from .engines import EngineFile, engine_files, find_engines, read_record
 from .execution import output_values
 from .loaded_engines import Library, LoadedEngines
 from .probe import Device, probe
@@ -34,7 +35,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Phases:
+class Phases(JsonValue):
     """Memory before the engines came, with them loaded, and after they ran: `Reading.to_json()`.
 
     `scratch_nbytes` is what engines were given to compute in, `allocated_nbytes` all that repsimc
@@ -52,13 +53,9 @@ class Phases:
         before, after = self.idle.get(what), self.running.get(what)
         return None if before is None or after is None else sign * (after - before)
 
-    def to_json(self) -> dict[str, Any]:
-        """The phases as JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class EngineSide:
+class EngineSide(JsonValue):
     """One way to hold the models: its name, latency of one frame through all, memory, log."""
 
     name: str
@@ -68,20 +65,9 @@ class EngineSide:
     cuda_graphs: int
     log: str
 
-    def to_json(self) -> dict[str, Any]:
-        """The side as JSON values."""
-        return {
-            "name": self.name,
-            "latency": self.latency.to_json(),
-            "memory": self.memory.to_json(),
-            "plans_nbytes": self.plans_nbytes,
-            "cuda_graphs": self.cuda_graphs,
-            "log": self.log,
-        }
-
 
 @dataclass(frozen=True)
-class DeviceBench:
+class DeviceBench(JsonValue):
     """What was measured on a device: the bundle's engines, and the originals' where found."""
 
     device: Device
@@ -95,20 +81,10 @@ class DeviceBench:
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values, with schema version and raw logs."""
-        return {
-            "schema": SCHEMA,
-            "device": self.device.to_json(),
-            "precision": self.precision,
-            "sides": [side.to_json() for side in self.sides],
-            "frame": self.frame,
-            "runs": self.runs,
-            "warmup": self.warmup,
-            "tegrastats": self.tegrastats,
-            "notes": list(self.notes),
-        }
+        return {"schema": SCHEMA, **super().to_json()}
 
-    def ram(self) -> list[Tegrastats]:
-        """What tegrastats said while it ran."""
+    def ram(self) -> list[int]:
+        """Bytes of RAM in use, as tegrastats said while it ran."""
         return parse_tegrastats(self.tegrastats)
 
 
@@ -196,7 +172,7 @@ def measure_here(job: dict[str, Any]) -> dict[str, Any]:
     idle = read_memory(warm.cuda.memory()[0]).to_json()
     loaded: list[tuple[LoadedEngines, list[str], dict[str, Array]]] = []
     for group in job["groups"]:
-        files = [EngineFile.from_json(entry) for entry in group["plans"]]
+        files = engine_files(group["plans"])
         engines = LoadedEngines(
             Path(group["folder"]),
             files,

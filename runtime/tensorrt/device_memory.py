@@ -10,10 +10,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from ..json_values import JsonValue
 
 _NVMAP = Path("/sys/kernel/debug/nvmap/iovmm/clients")  # readable by root only
 MEMINFO = Path("/proc/meminfo")
@@ -22,7 +22,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(JsonValue):
     """Bytes at one moment; None where the system does not tell.
 
     `available` is MemAvailable, `pss` the process's share of pages, `gpu` what the GPU driver
@@ -34,37 +34,6 @@ class Reading:
     gpu_nbytes: int | None
     cuda_free_nbytes: int | None
     source: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The reading as JSON values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Tegrastats:
-    """Memory in one line of tegrastats, in bytes: its other fields change with every release."""
-
-    ram_nbytes: int
-    ram_total_nbytes: int
-    swap_nbytes: int | None
-
-
-@dataclass(frozen=True)
-class TrtexecReport:
-    """What trtexec printed: seconds and bytes, None where the version prints no such line.
-
-    From 11 on trtexec measures with CUDA graphs and without copies unless told otherwise, so its
-    latencies are no match for those of 8.6 and 10.3.
-    """
-
-    passed: bool
-    throughput_qps: float | None
-    latency_median_seconds: float | None
-    latency_p99_seconds: float | None
-    gpu_median_seconds: float | None
-    engine_nbytes: int | None
-    context_nbytes: int | None
-    build_seconds: float | None
 
 
 def read_memory(cuda_free_nbytes: int | None = None) -> Reading:
@@ -122,46 +91,12 @@ def parse_nvidia_smi(text: str) -> dict[int, int]:
     return found
 
 
-def parse_tegrastats(text: str) -> list[Tegrastats]:
-    """The memory in every line of tegrastats that tells it."""
-    found: list[Tegrastats] = []
-    for line in text.splitlines():
-        ram = re.search(r"\bRAM (\d+)/(\d+)MB", line)
-        if ram:
-            swap = re.search(r"\bSWAP (\d+)/\d+MB", line)
-            found.append(
-                Tegrastats(
-                    int(ram.group(1)) * 2**20,
-                    int(ram.group(2)) * 2**20,
-                    int(swap.group(1)) * 2**20 if swap else None,
-                )
-            )
-    return found
+def parse_tegrastats(text: str) -> list[int]:
+    """Bytes of RAM in use in every line of tegrastats that tells them.
 
-
-def parse_trtexec(lines: Iterable[str]) -> TrtexecReport:
-    """What trtexec printed, by the lines that 8.6, 10.3 and 11.1 have in common or alone."""
-    text = "\n".join(lines)
-
-    def number(pattern: str, factor: float) -> float | None:
-        match = re.search(pattern, text)
-        return float(match.group(1)) * factor if match else None
-
-    def nbytes(pattern: str) -> int | None:
-        found = number(pattern, 2**20)
-        return None if found is None else int(found)
-
-    latency = r"(?<!H2D )(?<!D2H )\bLatency: min = .*?"
-    return TrtexecReport(
-        passed="&&&& PASSED" in text,
-        throughput_qps=number(r"Throughput: ([\d.]+) qps", 1),
-        latency_median_seconds=number(rf"{latency}median = ([\d.]+) ms", 1e-3),
-        latency_p99_seconds=number(rf"{latency}percentile\(99%\) = ([\d.]+) ms", 1e-3),
-        gpu_median_seconds=number(r"GPU Compute Time: min = .*?median = ([\d.]+) ms", 1e-3),
-        engine_nbytes=nbytes(r"Created engine with size: ([\d.]+) MiB"),
-        context_nbytes=nbytes(r"Created execution context with device memory size: ([\d.]+) MiB"),
-        build_seconds=number(r"Engine built in ([\d.]+) sec", 1),
-    )
+    Its other fields change with every release.
+    """
+    return [int(used) * 2**20 for used in re.findall(r"\bRAM (\d+)/\d+MB", text)]
 
 
 def text_of(path: Path) -> str:

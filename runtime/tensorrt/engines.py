@@ -10,13 +10,14 @@ import shutil
 import struct
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import BackendError, ModelError, UsageError
 from ..files import file_entry
-from ..json_reader import Reader, read_json
+from ..json_reader import FileName, ModelName, Reader, Sha256, read_json
+from ..json_values import JsonValue
 from ..manifest import LAYOUTS, PRECISIONS, Manifest
 from ..placing import alive, put_in_place, sync
 
@@ -26,49 +27,33 @@ RECORD = "engines.json"
 LOG = "build.log"
 _MAX_NBYTES = 16 * 2**20
 _HINT = "build the engines again: repsimc build BUNDLE --backend tensorrt"
+_KEYS = {"engines": "plans"}  # where the record's JSON has other names than its fields
 _TAGS = (b"ftrt", b"vtrt")  # of TensorRT's plans and of TensorRT-RTX's
 
 
+def _count_or_none(reader: Reader) -> int | None:
+    return reader.count() if reader.value else None
+
+
 @dataclass(frozen=True)
-class EngineFile:
+class EngineFile(JsonValue):
     """A serialized engine: its file, what it needs and gives, its size, scratch memory, time."""
 
-    file: str
-    models: tuple[str, ...]
+    file: FileName
+    models: tuple[ModelName, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nbytes: int
-    sha256: str
+    sha256: Sha256
     seconds: float
     scratch_nbytes: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """The entry as JSON values."""
-        return {
-            "file": self.file,
-            "models": list(self.models),
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
-            "nbytes": self.nbytes,
-            "sha256": self.sha256,
-            "seconds": self.seconds,
-            "scratch_nbytes": self.scratch_nbytes,
-        }
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> EngineFile:
-        """The entry of JSON values that repsimc itself wrote for a child process."""
-        found = dict(value)
-        for key in ("models", "inputs", "outputs"):
-            found[key] = tuple(found[key])
-        return EngineFile(**found)
-
 
 @dataclass(frozen=True)
-class Checked:
+class Checked(JsonValue):
     """An output beside its reference: the largest difference by the largest reference value."""
 
-    model: str
+    model: ModelName
     output: str
     difference: float
     tolerance: float
@@ -79,13 +64,9 @@ class Checked:
         """True if it is within the tolerance; not a number is not."""
         return self.difference <= self.tolerance
 
-    def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON values."""
-        return asdict(self)
 
-
-@dataclass(frozen=True)
-class EngineRecord:
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord(JsonValue):
     """What `engines.json` says: what the engines were built from, for what, and what they are.
 
     `fingerprint` is of all that decides the plans: the bundle, device, version, options.
@@ -95,29 +76,18 @@ class EngineRecord:
     key: str
     layout: str
     precision: str
-    fingerprint: str
-    bundle_sha256: str
+    fingerprint: Sha256
+    bundle_sha256: Sha256
+    workspace_nbytes: Annotated[int | None, _count_or_none] = None
     engines: tuple[EngineFile, ...]
     checked: tuple[Checked, ...] = ()
     notes: tuple[str, ...] = ()
-    workspace_nbytes: int | None = None
     device: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values, with schema version."""
-        return {
-            "schema": SCHEMA,
-            "key": self.key,
-            "layout": self.layout,
-            "precision": self.precision,
-            "fingerprint": self.fingerprint,
-            "bundle_sha256": self.bundle_sha256,
-            "workspace_nbytes": self.workspace_nbytes,
-            "plans": [file.to_json() for file in self.engines],
-            "checked": [item.to_json() for item in self.checked],
-            "notes": list(self.notes),
-            "device": dict(self.device),
-        }
+        """The record as JSON values, with schema version; engines are called plans there."""
+        found = super().to_json()
+        return {"schema": SCHEMA} | {_KEYS.get(name, name): found[name] for name in found}
 
 
 def engine_folder(bundle: Path, key: str, layout: str, precision: str) -> Path:
@@ -139,18 +109,12 @@ def read_record(folder: Path) -> EngineRecord:
     layout, precision = top.get("layout", Reader.text), top.get("precision", Reader.text)
     if layout not in LAYOUTS or precision not in PRECISIONS:
         raise ModelError(f"{path} has an unknown layout or precision", _HINT)
-    return EngineRecord(
-        key=top.get("key", Reader.text),
-        layout=layout,
-        precision=precision,
-        fingerprint=top.get("fingerprint", Reader.sha256),
-        bundle_sha256=top.get("bundle_sha256", Reader.sha256),
-        engines=tuple(top.items("plans", _engine_file)),
-        checked=tuple(top.items("checked", _checked)),
-        notes=tuple(top.items("notes", Reader.text)),
-        workspace_nbytes=top.get("workspace_nbytes", lambda r: r.count() if r.value else None),
-        device=top.get("device", lambda device: device.entries(Reader.anything)),
-    )
+    return top.record(EngineRecord, keys=_KEYS)
+
+
+def engine_files(values: object) -> list[EngineFile]:
+    """The engine files of a list of JSON values. Raises ModelError."""
+    return Reader("plans", "", values).each(lambda file: file.record(EngineFile))
 
 
 def find_engines(bundle: Path, manifest: Manifest, key: str, layout: str, precision: str) -> Path:
@@ -282,31 +246,3 @@ def replacing(folder: Path) -> Generator[Path]:
             "the engines that were there are as before; free space there, or copy the bundle to "
             "a larger disk",
         ) from error
-
-
-def with_scratch(file: EngineFile, nbytes: int) -> EngineFile:
-    """The entry, with what its engine says it needs."""
-    return replace(file, scratch_nbytes=nbytes)
-
-
-def _engine_file(reader: Reader) -> EngineFile:
-    return EngineFile(
-        file=reader.get("file", Reader.file_name),
-        models=tuple(reader.items("models", Reader.model_name)),
-        inputs=tuple(reader.items("inputs", Reader.text)),
-        outputs=tuple(reader.items("outputs", Reader.text)),
-        nbytes=reader.get("nbytes", Reader.count),
-        sha256=reader.get("sha256", Reader.sha256),
-        seconds=reader.get("seconds", Reader.number),
-        scratch_nbytes=reader.get("scratch_nbytes", Reader.count),
-    )
-
-
-def _checked(reader: Reader) -> Checked:
-    return Checked(
-        reader.get("model", Reader.model_name),
-        reader.get("output", Reader.text),
-        reader.get("difference", Reader.number),
-        reader.get("tolerance", Reader.number),
-        reader.get("runs", Reader.count),
-    )

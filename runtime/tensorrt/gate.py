@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import BackendError, ModelError, UsageError
 from ..files import check_files, read_manifest
+from ..json_values import JsonValue
 from ..manifest import MERGED, Manifest
 from .building import BuildOptions, EngineGraph, Stages, build_job, chosen, engine_graphs
 from .child import run_child
@@ -34,7 +35,7 @@ _REPORTED = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
 
 @dataclass(frozen=True)
-class GateEngine:
+class GateEngine(JsonValue):
     """One engine that TensorRT-RTX built: bytes it reports beside bytes that were predicted.
 
     `same_bytes` says that two builds gave one plan. If they did not, a third was built, and
@@ -61,8 +62,7 @@ class GateEngine:
 
     def to_json(self) -> dict[str, Any]:
         """The engine as JSON values."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**fields, "same_bytes": self.same_bytes}
+        return {**super().to_json(), "same_bytes": self.same_bytes}
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import platform
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import BackendError
+from ..json_values import JsonValue
 from .api import TensorRT
 from .child import run_child
 from .cuda import Cuda, Gpu, open_library
@@ -22,7 +22,7 @@ _UNSAFE = re.compile(r"[^a-z0-9.]+")
 
 
 @dataclass(frozen=True)
-class Device:
+class Device(JsonValue):
     """A GPU with a TensorRT that can use it.
 
     `available_nbytes` is what a build may take: on boards whose GPU shares the processor's memory
@@ -54,7 +54,7 @@ class Device:
 
     def to_json(self) -> dict[str, Any]:
         """The device as JSON values."""
-        return {**asdict(self), "gpu": asdict(self.gpu), "key": self.key}
+        return {**super().to_json(), "key": self.key}
 
 
 def probe(module: str = "tensorrt") -> Device:
@@ -106,11 +106,3 @@ def l4t_release() -> str:
 def board_name() -> str:
     """What the board calls itself, such as 'NVIDIA Jetson Orin Nano Developer Kit'; else ''."""
     return text_of(_BOARD).strip("\0 \n") if platform.machine() == "aarch64" else ""
-
-
-def library_version(name: str, function: str) -> int | None:
-    """What a C library's version function says, without importing anything; None without it."""
-    try:
-        return int(getattr(ctypes.CDLL(name), function)())
-    except (OSError, AttributeError):
-        return None

@@ -33,7 +33,12 @@ def entry(name: str, **changes: Any) -> ModelEntry:
 def manifest(*models: ModelEntry) -> Manifest:
     names = ("merged.onnx", "plan.json", "report.json")
     files = {name: FileEntry(DIGEST, 10) for name in names}
-    return Manifest(models or (entry("a"), entry("b")), files, "0.1.0", {"merged_nbytes": 5})
+    return Manifest(
+        repsimc="0.1.0",
+        models=models or (entry("a"), entry("b")),
+        files=files,
+        memory={"merged_nbytes": 5},
+    )
 
 
 def test_a_manifest_survives_writing_and_reading() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, rankdata
 
-from repsimc.compiler.similarity import measures
 from repsimc.compiler.similarity.accumulators import Moments
+from tests.similarity import one_pair as measures
 from tests.similarity.activations import hsic_1, pair
 
 Float64 = NDArray[np.float64]

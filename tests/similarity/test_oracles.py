@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from repsimc.compiler.similarity import measures
+from tests.similarity import one_pair as measures
 
 Float64 = NDArray[np.float64]
 

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from repsimc.compiler.similarity import measures
 from repsimc.compiler.similarity.extraction import features_of_arrays
 from repsimc.compiler.similarity.features import ModelFeatures, Recipe
 from repsimc.compiler.similarity.measures import CATALOG
 from repsimc.compiler.similarity.pairs import compare
 from repsimc.compiler.similarity.row_pairs import affine_r2_of
+from tests.similarity import one_pair as measures
 from tests.similarity.activations import blended, maps
 
 EXACT = Recipe(batch=16)

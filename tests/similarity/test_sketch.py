@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from repsimc.compiler.similarity import measures
 from repsimc.compiler.similarity.extraction import features_of_arrays
 from repsimc.compiler.similarity.features import Recipe
 from repsimc.compiler.similarity.pairs import compare
 from repsimc.compiler.similarity.sketch import WIDTH, sketch
+from tests.similarity import one_pair as measures
 from tests.similarity.activations import blended, maps
 
 

@@ -18,9 +18,9 @@ from repsimc.compiler.similarity.store import (
     FeaturesKey,
     SitesKey,
     Store,
-    cache_folder,
     key_of,
 )
+from repsimc.runtime.placing import cache_folder
 
 KEY = key_of(what="test")
 
@@ -145,10 +145,10 @@ def test_the_place_follows_the_base_directory_specification(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "repsimc" / "similarity"
+    assert cache_folder() / "similarity" == tmp_path / "repsimc" / "similarity"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert cache_folder() == tmp_path / "me" / ".cache" / "repsimc" / "similarity"
+    assert cache_folder() / "similarity" == tmp_path / "me" / ".cache" / "repsimc" / "similarity"
 
 
 def test_keys_tell_options_apart() -> None:
