@@ -27,8 +27,14 @@ class Bill:
     def __sub__(self, other: Bill) -> Bill:
         return Bill(self.weights_nbytes - other.weights_nbytes, self.macs - other.macs)
 
+    def matters(self, whole: Bill) -> bool:
+        """Whether so much saved of the whole, in bytes or in MACs, is worth a line in a plan."""
+        bytes_matter = self.weights_nbytes >= _LEAST_SHARE * whole.weights_nbytes
+        return bytes_matter or self.macs >= _LEAST_SHARE * whole.macs
+
 
 NOTHING = Bill(0, 0)
+_LEAST_SHARE = 0.002
 
 
 class Bills:

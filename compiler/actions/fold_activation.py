@@ -70,7 +70,7 @@ class FoldActivationAction(OneModel):
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Activations whose folding lets their neighbours merge, with the variance that it loses."""
     program, sites = evidence.program, Sites()
-    owners = owners_of(program, list(program.models))
+    owners = owners_of(program)
     for value, measured in evidence.statistics(group).activations.items():
         if value not in owners:
             continue

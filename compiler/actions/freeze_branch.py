@@ -67,7 +67,7 @@ class FreezeBranchAction(OneModel):
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Values that never change on enough frames."""
     program, statistics, sites = evidence.program, evidence.statistics(group), Sites()
-    owners = owners_of(program, list(program.models))
+    owners = owners_of(program)
     for value, array in statistics.constants.items():
         if value in owners and statistics.frames >= _FEWEST_FRAMES:
             nbytes, macs = cost_of_only(program, value)

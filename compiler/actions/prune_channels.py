@@ -103,7 +103,7 @@ class PruneChannelsAction(OneModel):
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Sites for every group of channels, from the most certain on."""
     program, statistics, sites = evidence.program, evidence.statistics(group), Sites()
-    owners = owners_of(program, list(program.models))
+    owners = owners_of(program)
     seen: set[str] = set()
     for value in statistics.ranges:
         if value not in owners or value in seen:

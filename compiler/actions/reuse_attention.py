@@ -56,7 +56,7 @@ class ReuseAttentionAction(OneModel):
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Pairs of attention maps that are alike, by the variance that is not."""
     program, sites = evidence.program, Sites()
-    owners = owners_of(program, list(program.models))
+    owners = owners_of(program)
     for (earlier, later), r2 in evidence.statistics(group).attention.items():
         if later in owners:
             saved = Bill(*cost_of_only(program, later, keep={earlier}))

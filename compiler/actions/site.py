@@ -51,10 +51,10 @@ class Sites:
     refused: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def owners_of(program: Program, models: Sequence[str]) -> dict[str, str]:
-    """The first of the models that needs each value."""
+def owners_of(program: Program, models: Sequence[str] = ()) -> dict[str, str]:
+    """The first of the models (default: all) that needs each value."""
     owners: dict[str, str] = {}
-    for model in models:
+    for model in models or program.models:
         for node in program.nodes_of(model):
             for value in node.outputs:
                 owners.setdefault(value.name, model)

@@ -83,7 +83,7 @@ class TieWeightsAction(OneModel):
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Runs of layers that one weight could serve, by the variance that it would not explain."""
     program, sites = evidence.program, Sites()
-    owners = owners_of(program, list(program.models))
+    owners = owners_of(program)
     known = {node.name: node for node in program.graph.nodes}
     for names, r2 in evidence.ties(group).items():
         nodes = [known[name] for name in names if name in known]

@@ -27,9 +27,6 @@ FIRST_LOOK = 24
 LOOKS = 3
 # Beyond this error a model is of no use: one measurement a step draws the curve to its end.
 USELESS = 0.15
-# A region that saves less than this share of all multiply-accumulates and of all weight bytes is
-# not worth a line in the plan.
-_LEAST_SHARE = 0.002
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,7 @@ def regions_beside(sites: Sequence[Site], bills: Bills, held: Sequence[Action]) 
         if bill is None or ends & values_made(bills.program, site.nodes):
             continue
         saved = base - bill
-        if saved.weights_nbytes < 0 or saved.macs < 0:
-            continue
-        if (
-            saved.weights_nbytes >= _LEAST_SHARE * base.weights_nbytes
-            or saved.macs >= _LEAST_SHARE * base.macs
-        ):
+        if min(saved.weights_nbytes, saved.macs) >= 0 and saved.matters(base):
             found.append(replace(site, saved=saved))
     return found
 
@@ -118,7 +110,7 @@ class Descent:
             best = margins.cheapest(looked, saved)
             if math.isinf(looked[best]):
                 return
-            gone, error = _with(gone, best), looked[best]
+            gone, error = (*gone, best.action), looked[best]
             price = self.bill([*self.held, *gone])
             assert price is not None
             yield Step(best, gone, error, price)
@@ -145,7 +137,7 @@ class Descent:
             # Errors grow with what is gone: what measures less than all others promise is best.
             if gone and looked and margins.cheapest(saved, saved) is not best:
                 break
-            looked[best] = self.measure(_with(gone, best))
+            looked[best] = self.measure((*gone, best.action))
             margins.measured[best] = looked[best] - error
             if not gone:
                 margins.alone[best] = margins.measured[best]
@@ -154,7 +146,7 @@ class Descent:
     def _saved(self, gone: tuple[Action, ...], one: Site) -> float:
         """What falls when it goes too; 0 where it cannot."""
         before = self.bill([*self.held, *gone])
-        after = self.bill([*self.held, *_with(gone, one)])
+        after = self.bill([*self.held, *gone, one.action])
         return 0.0 if before is None or after is None else self.worth(before) - self.worth(after)
 
 
@@ -195,10 +187,6 @@ def _first(regions: Sequence[Site]) -> list[Site]:
         if taken[site.receiver] <= FIRST_LOOK:
             found.append(site)
     return found
-
-
-def _with(gone: tuple[Action, ...], one: Site) -> tuple[Action, ...]:
-    return (*gone, one.action)
 
 
 class Trying:

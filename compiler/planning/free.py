@@ -30,9 +30,6 @@ LOOKS = 32
 # A site may be free if it is expected to lose at most this share of a value's variance, and is if
 # no output then loses more than this share of its own on held-out frames.
 _FREE = 1e-4
-# A site that saves less than this share of all multiply-accumulates and of all weight bytes is not
-# worth a line in the plan.
-_LEAST_SHARE = 0.002
 # Damage that is told apart from none when sites are ranked.
 _LEAST_DAMAGE = 1e-3
 
@@ -121,12 +118,7 @@ class Folds:
     def _worthwhile(self, sites: Sequence[Site]) -> list[Site]:
         whole = self._bench.bills.bill(())
         assert whole is not None
-        return [
-            site
-            for site in sites
-            if site.saved.weights_nbytes >= _LEAST_SHARE * whole.weights_nbytes
-            or site.saved.macs >= _LEAST_SHARE * whole.macs
-        ]
+        return [site for site in sites if site.saved.matters(whole)]
 
     # -- judging --------------------------------------------------------------------------------
 

@@ -91,7 +91,9 @@ class Planner:
         joint = JointPlanner(self._bench, shares, self._ways, self._kinds, free)
         if not limits.any:
             if not sharing(self._kinds):
-                return self._taken(joint.most())
+                found = joint.most().best
+                assert found is not None
+                return found
             return free or self._exact()
         shared: Planned | None = None
         if self._may_share:
@@ -101,10 +103,6 @@ class Planner:
         self._found = _with(self._found, found)
         if found.best is None:
             raise self._error(limits, self._least(free))
-        return found.best
-
-    def _taken(self, found: Found) -> Planned:
-        assert found.best is not None
         return found.best
 
     def _sharing(self, free: Planned | None) -> SharingPlanner:

@@ -9,7 +9,6 @@ from ..actions.action import Action
 from ..actions.carry_out import in_order
 from ..actions.kinds import Kind
 from ..actions.site import Site
-from ..execution.outputs import OutputComparison
 from ..progress import Progress
 from .limits import Excess
 from .plan import Plan, PlannedAction, plan_of
@@ -190,9 +189,5 @@ def _planned(site: Site, fidelity: float | None = None) -> PlannedAction:
 
 def _forgiven(trial: Trial) -> Trial:
     """The trial as if its outputs kept their floors."""
-    outputs = tuple(_within_floor(output) for output in trial.outputs)
-    return replace(trial, outputs=outputs)
-
-
-def _within_floor(output: OutputComparison) -> OutputComparison:
-    return output if output.met else replace(output, floor=output.value)
+    outputs = (replace(out, floor=min(out.floor, out.value)) for out in trial.outputs)
+    return replace(trial, outputs=tuple(outputs))
