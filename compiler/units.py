@@ -20,8 +20,10 @@ _FACTORS = {
     "m": 10**6,
     "g": 10**9,
 }
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
-_COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)\s*", re.IGNORECASE)
+# So many digits that no number is infinite.
+_NUMBER = r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*"
+_BYTES = re.compile(_NUMBER + r"([a-z]*)\s*", re.IGNORECASE)
+_COUNT = re.compile(_NUMBER + r"([kmgt]?)\s*", re.IGNORECASE)
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", re.IGNORECASE)
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
