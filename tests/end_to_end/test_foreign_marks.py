@@ -38,7 +38,7 @@ def marked(model: onnx.ModelProto, value: str) -> onnx.ModelProto:
 def compiled(folder: Path, models: Mapping[str, onnx.ModelProto], **wishes: Any) -> CompileResult:
     """The models compiled, on smooth images."""
     save_all(folder, models)
-    np.savez(folder / "frames.npz", x=smooth_images(300))
+    np.savez(folder / "frames.npz", x=smooth_images(160))
     return compile_models(
         CompileOptions(
             models=tuple((name, folder / f"{name}.onnx") for name in models),
