@@ -95,7 +95,8 @@ class JointPlanner:
         bytes a program is over a memory budget after all.
         """
         enough = planned is not None and fits(planned[1].program, limits, excess)
-        if planned is not None and enough and _content(planned):
+        outputs = () if planned is None else planned[1].outputs
+        if enough and all(unexplained(output) <= _CONTENT for output in outputs):
             return Found(planned)
         starts = self._starts(limits, planned)
         found = Found()
@@ -247,7 +248,3 @@ class JointPlanner:
         }
         planned = [one for one in way.planned if one.action in trial.actions]
         return plan_of(self._bench.case, planned, left), trial
-
-
-def _content(planned: Planned) -> bool:
-    return all(unexplained(output) <= _CONTENT for output in planned[1].outputs)

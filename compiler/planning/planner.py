@@ -34,8 +34,7 @@ class Planner:
         self._progress = progress
         options = bench.case.options
         self._kinds = chosen(options.only, options.without)
-        self._several = len(bench.program.models) > 1
-        self._may_share = bool(sharing(self._kinds)) and self._several
+        self._may_share = bool(sharing(self._kinds)) and len(bench.program.models) > 1
         self._may_remove = len(sharing(self._kinds)) < len(self._kinds)
         self._folds = Folds(bench, self._kinds, progress)
         self._ways = Continuing(bench, self._folds, self._kinds, progress)
