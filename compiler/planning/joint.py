@@ -118,7 +118,7 @@ class JointPlanner:
             carried.append(self._carried_out(way))
             if carried[-1][1].met:
                 return Found(carried[-1]).after(led.steps, carried)
-        least = self._free or (plan_of(self._bench.case), self._bench.unchanged())
+        least = self._free or (plan_of(self._bench.case), self._bench.measure(()))
         return Found(least).after(led.steps, carried)
 
     # -- sharing plans to continue -----------------------------------------------------------

@@ -72,6 +72,7 @@ class Workbench:
         where it is of a stage that allows it.
         """
         planned = tuple(actions)
+        assert onto is None or onto.actions == planned[:-1]
         if effort == FULL:
             program = self._finished(planned)
             self._progress.stage("comparing outputs on held-out frames", None)
@@ -85,12 +86,6 @@ class Workbench:
         """The answers to several questions, in order, as they come; none depends on another."""
         for question in questions:
             yield self.measure(*question)
-
-    def unchanged(self) -> Trial:
-        """The exact program, with no action at all."""
-        self._progress.stage("comparing outputs on held-out frames", None)
-        compared = self.compare(self.program)
-        return Trial((), self.program, self.bills.bill(()), tuple(compared))
 
     def replay(self, plan: Plan) -> Trial:
         """Carry out a given plan. Raises UsageError when it needs frames and there are none."""
