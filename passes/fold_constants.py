@@ -9,19 +9,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
+from google.protobuf.message import EncodeError
 
+from ..compiler.errors import ModelError
 from ..compiler.graph.arrays import Array
 from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.export import NonTensorValue, to_proto
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import element_type
+from ..compiler.isolation.allowance import Allowance
+from ..compiler.isolation.steps import Refused, run_session
 from .base import Change, is_rewritable
 
 _NEVER_FOLDED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",  # int8 weights stay int8
      "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
-     "Bernoulli", "Dropout", "ImageDecoder"}
+     "Bernoulli", "Dropout", "ImageDecoder",
+     "TfIdfVectorizer"}
 )  # fmt: skip
 # Operators whose result may be far larger than what they read: only if its size is known.
 _GROWING = frozenset(
@@ -125,7 +129,10 @@ def _fold_constants(program: Program, growth_nbytes: int) -> list[Change]:
         if any(id(reader) not in inside for reader in value.outputs)
     ]
     makers = {value.name: value.inputs[0].name for value in wanted}
-    arrays = _evaluate(program, wanted)
+    try:
+        arrays = _evaluate(program, wanted)
+    except ModelError:  # it takes too much; that ONNX Runtime opens the models was seen before
+        return []
     if arrays is None:  # one node cannot be run: leave it and what follows from it
         arrays = dict[str, Array]()
         for node in folded:
@@ -227,20 +234,20 @@ def _grown(op: str, arguments: list[Array]) -> int | None:
 # RandomNormal once and for all, changes weights in place that other nodes read (cast elision),
 # evaluates every intermediate value however large, and folds nothing if one node fails.
 def _evaluate(program: Program, values: list[gs.Tensor]) -> dict[str, Array] | None:
-    """The values by name, computed by ONNX Runtime; None if it cannot."""
+    """The values by name, computed by ONNX Runtime in the child; None if it cannot.
+
+    Raises ModelError if that takes more memory or time than such constants may.
+    """
     if not values:
         return {}
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
     names = [value.name for value in values]
     try:
         content = to_proto(program, inputs=[], outputs=names).SerializeToString()
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        arrays = dict(zip(names, session.run(names, {}), strict=True))
-    except Exception:  # ONNX Runtime and protobuf raise kinds of their own; not folding is safe
+        allowance = Allowance("what depends on constants", len(content))
+        made = run_session(content, {}, names, allowance, optimised=False)
+    except (Refused, EncodeError):  # not folding is safe
         return None
+    arrays = dict(zip(names, made, strict=True))
     for value in values:
         known = value.dtype
         if known is not None and element_type(known) != element_type(arrays[value.name].dtype):

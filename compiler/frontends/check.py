@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from onnx import checker, defs
+from onnx import defs
 
 from ..errors import ModelError
 from ..graph.export import every_node, to_proto
 from ..graph.program import Program, own_name
 from ..graph.weights import array_of, chunks, nbytes_of
+from ..isolation.allowance import Allowance
+from ..isolation.steps import Refused, check_model, open_session
 from .prepare import LIGHT_ELEMENTS, all_nodes
 
 # Domains whose operators ONNX Runtime brings along.
@@ -23,7 +26,7 @@ LINEAR = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": 
 _WHOLE_NBYTES = 2**30  # above, a model is not tried with its weights: protobuf stops at 2 GB
 
 
-def check_proto(proto: onnx.ModelProto, where: str) -> None:
+def check_proto(proto: onnx.ModelProto, where: str, allowance: Allowance) -> None:
     """Raises ModelError unless a light model is valid ONNX and its operators are known."""
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     newest = defs.onnx_opset_version()
@@ -49,8 +52,8 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
                 "operators of your own need a domain of their own",
             )
     try:
-        checker.check_model(proto)  # pyright: ignore[reportUnknownMemberType]
-    except (checker.ValidationError, ValueError) as error:
+        check_model(proto, allowance)
+    except Refused as error:
         raise ModelError(
             f"{where} is not a valid ONNX model: {_short(error)}", "export the model again"
         ) from error
@@ -86,7 +89,7 @@ def check_weights(program: Program, where: str) -> None:
                 )
 
 
-def check_runs(program: Program, where: str) -> None:
+def check_runs(program: Program, where: str, allowance: Allowance) -> None:
     """Raises ModelError if ONNX Runtime refuses the program.
 
     Models with operators of their own are not tried: their kernels are not here. The program is
@@ -97,10 +100,12 @@ def check_runs(program: Program, where: str) -> None:
     domains = {node.domain or "" for node in every_node(program.graph.nodes)}
     if not domains - functions <= KNOWN_DOMAINS:
         return
-    message = _refusal(to_proto(program, light_elements=LIGHT_ELEMENTS))
+    light = to_proto(program, light_elements=LIGHT_ELEMENTS)
+    message = _refusal(light, allowance)
     if message is not None:
         nbytes = sum(map(nbytes_of, program.weights().values()))
-        message = _refusal(to_proto(program)) if nbytes < _WHOLE_NBYTES else message
+        if nbytes < _WHOLE_NBYTES:
+            message = _refusal(to_proto(program), allowance)
     if message is not None:
         raise ModelError(
             f"ONNX Runtime cannot run {where}: {message}",
@@ -109,25 +114,35 @@ def check_runs(program: Program, where: str) -> None:
         )
 
 
-def _refusal(proto: onnx.ModelProto) -> str | None:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    content = proto.SerializeToString()
+def check_opens(path: Path, nbytes: int, allowance: Allowance) -> str | None:
+    """What ONNX Runtime says against the file as given, opened as users open it; None if nothing.
+
+    It then folds constants, which a small file can make as large and as slow as it likes. Files
+    with more than 1 GiB of weights are not tried: protobuf stops at 2 GB.
+    Raises ModelError if that needs more than the allowance.
+    """
     try:
-        ort.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], enable_fallback=False
-        )
-    except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception
+        # A name that is not UTF-8 is one that ONNX Runtime cannot open.
+        content = path if os.fsdecode(path).isprintable() else path.read_bytes()
+        if nbytes < _WHOLE_NBYTES:
+            open_session(content, allowance)
+    except Refused as error:
         return _short(error)
     return None
 
 
-def _short(error: BaseException) -> str:
+def _refusal(proto: onnx.ModelProto, allowance: Allowance) -> str | None:
+    try:
+        open_session(proto.SerializeToString(), allowance, optimised=False)
+    except Refused as error:
+        return _short(error)
+    return None
+
+
+def _short(error: Refused) -> str:
     lines = (line.strip() for line in str(error).splitlines())
     kept = [line for line in lines if line and not line.startswith("==>")]
-    return " ".join(kept[:2]) or type(error).__name__
+    return " ".join(kept[:2]) or error.kind
 
 
 def _is_float(array: Any) -> bool:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from ..errors import ModelError
+from ..isolation.allowance import Allowance
+from ..isolation.steps import Refused, convert_version
 
 
 @dataclass
@@ -49,15 +51,15 @@ def convert(parts: Sequence[OldNode], old: int, new: int, where: str) -> None:
     if not parts:
         return
     try:
-        converted = _converted(parts, old, new)
-    except _CONVERTER_ERRORS:
+        converted = _converted(parts, old, new, where)
+    except Refused:
         for part in parts:
             try:
-                _converted([part], old, new)
-            except _CONVERTER_ERRORS as error:
+                _converted([part], old, new, where)
+            except Refused as error:
                 raise ModelError(
                     f"node '{part.node.name}' ({part.node.op_type}) of {where} cannot be raised "
-                    f"from opset {old} to {new}: {str(error).splitlines()[-1]}",
+                    f"from opset {old} to {new}: {(str(error).splitlines() or [error.kind])[-1]}",
                     f"export the model with opset {new}",
                 ) from error
         raise
@@ -66,11 +68,7 @@ def convert(parts: Sequence[OldNode], old: int, new: int, where: str) -> None:
         _mend(part, old, new, where)
 
 
-# The converter's C++ assertions arrive as RuntimeError, its own refusals as ConvertError.
-_CONVERTER_ERRORS = (RuntimeError, ValueError, version_converter.ConvertError)
-
-
-def _converted(parts: Sequence[OldNode], old: int, new: int) -> onnx.GraphProto:
+def _converted(parts: Sequence[OldNode], old: int, new: int, where: str) -> onnx.GraphProto:
     graph = onnx.GraphProto(name="parts")
     for index, part in enumerate(parts):
         node = graph.node.add()
@@ -96,7 +94,7 @@ def _converted(parts: Sequence[OldNode], old: int, new: int) -> onnx.GraphProto:
                 node.output[place] = f"{index}.out.{place}"
                 graph.output.add(name=node.output[place])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", old)], ir_version=8)
-    return version_converter.convert_version(model, new).graph
+    return convert_version(model, new, Allowance(where, model.ByteSize())).graph
 
 
 def _assign(parts: Sequence[OldNode], graph: onnx.GraphProto) -> None:

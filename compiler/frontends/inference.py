@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import onnx
-from onnx import shape_inference
 
 from ..graph.export import to_proto
 from ..graph.program import SEPARATOR, Program
+from ..isolation.allowance import Allowance
+from ..isolation.steps import Refused, infer_shapes
 from .build import build
 from .prepare import LIGHT_ELEMENTS
 
 
-def with_types(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The light model with value_info for all values whose type can be told."""
+def with_types(proto: onnx.ModelProto, allowance: Allowance) -> onnx.ModelProto:
+    """The light model with value_info for all values whose type can be told.
+
+    Raises ModelError if that needs more than the allowance.
+    """
     try:
-        return shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception:  # what is wrong is told better by ONNX Runtime, which loads the model next
+        return infer_shapes(proto, allowance)
+    except Refused:  # what is wrong is told better by ONNX Runtime, which loads the model next
         return proto
 
 
-def add_types(program: Program) -> None:
-    """Gives types and shapes to values that have none yet."""
-    proto = with_types(to_proto(program, light_elements=LIGHT_ELEMENTS))
+def add_types(program: Program, where: str) -> None:
+    """Gives types and shapes to values that have none yet; `where` names the model in errors."""
+    light = to_proto(program, light_elements=LIGHT_ELEMENTS)
+    proto = with_types(light, Allowance(where, light.ByteSize()))
     values = program.values()
     typed = build(proto, {}, "typed", next(iter(program.models.values())).source).values()
     for name, value in values.items():

@@ -43,8 +43,9 @@ def join(programs: Sequence[Program], tied: Tied = ()) -> Program:
     opset = max(program.graph.opset for program in copies)
     for program in copies:
         if program.graph.opset < opset:
-            raise_opset(program, opset, f"model '{next(iter(program.models))}'")
-            add_types(program)
+            where = f"model '{next(iter(program.models))}'"
+            raise_opset(program, opset, where)
+            add_types(program, where)
     domains = _domains(copies)
     functions = _functions(copies)
     unify_dimensions(copies, _groups(copies, tied))

@@ -3,40 +3,79 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, RepsimcError, UsageError
 from ..graph.arrays import Array
 from ..graph.program import SEPARATOR, Program, Source
+from ..graph.verifier import VerificationError, verify
+from ..isolation.allowance import Allowance, ParseLimits
 from .build import build
-from .check import check_proto, check_runs, check_weights
+from .check import check_opens, check_proto, check_runs, check_weights
 from .external_data import TensorFiles
 from .inference import add_types, with_types
 from .opset import OLDEST_OPSET, raise_opset
 from .prepare import prepare
 
+_MAX_NBYTES = 2**31  # of a protobuf message
 
-def read_onnx(path: Path, name: str) -> Program:
+
+def read_onnx(path: Path, name: str, limits: ParseLimits | None = None) -> Program:
     """The program of one model file, called `name`.
 
     Weights in external data files are memory-mapped, not loaded; data files must lie in the
-    model's folder. Raises ModelError if the file is missing, no ONNX model, or a model that
-    cannot be used.
+    model's folder. What ONNX and ONNX Runtime do with the file they do in a child process, within
+    `limits`. Raises ModelError if the file is missing, no ONNX model, or a model that cannot be
+    used.
     """
     where = f"model '{name}' ({path})"
+    content = _content(path)
+    allowance = Allowance(where, len(content), limits)
     try:
+        return _read(path, content, name, allowance)
+    except (RepsimcError, OSError):
+        raise
+    except Exception as error:
+        # Either the file is wrong in a way that nothing has named yet, or repsimc is.
+        said = check_opens(path, 0, allowance)
+        if said is None:
+            raise
+        raise ModelError(
+            f"ONNX Runtime cannot run {where}: {said}", "copy, download or export it again"
+        ) from error
+
+
+def _content(path: Path) -> bytes:
+    """The file's bytes. Raises ModelError where it cannot be read."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ModelError(f"'{path}' is a folder", "name the .onnx file in it")
+        if not stat.S_ISREG(status.st_mode):  # a pipe may never begin, a device never end
+            raise ModelError(f"'{path}' is no regular file", "copy the model into one")
+        if status.st_size > _MAX_NBYTES:
+            raise ModelError(
+                f"'{path}' is larger than 2 GiB, which protobuf cannot read",
+                "export the model with its weights as external data",
+            )
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise ModelError(f"there is no file '{path}'", "check the path") from error
-    except IsADirectoryError as error:
-        raise ModelError(f"'{path}' is a folder", "name the .onnx file in it") from error
     except OSError as error:
-        raise ModelError(f"'{path}' cannot be read: {error.strerror}") from error
+        raise ModelError(
+            f"'{path}' cannot be read: {error.strerror}", "check the path and its permissions"
+        ) from error
     if not content:
         raise ModelError(f"'{path}' is empty", "copy or download the file again")
+    return content
+
+
+def _read(path: Path, content: bytes, name: str, allowance: Allowance) -> Program:
+    where = allowance.where
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
@@ -54,7 +93,10 @@ def read_onnx(path: Path, name: str) -> Program:
         with data.open("rb") as stream:
             while piece := stream.read(2**20):
                 hashed.update(piece)
-    return _program(proto, weights, name, Source(path, nbytes, hashed.hexdigest()), where)
+    source = Source(path, nbytes, hashed.hexdigest())
+    program = _program(proto, weights, name, source, allowance)
+    check_opens(path, nbytes, allowance)
+    return program
 
 
 def import_model(
@@ -65,7 +107,8 @@ def import_model(
     copy.CopyFrom(proto)
     _check_name(name)
     where = f"model '{name}' ({source.path})"
-    return _program(copy, prepare(copy, TensorFiles(base, where)), name, source, where)
+    allowance = Allowance(where, copy.ByteSize())
+    return _program(copy, prepare(copy, TensorFiles(base, where)), name, source, allowance)
 
 
 def _check_name(name: str) -> None:
@@ -76,16 +119,25 @@ def _check_name(name: str) -> None:
 
 
 def _program(
-    proto: onnx.ModelProto, weights: dict[str, Array], name: str, source: Source, where: str
+    proto: onnx.ModelProto,
+    weights: dict[str, Array],
+    name: str,
+    source: Source,
+    allowance: Allowance,
 ) -> Program:
-    proto = with_types(proto)
-    check_proto(proto, where)
+    where = allowance.where
+    proto = with_types(proto, allowance)
+    check_proto(proto, where, allowance)
     program = build(proto, weights, name, source)
     if program.graph.opset < OLDEST_OPSET:
         raise_opset(program, OLDEST_OPSET, where)
-        add_types(program)
+        add_types(program, where)
+    try:
+        verify(program)  # now: later, what is broken would read as a fault of a pass
+    except VerificationError as error:
+        raise ModelError(f"{where} cannot be used: {error.problem}", "export it again") from error
     check_weights(program, where)
-    check_runs(program, where)
+    check_runs(program, where, allowance)
     return program
 
 

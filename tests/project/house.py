@@ -17,6 +17,7 @@ COLUMN: tuple[tuple[str, ...], ...] = (
     ("runtime",),
     ("repsimc", "compiler.errors"),
     ("compiler.graph", "compiler.units", "compiler.naming", "compiler.output_folders"),
+    ("compiler.isolation",),
     ("compiler.frontends", "compiler.structure", "compiler.frames", "compiler.progress"),
     ("compiler.execution", "compiler.options"),
     ("compiler.fitting",),
