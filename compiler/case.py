@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..passes.pipeline import run_exact
 from .execution.feeds import input_specs
+from .execution.first_frame import run_first_frame
 from .frames.calibration import FrameOptions, Frames, InputRef, load_frames
 from .frontends.join import join
 from .frontends.read import read_model
@@ -37,7 +38,7 @@ def read_models(options: CompileOptions, progress: Progress) -> list[Program]:
     progress.stage("reading models", len(options.models))
     apart: list[Program] = []
     for name, path in options.models:
-        apart.append(read_model(path, name))
+        apart.append(read_model(path, name, options.parse_limits))
         progress.advance()
     return apart
 
@@ -57,7 +58,7 @@ def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | Non
     """The frames that the options give for the models, None without any. Raises DataError."""
     if options.calibration is None:
         return None
-    return load_frames(
+    frames = load_frames(
         options.calibration,
         {name: input_specs(program) for program in apart for name in program.models},
         FrameOptions(
@@ -69,6 +70,8 @@ def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | Non
             held_out=options.held_out,
         ),
     )
+    run_first_frame(apart, frames, options.parse_limits)
+    return frames
 
 
 def _tied(

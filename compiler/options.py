@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..runtime.manifest import LAYOUTS, MERGED, PRECISIONS
 from .errors import UsageError
-from .units import Budget, MacsLimit, parse_budget, parse_macs, parse_seconds
+from .isolation.allowance import ParseLimits
+from .units import Budget, MacsLimit, parse_budget, parse_bytes, parse_macs, parse_seconds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,6 +146,25 @@ class Settings:
         ),
     ] = False
     overwrite: Annotated[bool, Option("Replace a bundle that is there.")] = False
+    parse_memory: Annotated[
+        int | None,
+        Option(
+            "Memory that opening a model may take, in a process of its own: 4GB (default: 512 MiB "
+            "and 8 times its size).",
+            metavar="SIZE",
+            parse=parse_bytes,
+            such_as="an amount such as '4GB'",
+        ),
+    ] = None
+    parse_seconds: Annotated[
+        float | None,
+        Option(
+            "Processor time that opening a model may take: 60s (default: 4 s and 4 s per MB).",
+            metavar="TIME",
+            parse=parse_seconds,
+            such_as="a time such as '60s'",
+        ),
+    ] = None
 
 
 def _no_preprocessing() -> dict[str, Preprocessing]:
@@ -193,6 +213,9 @@ class CompileOptions(Settings):
             raise UsageError("--exact-only leaves nothing for --only", "leave one of them out")
         if self.max_latency is not None and self.max_latency <= 0:
             raise UsageError(f"a latency of {self.max_latency:g} s is nothing", "give 0.008, say")
+        for what, limit in (("memory", self.parse_memory), ("time", self.parse_seconds)):
+            if limit is not None and limit <= 0:
+                raise UsageError(f"no model opens with {limit:g} of {what}", "give more, or none")
         if self.seed < 0:
             raise UsageError(f"a seed of {self.seed} is negative", "give 0 or more")
         names = {name for name, _ in self.models}
@@ -208,6 +231,11 @@ class CompileOptions(Settings):
                         f"[{table}] names '{key}', but no model is called '{model}'",
                         f"the models are called {', '.join(sorted(names))}",
                     )
+
+    @property
+    def parse_limits(self) -> ParseLimits:
+        """What opening one model may take."""
+        return ParseLimits(self.parse_memory, self.parse_seconds)
 
     def floor(self, model: str, output: str) -> float:
         """The fidelity floor of an output, by its own name."""

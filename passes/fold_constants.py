@@ -17,7 +17,7 @@ from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.export import NonTensorValue, to_proto
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import element_type
-from ..compiler.isolation.allowance import Allowance
+from ..compiler.isolation.allowance import ModelAllowance
 from ..compiler.isolation.steps import Refused, run_session
 from .base import Change, is_rewritable
 
@@ -243,7 +243,7 @@ def _evaluate(program: Program, values: list[gs.Tensor]) -> dict[str, Array] | N
     names = [value.name for value in values]
     try:
         content = to_proto(program, inputs=[], outputs=names).SerializeToString()
-        allowance = Allowance("what depends on constants", len(content))
+        allowance = ModelAllowance("what depends on constants", len(content))
         made = run_session(content, {}, names, allowance, optimised=False)
     except (Refused, EncodeError):  # not folding is safe
         return None

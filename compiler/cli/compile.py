@@ -21,7 +21,8 @@ COMPILE_EXAMPLES = examples(
 @with_settings(
     *("models", "budget", "calib", "output", "min_fidelity", "exact_only", "only", "without"),
     *("max_macs", "max_latency", "plan", "dry_run", "seed", "name", "same_frames", "tie_inputs"),
-    *("layout", "precision", "frames", "allow_script", "overwrite"),
+    *("layout", "precision", "frames", "allow_script", "overwrite", "parse_memory"),
+    "parse_seconds",
 )
 def compile(call: Call, settings: CommandSettings) -> None:
     """Merge models into one bundle that needs less memory and less compute than they do apart."""
@@ -32,6 +33,9 @@ def compile(call: Call, settings: CommandSettings) -> None:
         chosen(options.only, options.without)  # told now, not after models were read
     if options.output is not None and not options.dry_run:
         _refuse_present(options.output, options.overwrite)
+    from ..isolation.process import start
+
+    start()  # its imports go on beside ours
     from ..driver import compile_models
     from ..reports.table import report_grid
 

@@ -22,7 +22,7 @@ DEPTH_EXAMPLES = examples(
 )
 
 
-@with_settings("seed", "name", "frames", "allow_script")
+@with_settings("seed", "name", "frames", "allow_script", "parse_memory", "parse_seconds")
 def depth(
     call: Call,
     settings: CommandSettings,
@@ -79,8 +79,13 @@ def depth(
         frames=settings.frames,
         held_out=settings.held_out,
         allow_script=settings.allow_script,
+        parse_memory=settings.parse_memory,
+        parse_seconds=settings.parse_seconds,
     )
     options = replace(compile_options(told), output=output)
+    from ..isolation.process import start
+
+    start()  # its imports go on beside ours
     from ..depth.accuracy import Labelled
     from ..depth.curve import BUNDLE
     from ..depth.curve import depth as measure

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from ..naming import model_names
+from ..units import parse_bytes
+from ..units import parse_seconds as seconds_of
 from .console import call_of
-from .options import FormatOption, Verbose, examples
+from .options import FormatOption, ParseMemory, ParseSeconds, Verbose, examples
 
 INSPECT_EXAMPLES = examples(
     "repsimc inspect a.onnx",
@@ -24,13 +26,20 @@ def inspect(
     text: Annotated[
         bool, typer.Option("--text", help="Print the program as text instead.")
     ] = False,
+    parse_memory: ParseMemory = None,
+    parse_seconds: ParseSeconds = None,
     format: FormatOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Tell what a model or a bundle is made of, where it can be cut, and what is shared."""
     call = call_of(ctx).take(format, verbose)
+    if not what.is_dir():
+        from ..isolation.process import start
+
+        start()  # its imports go on beside ours
     from ...runtime.session import load
     from ..frontends.read import read_model
+    from ..isolation.allowance import ParseLimits
     from ..reports import inspection
     from ..reports.table import report_grid
 
@@ -38,7 +47,11 @@ def inspect(
     if text or bundle is None:
         path = what if bundle is None else what / bundle.manifest.graph
         ((name, _),) = model_names([path])
-        program = read_model(path, name)
+        limits = ParseLimits(
+            None if parse_memory is None else parse_bytes(parse_memory),
+            None if parse_seconds is None else seconds_of(parse_seconds),
+        )
+        program = read_model(path, name, limits)
         if text:
             from ..graph.text import text as program_text
 

@@ -116,6 +116,8 @@ PrecisionOption = Annotated[str | None, SETTINGS["precision"].flag]
 SameFrames = Annotated[bool | None, SETTINGS["same_frames"].flag]
 Frames = Annotated[int | None, SETTINGS["frames"].flag]
 AllowScript = Annotated[bool, SETTINGS["allow_script"].flag]
+ParseMemory = Annotated[str | None, SETTINGS["parse_memory"].flag]
+ParseSeconds = Annotated[str | None, SETTINGS["parse_seconds"].flag]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Tell stages and tracebacks.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no warnings.")]
 ConfigOption = Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..isolation.allowance import ParseLimits
 from ..naming import model_names
 from .command import with_settings
 from .config import calibration, preprocessings
@@ -22,7 +23,10 @@ SIMILARITY_EXAMPLES = examples(
 )
 
 
-@with_settings("models", "seed", "name", "same_frames", "frames", "allow_script")
+@with_settings(
+    *("models", "seed", "name", "same_frames", "frames", "allow_script"),
+    *("parse_memory", "parse_seconds"),
+)
 def similarity(
     call: Call,
     settings: CommandSettings,
@@ -62,6 +66,9 @@ def similarity(
     ] = False,
 ) -> None:
     """Measure which layers of which models compute the same thing, on frames without labels."""
+    from ..isolation.process import start
+
+    start()  # its imports go on beside ours
     from ..similarity.compare import DEFAULT_MEASURES
     from ..similarity.compare import similarity as analyse
     from ..similarity.files import check_folder, write_similarity
@@ -90,6 +97,7 @@ def similarity(
             preprocessing=preprocessings(settings, own),
             same_frames=settings.same_frames,
             allow_script=settings.allow_script,
+            parse_limits=ParseLimits(settings.parse_memory, settings.parse_seconds),
             progress=progress,
         )
     for warning in result.warnings:

@@ -115,7 +115,7 @@ def _depth(
         check_output_folder(options.output, RESULT, overwrite)
     progress.stage("reading the model", None)
     ((name, path),) = options.models
-    original = read_model(path, name)
+    original = read_model(path, name, options.parse_limits)
     case = case_of([original], options, progress)
     judge = None if asked.labelled is None else Judge(options, original, asked.labelled)
     bench = Workbench(case, progress)

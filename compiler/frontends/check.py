@@ -14,7 +14,7 @@ from ..errors import ModelError
 from ..graph.export import every_node, to_proto
 from ..graph.program import Program, own_name
 from ..graph.weights import array_of, chunks, nbytes_of
-from ..isolation.allowance import Allowance
+from ..isolation.allowance import ModelAllowance
 from ..isolation.steps import Refused, check_model, open_session
 from .prepare import LIGHT_ELEMENTS, all_nodes
 
@@ -26,7 +26,7 @@ LINEAR = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": 
 _WHOLE_NBYTES = 2**30  # above, a model is not tried with its weights: protobuf stops at 2 GB
 
 
-def check_proto(proto: onnx.ModelProto, where: str, allowance: Allowance) -> None:
+def check_proto(proto: onnx.ModelProto, where: str, allowance: ModelAllowance) -> None:
     """Raises ModelError unless a light model is valid ONNX and its operators are known."""
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     newest = defs.onnx_opset_version()
@@ -89,7 +89,7 @@ def check_weights(program: Program, where: str) -> None:
                 )
 
 
-def check_runs(program: Program, where: str, allowance: Allowance) -> None:
+def check_runs(program: Program, where: str, allowance: ModelAllowance) -> None:
     """Raises ModelError if ONNX Runtime refuses the program.
 
     Models with operators of their own are not tried: their kernels are not here. The program is
@@ -114,7 +114,7 @@ def check_runs(program: Program, where: str, allowance: Allowance) -> None:
         )
 
 
-def check_opens(path: Path, nbytes: int, allowance: Allowance) -> str | None:
+def check_opens(path: Path, nbytes: int, allowance: ModelAllowance) -> str | None:
     """What ONNX Runtime says against the file as given, opened as users open it; None if nothing.
 
     It then folds constants, which a small file can make as large and as slow as it likes. Files
@@ -131,7 +131,7 @@ def check_opens(path: Path, nbytes: int, allowance: Allowance) -> str | None:
     return None
 
 
-def _refusal(proto: onnx.ModelProto, allowance: Allowance) -> str | None:
+def _refusal(proto: onnx.ModelProto, allowance: ModelAllowance) -> str | None:
     try:
         open_session(proto.SerializeToString(), allowance, optimised=False)
     except Refused as error:

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
-from ..isolation.allowance import Allowance
+from ..isolation.allowance import ModelAllowance
 from ..isolation.steps import Refused, convert_version
 
 
@@ -94,7 +94,7 @@ def _converted(parts: Sequence[OldNode], old: int, new: int, where: str) -> onnx
                 node.output[place] = f"{index}.out.{place}"
                 graph.output.add(name=node.output[place])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", old)], ir_version=8)
-    return convert_version(model, new, Allowance(where, model.ByteSize())).graph
+    return convert_version(model, new, ModelAllowance(where, model.ByteSize())).graph
 
 
 def _assign(parts: Sequence[OldNode], graph: onnx.GraphProto) -> None:

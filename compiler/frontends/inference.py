@@ -6,13 +6,13 @@ import onnx
 
 from ..graph.export import to_proto
 from ..graph.program import SEPARATOR, Program
-from ..isolation.allowance import Allowance
+from ..isolation.allowance import ModelAllowance
 from ..isolation.steps import Refused, infer_shapes
 from .build import build
 from .prepare import LIGHT_ELEMENTS
 
 
-def with_types(proto: onnx.ModelProto, allowance: Allowance) -> onnx.ModelProto:
+def with_types(proto: onnx.ModelProto, allowance: ModelAllowance) -> onnx.ModelProto:
     """The light model with value_info for all values whose type can be told.
 
     Raises ModelError if that needs more than the allowance.
@@ -26,7 +26,7 @@ def with_types(proto: onnx.ModelProto, allowance: Allowance) -> onnx.ModelProto:
 def add_types(program: Program, where: str) -> None:
     """Gives types and shapes to values that have none yet; `where` names the model in errors."""
     light = to_proto(program, light_elements=LIGHT_ELEMENTS)
-    proto = with_types(light, Allowance(where, light.ByteSize()))
+    proto = with_types(light, ModelAllowance(where, light.ByteSize()))
     values = program.values()
     typed = build(proto, {}, "typed", next(iter(program.models.values())).source).values()
     for name, value in values.items():

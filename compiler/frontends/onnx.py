@@ -13,9 +13,11 @@ from ..errors import ModelError, RepsimcError, UsageError
 from ..graph.arrays import Array
 from ..graph.program import SEPARATOR, Program, Source
 from ..graph.verifier import VerificationError, verify
-from ..isolation.allowance import Allowance, ParseLimits
+from ..isolation.allowance import ModelAllowance, ParseLimits
+from ..isolation.process import start
 from .build import build
 from .check import check_opens, check_proto, check_runs, check_weights
+from .declared_sizes import check_sizes
 from .external_data import TensorFiles
 from .inference import add_types, with_types
 from .opset import OLDEST_OPSET, raise_opset
@@ -32,9 +34,10 @@ def read_onnx(path: Path, name: str, limits: ParseLimits | None = None) -> Progr
     `limits`. Raises ModelError if the file is missing, no ONNX model, or a model that cannot be
     used.
     """
+    start()  # its imports go on while the file is read
     where = f"model '{name}' ({path})"
     content = _content(path)
-    allowance = Allowance(where, len(content), limits)
+    allowance = ModelAllowance(where, len(content), limits)
     try:
         return _read(path, content, name, allowance)
     except (RepsimcError, OSError):
@@ -74,7 +77,7 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _read(path: Path, content: bytes, name: str, allowance: Allowance) -> Program:
+def _read(path: Path, content: bytes, name: str, allowance: ModelAllowance) -> Program:
     where = allowance.where
     proto = onnx.ModelProto()
     try:
@@ -107,7 +110,7 @@ def import_model(
     copy.CopyFrom(proto)
     _check_name(name)
     where = f"model '{name}' ({source.path})"
-    allowance = Allowance(where, copy.ByteSize())
+    allowance = ModelAllowance(where, copy.ByteSize())
     return _program(copy, prepare(copy, TensorFiles(base, where)), name, source, allowance)
 
 
@@ -123,10 +126,11 @@ def _program(
     weights: dict[str, Array],
     name: str,
     source: Source,
-    allowance: Allowance,
+    allowance: ModelAllowance,
 ) -> Program:
     where = allowance.where
     proto = with_types(proto, allowance)
+    check_sizes(proto, weights, allowance)
     check_proto(proto, where, allowance)
     program = build(proto, weights, name, source)
     if program.graph.opset < OLDEST_OPSET:

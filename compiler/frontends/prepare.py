@@ -90,6 +90,13 @@ def _check_fields(proto: onnx.ModelProto, where: str) -> None:
                     f"{where} is corrupt: '{value.name}' has an unknown type",
                     "copy, download or export it again",
                 )
+        said: dict[str, onnx.TypeProto] = {}
+        for value in graph.output:
+            if said.setdefault(value.name, value.type) != value.type:
+                raise ModelError(
+                    f"{where} is corrupt: output '{value.name}' is listed twice, with two types",
+                    "copy, download or export it again",
+                )
         texts += [sparse.values.name for sparse in graph.sparse_initializer]
         for tensor in graph.initializer:
             texts.append(tensor.name)
@@ -269,6 +276,11 @@ class _Weights:
         """The array of a Constant node; None for other nodes."""
         if node.op_type != "Constant" or node.domain or not node.attribute:
             return None
+        if not node.output or not node.output[0]:
+            raise ModelError(
+                f"node '{node.name}' of {self.files.where} is a constant without a name",
+                "copy, download or export it again",
+            )
         attribute = node.attribute[0]
         if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
             attribute.sparse_tensor.values.name = node.output[0]
@@ -279,18 +291,22 @@ class _Weights:
         dtype = _CONSTANT_DTYPES.get(attribute.name)
         if dtype is None:
             return None
-        if dtype is object:
-            if attribute.type == onnx.AttributeProto.STRING:
-                return np.array(attribute.s.decode(), object)
-            return np.array([text.decode() for text in attribute.strings], object)
-        return np.array(helper.get_attribute_value(attribute), dtype)
+        try:
+            if dtype is object:
+                if attribute.type == onnx.AttributeProto.STRING:
+                    return np.array(attribute.s.decode(), object)
+                return np.array([text.decode() for text in attribute.strings], object)
+            return np.array(helper.get_attribute_value(attribute), dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise self.files.corrupt(node.output[0], str(error)) from error
 
     def inline(self, node: onnx.NodeProto) -> None:
-        """Puts external data of the node's own tensors into the node."""
+        """Puts external data of the node's own tensors into the node, and checks the others."""
         for attribute in node.attribute:
-            for tensor in (attribute.t, *attribute.tensors):
+            own = (attribute.t,) if attribute.HasField("t") else ()
+            for tensor in (*own, *attribute.tensors):
+                array = self.files.array(tensor, f"{node.name}.{attribute.name}")
                 if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                    array = self.files.array(tensor)
                     tensor.CopyFrom(numpy_helper.from_array(np.asarray(array), tensor.name))
 
     def _add(self, name: str, array: Array) -> None:

@@ -26,17 +26,20 @@ class ParseLimits:
     seconds: float | None = None
 
 
-class Allowance:
+class ModelAllowance:
     """What may be spent on one model; `seconds` is what is left of it after the steps so far.
 
-    `where` names the model in errors.
+    `where` names the model in errors, `nbytes` is its size, `fed` that of what it runs on.
     """
 
-    def __init__(self, where: str, nbytes: int, limits: ParseLimits | None = None) -> None:
+    def __init__(
+        self, where: str, nbytes: int, limits: ParseLimits | None = None, fed: int = 0
+    ) -> None:
         limits = limits or ParseLimits()
+        memory = MEMORY_NBYTES + MEMORY_PER_BYTE * nbytes + MEMORY_PER_FED_BYTE * fed
         self.where = where
-        self.memory_nbytes = limits.memory_nbytes or MEMORY_NBYTES + MEMORY_PER_BYTE * nbytes
-        self.whole_seconds = limits.seconds or SECONDS + SECONDS_PER_BYTE * nbytes
+        self.memory_nbytes = limits.memory_nbytes or memory
+        self.whole_seconds = limits.seconds or SECONDS + SECONDS_PER_BYTE * (nbytes + fed)
         self.seconds = self.whole_seconds
 
     def spend(self, seconds: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import BinaryIO
 
 from ..errors import ModelError, RepsimcError
 from ..units import format_bytes
-from .allowance import Allowance
+from .allowance import ModelAllowance
 from .messages import Message, receive, send
 
 # Between two looks at a child that works: it fills some 20 MB of memory in this time.
@@ -94,36 +95,34 @@ class _Child:
 class _Watch:
     """Kills a child that goes beyond an allowance; `broken` then says which limit, in words."""
 
-    def __init__(self, child: _Child, allowance: Allowance) -> None:
+    def __init__(self, child: _Child, allowance: ModelAllowance) -> None:
         self.broken = ""
         self._child, self._allowance = child, allowance
-        self._over = threading.Event()
         self._began = (time.monotonic(), child.seconds(), child.nbytes())
-        self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def __enter__(self) -> _Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
+    def reply(self) -> Message | None:
+        """What the child answers; None where it has ended, by its own fault or by ours."""
+        if hasattr(select, "poll"):  # not on Windows, where nothing is watched
+            ready = select.poll()
+            ready.register(self._child.replies, select.POLLIN)
+            while not ready.poll(_PERIOD_SECONDS * 1000):
+                self._look()
+        reply = receive(self._child.replies)
         self._allowance.spend(self._child.seconds() - self._began[1])
+        return reply
 
     def _look(self) -> None:
         wall, processor, nbytes = self._began
         allowed = self._allowance
         least = max(allowed.seconds, 0.1)  # of the last step, where earlier ones took nearly all
-        while not self._over.wait(_PERIOD_SECONDS):
-            used = self._child.seconds() - processor
-            waited = time.monotonic() - wall - 1
-            if self._child.nbytes() - nbytes > allowed.memory_nbytes:
-                self.broken = "memory"
-            elif max(used, waited / _WALL_PER_SECOND) > least:
-                self.broken = "seconds"
-            if self.broken:
-                self._child.process.kill()
-                return
+        used = self._child.seconds() - processor
+        waited = time.monotonic() - wall - 1
+        if self._child.nbytes() - nbytes > allowed.memory_nbytes:
+            self.broken = "memory"
+        elif max(used, waited / _WALL_PER_SECOND) > least:
+            self.broken = "seconds"
+        if self.broken:
+            self._child.process.kill()
 
 
 _lock = threading.Lock()
@@ -145,7 +144,7 @@ def stop() -> None:
         _child = None
 
 
-def ask(request: Message, allowance: Allowance, step: str) -> Message:
+def ask(request: Message, allowance: ModelAllowance, step: str) -> Message:
     """The child's reply; `step` says in errors what it was doing, as 'opening'.
 
     Raises Refused if the library that was asked raises, and ModelError, naming the model, if it
@@ -158,10 +157,9 @@ def ask(request: Message, allowance: Allowance, step: str) -> Message:
         watch = _Watch(child, allowance)
         reply = None
         try:
-            with watch:
-                with suppress(BrokenPipeError):
-                    send(child.requests, message)
-                    reply = receive(child.replies)
+            with suppress(BrokenPipeError):
+                send(child.requests, message)
+                reply = watch.reply()
         finally:
             # Also after Ctrl-C: its reply to this request must not be taken for one to the next.
             if reply is None:
@@ -186,7 +184,7 @@ def _started() -> _Child:
     return _child
 
 
-def _ended(child: _Child, broken: str, allowance: Allowance, step: str) -> RepsimcError:
+def _ended(child: _Child, broken: str, allowance: ModelAllowance, step: str) -> RepsimcError:
     where = allowance.where
     if broken == "memory":
         return ModelError(

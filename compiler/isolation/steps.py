@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from ..graph.arrays import Array
-from .allowance import Allowance
+from .allowance import ModelAllowance
 from .messages import Message
 from .process import Refused, ask
 
@@ -24,7 +24,7 @@ from .process import Refused, ask
 Content = bytes | Path
 
 
-def infer_shapes(proto: onnx.ModelProto, allowance: Allowance) -> onnx.ModelProto:
+def infer_shapes(proto: onnx.ModelProto, allowance: ModelAllowance) -> onnx.ModelProto:
     """The model with the types and shapes that ONNX's inference finds, data propagated."""
     request = Message({"do": "infer-shapes"}, [proto.SerializeToString()])
     found = onnx.ModelProto()
@@ -32,12 +32,14 @@ def infer_shapes(proto: onnx.ModelProto, allowance: Allowance) -> onnx.ModelProt
     return found
 
 
-def check_model(proto: onnx.ModelProto, allowance: Allowance) -> None:
+def check_model(proto: onnx.ModelProto, allowance: ModelAllowance) -> None:
     """Returns if ONNX's checker finds nothing wrong."""
     ask(Message({"do": "check-model"}, [proto.SerializeToString()]), allowance, "checking")
 
 
-def convert_version(proto: onnx.ModelProto, opset: int, allowance: Allowance) -> onnx.ModelProto:
+def convert_version(
+    proto: onnx.ModelProto, opset: int, allowance: ModelAllowance
+) -> onnx.ModelProto:
     """The model in another opset of the ONNX domain."""
     request = Message({"do": "convert-version", "opset": opset}, [proto.SerializeToString()])
     found = onnx.ModelProto()
@@ -45,7 +47,7 @@ def convert_version(proto: onnx.ModelProto, opset: int, allowance: Allowance) ->
     return found
 
 
-def open_session(content: Content, allowance: Allowance, optimised: bool = True) -> None:
+def open_session(content: Content, allowance: ModelAllowance, optimised: bool = True) -> None:
     """Returns if ONNX Runtime opens the model; optimised, it folds constants as it does so."""
     head, pieces = _model(content)
     ask(
@@ -59,7 +61,7 @@ def run_session(
     content: Content,
     feeds: Mapping[str, Array],
     outputs: Sequence[str] | None,
-    allowance: Allowance,
+    allowance: ModelAllowance,
     optimised: bool = True,
 ) -> list[Array]:
     """The outputs that ONNX Runtime computes from the feeds; none of them for `outputs` None.

@@ -21,6 +21,7 @@ from ...runtime.placing import cache_folder
 from ..errors import DataError, UsageError
 from ..frames.calibration import FrameOptions
 from ..graph.arrays import Array
+from ..isolation.allowance import ParseLimits
 from ..naming import model_names
 from ..progress import NoProgress, Progress
 from .extraction import features_of_arrays
@@ -57,6 +58,7 @@ def similarity(
     preprocessing: Mapping[str, Preprocessing] | None = None,
     same_frames: bool = False,
     allow_script: bool = False,
+    parse_limits: ParseLimits | None = None,
     progress: Progress | None = None,
 ) -> SimilarityResult:
     """How alike the layers of models are: every layer of one with every layer of the others.
@@ -68,7 +70,7 @@ def similarity(
     decides the best matches. At most `frames` frames are used (default 1024), drawn by `seed`.
     `sketch` bounds memory and time for large models, at the error the result states. `sites` also
     marks where the planner would try a swap. `cache` keeps what was computed, by content, for the
-    next call.
+    next call. `parse_limits` is what opening a model may take.
 
     Raises UsageError (unknown measures, models), ModelError and DataError.
     """
@@ -102,6 +104,7 @@ def similarity(
                         Store(Path(scratch)),
                     ),
                     progress,
+                    parse_limits,
                 )
             return _analysed(source, tuple(measures), within, sites, progress)
     finally:

@@ -14,11 +14,13 @@ import numpy as np
 from ..errors import DataError, UsageError
 from ..execution.executable import batches_of
 from ..execution.feeds import input_specs
+from ..execution.first_frame import run_first_frame
 from ..frames.calibration import FrameOptions, Frames, load_frames
 from ..frames.warnings import frame_warnings
 from ..frontends.read import read_model
 from ..graph.arrays import Array, Int64
 from ..graph.program import Program
+from ..isolation.allowance import ParseLimits
 from ..progress import Progress
 from .extraction import batch_for, extract
 from .features import ModelFeatures, Recipe
@@ -60,6 +62,7 @@ class ModelRuns:
         recipe: Recipe,
         stores: Stores,
         progress: Progress,
+        limits: ParseLimits | None = None,
     ) -> None:
         if not models:
             raise UsageError("no models given", "repsimc similarity a.onnx b.onnx --calib frames/")
@@ -73,11 +76,12 @@ class ModelRuns:
         progress.stage("reading models", len(models))
         self.programs: dict[str, Program] = {}
         for name, path in models:
-            self.programs[name] = read_model(path, name)
+            self.programs[name] = read_model(path, name, limits)
             progress.advance()
         progress.stage("reading frames", None)
         inputs = {name: input_specs(program) for name, program in self.programs.items()}
         self.frames = load_frames(calibration, inputs, options)
+        run_first_frame(list(self.programs.values()), self.frames, limits)
         self._rows = {name: _shuffled(self.frames, name, recipe.seed) for name in self.programs}
         self._layers: dict[str, list[Layer]] = {}
         self._held: dict[str, ModelFeatures] = {}

@@ -32,6 +32,8 @@ format = "json"
 same-frames = true
 tie-inputs = false
 overwrite = true
+parse-memory = "4GB"
+parse-seconds = "60s"
 frames = 256
 held-out = 0.5
 name = { eye = "nets/b.onnx" }
@@ -93,6 +95,8 @@ def test_every_key_is_read_and_typed(tmp_path: Path) -> None:
         },
         output_fidelity={"a/y": 0.9},
         metrics={"a": "top1"},
+        parse_memory=4 * 10**9,
+        parse_seconds=60.0,
     )
 
 

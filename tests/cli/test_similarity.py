@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from repsimc.compiler.errors import DataError
+from repsimc.compiler.isolation.allowance import ParseLimits
 from tests.cli.conftest import Ran
 
 Call = Callable[..., Ran]
@@ -30,6 +31,7 @@ def test_every_option_reaches_the_comparison(repsimc: Call, asked: dict[str, Any
         *("similarity", "a.onnx", "b.onnx", "--calib", "a=a.npz", "--calib", "eye=b.npz"),
         *("--name", "eye=b.onnx", "--measure", "cka, r2", "--within", "a", "--seed", 3),
         *("--frames", 64, "--same-frames", "--allow-script", "--sketch", "--no-cache"),
+        *("--parse-memory", "1GB", "--parse-seconds", "9s"),
     )
     assert ran.err == "error: compared\n"
     del asked["progress"]
@@ -47,6 +49,7 @@ def test_every_option_reaches_the_comparison(repsimc: Call, asked: dict[str, Any
         "preprocessing": {},
         "same_frames": True,
         "allow_script": True,
+        "parse_limits": ParseLimits(10**9, 9.0),
     }
 
 
