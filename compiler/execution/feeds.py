@@ -21,6 +21,11 @@ class FrameSet(Protocol):
         """Number of frames."""
         ...
 
+    @property
+    def groups(self) -> Int64 | None:
+        """A number for each frame, equal for those that show the same; None where none do."""
+        ...
+
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Arrays for the graph inputs named in `values`, in a fixed order of frames."""
         ...
@@ -42,6 +47,11 @@ class StreamFeeds:
     def count(self) -> int:
         """Number of frames."""
         return len(self.rows)
+
+    @property
+    def groups(self) -> Int64 | None:
+        """The scene of each frame."""
+        return self.frames.scenes_of(self.models[0], self.rows)
 
     @property
     def fixed(self) -> int | None:

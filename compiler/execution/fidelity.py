@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..graph.arrays import Array, Float64
+from ..graph.arrays import Array, Float64, Int64
+from .confidence import agreement_bound, variance_bound
 
 TOP1 = "top-1 agreement"
 VARIANCE = "explained variance"
@@ -49,10 +51,12 @@ class LossMeter:
     with p the original's own softmax and the classes those of the largest scores before and after.
     A row that changes sides where the original itself wavered costs little. If the original is
     calibrated, the divisor is its expected accuracy and the dividend what it expects to lose.
-    Scores that are probabilities already are taken as they are.
+    Scores that are probabilities already are taken as they are. `change` is the largest change of
+    a probability.
     """
 
     rows: int = 0
+    change: float = 0.0
     _lost: float = 0.0
     _sure: float = 0.0
     _broken: bool = False
@@ -63,8 +67,12 @@ class LossMeter:
             self._broken = True
             return
         scores = original.reshape(-1, original.shape[-1]).astype(np.float64)
-        sure = _probabilities(scores)
-        chosen = compiled.reshape(scores.shape).argmax(-1)
+        found = compiled.reshape(scores.shape).astype(np.float64)
+        sure, now = scores, found
+        if not _sum_to_one(scores):
+            sure, now = _softmax(scores), _softmax(found)
+        self.change = max(self.change, float(np.abs(now - sure).max(initial=0.0)))
+        chosen = found.argmax(-1)
         row = np.arange(len(scores))
         own = sure[row, scores.argmax(-1)]
         self._lost += float(np.sum(own - sure[row, chosen]))
@@ -77,9 +85,18 @@ class LossMeter:
         return 1.0 if self._broken or not self.rows else self._lost / self._sure
 
 
-def _probabilities(scores: Float64) -> Float64:
-    if bool(np.all(scores >= 0)) and bool(np.all(np.abs(scores.sum(-1) - 1) < 1e-3)):
-        return scores
+def confidence_of(scores: Array) -> float:
+    """The mean of the largest probability, over rows of class scores [..., C]; 0 without rows."""
+    rows = scores.reshape(-1, scores.shape[-1]).astype(np.float64)
+    sure = rows if _sum_to_one(rows) else _softmax(rows)
+    return float(sure.max(-1).mean()) if len(rows) else 0.0
+
+
+def _sum_to_one(scores: Float64) -> bool:
+    return bool(np.all(scores >= 0)) and bool(np.all(np.abs(scores.sum(-1) - 1) < 1e-3))
+
+
+def _softmax(scores: Float64) -> Float64:
     spread = np.exp(scores - scores.max(-1, keepdims=True))
     return spread / spread.sum(-1, keepdims=True)
 
@@ -92,16 +109,23 @@ class FidelityMeter:
     Explained variance is 1 - SSE / SST with SST the variance of the original around its mean
     per element position (axes after the first), so that a constant output explains nothing.
     A non-finite compiled output where the original is finite counts as a total loss.
+    `max_difference` is the largest absolute difference of finite values. Without `bounded` nothing
+    is kept of each frame, and there is no bound.
     """
 
     metric: str
+    bounded: bool = True
     frames: int = 0
+    max_difference: float = 0.0
     _agree: int = 0
     _rows: int = 0
     _sse: float = 0.0
     _sum: Float64 | None = field(default=None, repr=False)
     _sum_squares: float = 0.0
     _broken: bool = False
+    # Of each row of the first axis: its squared error, and its part of the variance.
+    _first: list[Float64] = field(default_factory=list[Float64], repr=False)
+    _second: list[Float64] = field(default_factory=list[Float64], repr=False)
 
     def update(self, original: Array, compiled: Array) -> None:
         """Take in one batch: arrays of equal shape, the first axis counting frames."""
@@ -113,16 +137,57 @@ class FidelityMeter:
         if bool(np.any(~np.isfinite(compiled.astype(np.float64)) & np.isfinite(original))):
             self._broken = True
             return
-        if self.metric == TOP1:
-            self._agree += int(np.sum(original.argmax(-1) == compiled.argmax(-1)))
-            self._rows += int(np.prod(original.shape[:-1]))
-            return
         exact = original.astype(np.float64)
-        difference = compiled.astype(np.float64) - exact
-        self._sse += float(np.nansum(difference * difference))
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = compiled.astype(np.float64) - exact
+        gaps = np.abs(difference)
+        largest = float(gaps.max(initial=0.0, where=np.isfinite(gaps)))
+        self.max_difference = max(self.max_difference, largest)
+        if self.metric == TOP1:
+            same = np.atleast_1d(original.argmax(-1) == compiled.argmax(-1))
+            self._agree += int(np.sum(same))
+            self._rows += same.size
+            if self.bounded and len(same):
+                self._first.append(np.zeros(len(same)))
+            return
+        squares = difference * difference
+        self._sse += float(np.nansum(squares))
         batch_sum = exact.sum(axis=0) if exact.ndim else exact
+        if self.bounded and exact.ndim and len(exact):
+            self._first.append(_by_row(squares))
+            self._second.append(self._parts(exact, batch_sum))
         self._sum = batch_sum if self._sum is None else self._sum + batch_sum
         self._sum_squares += float(np.nansum(exact * exact))
+
+    def _parts(self, exact: Float64, batch_sum: Float64) -> Float64:
+        """Each row's part in the variance: around its batch's mean, and the batch around those
+        before it (Chan, Golub and LeVeque 1979), so that all parts add up to the whole."""
+        mean = batch_sum / len(exact)
+        parts = _by_row(np.square(exact - mean))
+        before = self.frames - len(exact)
+        if self._sum is None or not before:
+            return parts
+        apart = float(np.nansum(np.square(mean - self._sum / before)))
+        return parts + before / self.frames * apart
+
+    def bound(self, confidence: float, groups: Int64 | None = None, of: int | None = None) -> float:
+        """What the frames so far prove of the fidelity: a lower bound, never above the value.
+
+        `groups` numbers the frames that tell the same [frames]: each group counts once. `of` is a number of groups as if which the frames were, of the spread that was seen.
+        """
+        if self._broken or not self._first:
+            return min(0.0, self.value)
+        first = _grouped(self._first, groups)
+        if self.metric == TOP1:
+            share = self.value
+            return min(share, agreement_bound(share, of or len(first), confidence))
+        if self.value >= 1.0:
+            return 1.0
+        second = _grouped(self._second, groups)
+        found = variance_bound(first, second, confidence)
+        if of is not None and len(first) > 1:
+            found = self.value - (self.value - found) * math.sqrt(len(first) / of)
+        return min(self.value, found)
 
     @property
     def value(self) -> float:
@@ -139,3 +204,19 @@ class FidelityMeter:
         lost = self._sse / total
         # Float noise of an exact rewrite is not a loss: a floor of 1 must be reachable.
         return 1.0 if lost < 1e-9 else 1.0 - lost
+
+
+def _by_row(squares: Float64) -> Float64:
+    """The sum of each row, NaN left out."""
+    return np.nansum(squares.reshape(len(squares), -1), axis=1)
+
+
+def _grouped(batches: list[Float64], groups: Int64 | None) -> Float64:
+    """Sums by group of what was kept of each row of outputs."""
+    rows = np.concatenate(batches)
+    if groups is None or not len(groups):
+        return rows
+    if len(rows) % len(groups):  # so many rows as the frames' content makes: batches are all we know
+        return np.array([batch.sum() for batch in batches])
+    _, place = np.unique(groups, return_inverse=True)
+    return np.bincount(place, rows.reshape(len(groups), -1).sum(axis=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,18 +30,40 @@ class OutputComparison:
     frames: int
     explained: float
     loss: float
+    lower: float | None = None
+    max_difference: float = 0.0
+    score_change: float | None = None
+    strict: bool = False
+
+    @property
+    def judged(self) -> float:
+        """What is held against the floor: the value, or what is proved of it."""
+        return self.lower if self.strict and self.lower is not None else self.value
 
     @property
     def met(self) -> bool:
         """Whether the floor is kept."""
-        return self.value >= self.floor
+        return self.judged >= self.floor
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """How sure bounds are, 0.5 to 1, and whether floors are held against them (`strict`).
+
+    `groups` is the number of frames, alike ones counted once, that a model is judged by in the end:
+    on fewer of them floors are held against what as many would prove. Empty: nothing is left out.
+    """
+
+    confidence: float = 0.95
+    strict: bool = False
+    groups: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class OriginalOutputs:
     """The original models' outputs on held-out frames, computed once, compared often.
 
     `feeds` gives each model's held-out frames; `floor(model, output)` and `metric(model, output)`
-    (None: by shape) are the user's wishes.
+    (None: by shape) are the user's wishes; `certainty` is that of the bounds.
     """
 
     def __init__(
@@ -50,11 +72,13 @@ class OriginalOutputs:
         feeds: Mapping[str, FrameSet],
         floor: Callable[[str, str], float],
         metric: Callable[[str, str], str | None],
+        certainty: Certainty | None = None,
     ) -> None:
         self._original = original
         self._feeds = feeds
         self._floor = floor
         self._metric = metric
+        self._certainty = certainty or Certainty()
         self._held: dict[str, Activations] = {}
 
     def compare(self, program: Program, models: Sequence[str]) -> list[OutputComparison]:
@@ -84,7 +108,9 @@ class OriginalOutputs:
         for name, own, value in refs:
             wish = self._metric(name, own)
             metric = metric_for(values[value].shape, wish, _dtype(values[value].dtype))
-            meters[name, own] = (FidelityMeter(metric), FidelityMeter(VARIANCE))
+            meter = FidelityMeter(metric)
+            fine = meter if metric == VARIANCE else FidelityMeter(VARIANCE, bounded=False)
+            meters[name, own] = meter, fine
             if metric == TOP1:
                 losses[name, own] = LossMeter()
         for name in models:
@@ -94,23 +120,33 @@ class OriginalOutputs:
         for index, batch in enumerate(feeds.batches(segment.inputs)):
             for (name, own, _), array in zip(refs, segment(batch)):
                 original = self._held[name].batches(own)[index]
-                for meter in meters[name, own]:
-                    meter.update(original, array)
+                meter, fine = meters[name, own]
+                meter.update(original, array)
+                if fine is not meter:
+                    fine.update(original, array)
                 if (name, own) in losses:
                     losses[name, own].update(original, array)
-        return [
-            OutputComparison(
-                name,
-                own,
-                meter.metric,
-                meter.value,
-                self._floor(name, own),
-                feeds.count,
-                fine.value,
-                losses[name, own].value if (name, own) in losses else 1.0 - fine.value,
+        found: list[OutputComparison] = []
+        for (name, own), (meter, fine) in meters.items():
+            of = self._certainty.groups.get(name)
+            loss = losses.get((name, own))
+            found.append(
+                OutputComparison(
+                    name,
+                    own,
+                    meter.metric,
+                    meter.value,
+                    self._floor(name, own),
+                    feeds.count,
+                    fine.value,
+                    1.0 - fine.value if loss is None else loss.value,
+                    meter.bound(self._certainty.confidence, feeds.groups, of),
+                    fine.max_difference,
+                    None if loss is None else loss.change,
+                    self._certainty.strict,
+                )
             )
-            for (name, own), (meter, fine) in meters.items()
-        ]
+        return found
 
     def _remember(self, model: str) -> None:
         if model in self._held:

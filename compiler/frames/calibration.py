@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +22,12 @@ from .array_files import Allowance, Array, StoredArray
 from .images import ImageArray, ImageFolder, ImageSource
 from .matching import ArraySource, FrameSource, Matcher, opened
 from .preprocessing import Preprocessing
+from .scenes import SmallFrames
 from .sets import NAMELESS, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
-from .splits import split
+from .splits import Split, split
+
+# Frames looked at together: whole images, before they are made small.
+_LOOKED_AT = 16
 
 Calibration = (
     str | Path | Array | Mapping[str, str | Path] | Mapping[str, Array | Mapping[str, Array]]
@@ -41,7 +45,7 @@ class Frames:
     sources: Mapping[InputRef, FrameSource]
     streams: tuple[tuple[str, ...], ...]
     inputs: Mapping[str, tuple[InputSpec, ...]]
-    splits: tuple[tuple[Rows, Rows], ...]  # per stream: rows to fit on, rows held out
+    splits: tuple[Split, ...]  # per stream
 
     def aligned(self, a: str, b: str) -> bool:
         """Whether row k is the same frame for both models."""
@@ -49,19 +53,27 @@ class Frames:
 
     def count(self, model: str) -> int:
         """The number of frames in use for the model, both parts together."""
-        return sum(len(part) for part in self.splits[self._stream(model)])
+        return len(self.rows(model))
 
     def fit_rows(self, model: str) -> Rows:
         """Rows to fit on, in random order (a prefix is a fair sample), in whole batches."""
-        return self.splits[self._stream(model)][0]
+        return self.splits[self._stream(model)].fit
 
     def held_out_rows(self, model: str) -> Rows:
         """Rows that no fit may see, in whole batches; all rows in order when for verification."""
-        return self.splits[self._stream(model)][1]
+        return self.splits[self._stream(model)].held_out
 
     def rows(self, model: str) -> Rows:
         """All rows in use for the model, in order."""
-        return np.sort(np.concatenate(self.splits[self._stream(model)]))
+        return np.sort(np.concatenate([self.fit_rows(model), self.held_out_rows(model)]))
+
+    def scenes_of(self, model: str, rows: Rows) -> Rows | None:
+        """A number for each of the rows, equal for those that show nearly the same; None where no
+        one looked: all are held out."""
+        known = self.splits[self._stream(model)].scenes
+        if not len(known):
+            return None
+        return known[np.searchsorted(known[:, 0], rows), 1]
 
     def feed(self, model: str, rows: Rows) -> dict[str, Array]:
         """What the model is fed for these rows: arrays [n, ...] by its own input names.
@@ -101,7 +113,7 @@ class Frames:
         state = hashlib.sha256(repr((self.streams, sorted(self.sources))).encode())
         for ref in sorted(self.sources):
             state.update(self.sources[ref].digest.encode())
-        for part in (part for parts in self.splits for part in parts):
+        for part in (part for parts in self.splits for part in (parts.fit, parts.held_out)):
             state.update(len(part).to_bytes(8, "little") + part.astype("<i8").tobytes())
         return state.hexdigest()
 
@@ -185,12 +197,15 @@ def load_frames(
         sources |= {(model, name): source for name, (_, source) in found.items()}
         stream = shared.get(model) or _own_stream(model, found, specs)
         streams.setdefault(stream, []).append(model)
-    splits: list[tuple[Rows, Rows]] = []
+    splits: list[Split] = []
     for models in streams.values():
         count = _common_count(models, sources)
         unit = math.lcm(*(_batch(model, specs[model]) or 1 for model in models))
         where = sources[models[0], specs[models[0]][0].name].description
-        splits.append(split(count, unit, options.seed, options.held_out, options.limit, where))
+        scenes = _scenes_by(sources, models, specs, unit)
+        splits.append(
+            split(count, unit, options.seed, options.held_out, options.limit, where, scenes)
+        )
     return Frames(
         sources, tuple(tuple(models) for models in streams.values()), specs, tuple(splits)
     )
@@ -228,6 +243,26 @@ def load_labels(path: Path, name: str, rows: Rows | None = None) -> NDArray[np.i
             "give one label per frame, in the frames' order",
         )
     return labels
+
+
+def _scenes_by(
+    sources: Mapping[InputRef, FrameSource],
+    models: Sequence[str],
+    specs: Mapping[str, Sequence[InputSpec]],
+    unit: int,
+) -> Callable[[Rows, int, int], Rows]:
+    """Finds the scenes of rows by what the first of the models is fed: the others are fed the
+    same, or what was seen at the same time."""
+
+    def scenes(rows: Rows, most: int, run: int) -> Rows:
+        small = SmallFrames()
+        step = unit * max(_LOOKED_AT // unit, 1)
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            small.add([sources[models[0], spec.name].rows(some) for spec in specs[models[0]]])
+        return small.scenes(most, run)
+
+    return scenes
 
 
 def _sets(

@@ -2,39 +2,88 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
+from .scenes import merged
 from .sets import Rows
 
 # Fewer frames than this leave even a 16-channel adapter underdetermined.
 MIN_FIT_FRAMES = 16
+# Frames are held out in so many runs of consecutive ones, at most: frames of a film, or of a burst,
+# are alike, and some that lie between others of the other side are fitted with the rest.
+_RUNS = 40
+
+
+class Split(NamedTuple):
+    """Rows to fit on in random order, rows held out, and the scene of each row in use.
+
+    `scenes` are pairs (row, scene) [n, 2]; none where all rows are held out.
+    """
+
+    fit: Rows
+    held_out: Rows
+    scenes: Rows
 
 
 def split(
-    count: int, unit: int, seed: int, share: float | None, limit: int | None, where: str
-) -> tuple[Rows, Rows]:
-    """Rows to fit on in random order, and rows held out, both in whole blocks of `unit` rows.
+    count: int,
+    unit: int,
+    seed: int,
+    share: float | None,
+    limit: int | None,
+    where: str,
+    scenes_of: Callable[[Rows, int, int], Rows],
+) -> Split:
+    """`count` rows in two parts, both in whole batches of `unit` rows, alike ones in one of them.
 
-    Of `count` rows at most `limit` are drawn by `seed`; about `share` of them are held out, or all
-    of them, in order, where it is None. Raises DataError, naming `where`, when MIN_FIT_FRAMES (none
-    where all are held out) and one block held out do not fit in.
+    At most `limit` rows are drawn by `seed`; about `share` of them are held out, or all of them, in
+    order, where it is None. Held out are runs of consecutive rows, and whole scenes: those that
+    `scenes_of` says the rows are of (cut into runs where they are larger than so many). Raises DataError, naming `where`, when MIN_FIT_FRAMES
+    (none where all are held out) and one batch held out do not fit in.
     """
-    blocks = np.random.default_rng(seed).permutation(count // unit).astype(np.int64)
-    blocks = blocks if limit is None else blocks[: limit // unit]
+    random = np.random.default_rng(seed)
+    batches = random.permutation(count // unit).astype(np.int64)
+    batches = np.sort(batches if limit is None else batches[: limit // unit])
     least = 0 if share is None else -(-MIN_FIT_FRAMES // unit)
     needed = (least + 1) * unit
-    if len(blocks) < least + 1:
+    if len(batches) < least + 1:
         parts = f" ({least * unit} to fit on, {unit} held out)" if least else ""
         raise _too_few(count, limit, unit, f"{needed}{parts}", needed, where)
     if share is None:
-        return _rows(blocks[:0], unit), _rows(np.sort(blocks), unit)
-    held_out = min(max(round(share * len(blocks)), 1), len(blocks) - least)
-    return _rows(blocks[held_out:], unit), _rows(blocks[:held_out], unit)
+        return Split(batches[:0], _rows(batches, unit), np.zeros((0, 2), dtype=np.int64))
+    wanted = min(max(round(share * len(batches)), 1), len(batches) - least)
+    run = max(1, len(batches) // _RUNS)
+    rows = _rows(batches, unit)
+    scenes = scenes_of(rows, max(wanted * unit // 2, 1), run * unit)
+    runs = [np.arange(at, min(at + run, len(batches))) for at in range(0, len(batches), run)]
+    order = np.concatenate([runs[index] for index in random.permutation(len(runs))])
+    held = _held(merged(scenes, unit), order, wanted)
+    fit, held_out = random.permutation(batches[~held]), random.permutation(batches[held])
+    return Split(_rows(fit, unit), _rows(held_out, unit), np.stack([rows, scenes], axis=1))
 
 
-def _rows(blocks: Rows, unit: int) -> Rows:
-    return (blocks[:, None] * unit + np.arange(unit, dtype=np.int64)).reshape(-1)
+def _held(scenes: Rows, order: Rows, wanted: int) -> NDArray[np.bool_]:
+    """Which batches to hold out: whole scenes in that order, at most as many as are wanted."""
+    members = Counter(scenes.tolist())
+    taken: dict[int, bool] = {}
+    count = 0
+    for scene in scenes[order].tolist():
+        if scene not in taken:
+            taken[scene] = count + members[scene] <= wanted
+            count += members[scene] if taken[scene] else 0
+    if count < wanted / 2:  # hardly more scenes than parts: runs are all there is to go by
+        return np.isin(np.arange(len(scenes)), order[:wanted])
+    return np.array([taken[scene] for scene in scenes.tolist()], dtype=bool)
+
+
+def _rows(batches: Rows, unit: int) -> Rows:
+    return (batches[:, None] * unit + np.arange(unit, dtype=np.int64)).reshape(-1)
 
 
 def _too_few(

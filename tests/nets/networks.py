@@ -151,6 +151,11 @@ class ArrayFrames:
         """Number of frames."""
         return len(next(iter(self.arrays.values())))
 
+    @property
+    def groups(self) -> None:
+        """No two frames are alike."""
+        return None
+
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Arrays for the inputs in `values`, batch by batch."""
         self.walks.append(tuple(values))
