@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..compiler.graph.adapters import Link, insert_adapter, replaced_value
+from ..compiler.graph.edit import sort_nodes
 from ..compiler.graph.program import Program, own_name
 from .base import Change
 
@@ -32,6 +33,6 @@ class Collapse:
         link = Link(self.exit, (self.entry,), region=True)
         replaced = replaced_value(program, self.exit, self.kernel)
         node = insert_adapter(program, link, replaced, self.kernel, self.name)
-        program.graph.toposort()
+        sort_nodes(program)
         what = f"{own_name(self.exit)} is made from {own_name(self.entry)}"
         return [Change(what, node.name)]

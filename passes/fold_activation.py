@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ..compiler.execution.statistics import measure_activation
 from ..compiler.fitting.reference import Reference
-from ..compiler.graph.edit import ChannelAffine, put_steps
+from ..compiler.graph.edit import ChannelAffine, Edit, put_steps
 from ..compiler.graph.program import Program, own_name
 from ..compiler.structure.activation_functions import activations_of
 from .base import Change
@@ -44,7 +44,9 @@ class FoldActivation:
             value = program.values()[activation.given]
             node = activation.nodes[-1]
             affine = ChannelAffine(found.slope, found.offset, activation.axis)
-            saved = put_steps(program, value, node, affine, self.name)
+            edit = Edit(program)
+            saved = put_steps(edit, value, node, affine, self.name)
+            edit.done()
             what = (
                 f"the activation that makes '{own_name(activation.value)}' became affine "
                 f"(keeps {1 - found.damage:.4f} of its variance)"

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.graph.arrays import Array
-from ..compiler.graph.edit import remove_nodes
+from ..compiler.graph.edit import Edit
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import nbytes_of
 from .base import Change, add_source, is_rewritable
@@ -33,7 +33,8 @@ class FoldBatchNorm:
         """One change for every BatchNormalization folded."""
         outputs = program.output_names
         changes: list[Change] = []
-        for node in list(program.graph.nodes):
+        edit = Edit(program)
+        for node in program.graph.nodes:
             operator = _operator_before(node, outputs)
             arrays = None if operator is None else _folded(operator, node)
             if operator is None or arrays is None:
@@ -45,7 +46,7 @@ class FoldBatchNorm:
             bias = operator.inputs[2].name if len(operator.inputs) > 2 else ""
             names = (f"{weight.name}.folded", f"{bias}.folded" if bias else f"{operator.name}.bias")
             new = [
-                gs.Constant(program.unique_name(name), array)
+                gs.Constant(edit.names.free(name), array)
                 for name, array in zip(names, arrays, strict=True)
             ]
             operator.inputs = [operator.inputs[0], *new]
@@ -53,12 +54,13 @@ class FoldBatchNorm:
                 operator.attrs["beta"] = 1.0
             add_source(program, operator, node)
             result = node.outputs[0]
-            remove_nodes(program, [node])
+            edit.remove([node])
             operator.outputs = [result]
             freed = sum(nbytes_of(t) for t in old.values() if not t.outputs)
             into = f"{operator.op} '{operator.name}'"
             what = f"BatchNormalization '{node.name}' is folded into {into}"
             changes.append(Change(what, node.name, freed - sum(nbytes_of(t) for t in new)))
+        edit.done()
         return changes
 
 

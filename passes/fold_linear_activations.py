@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.graph.edit import ChannelAffine, bypass, is_float, put_steps
+from ..compiler.graph.edit import ChannelAffine, Edit, bypass, is_float, put_steps
 from ..compiler.graph.layout import ACTIVATIONS
 from ..compiler.graph.program import Program
 from ..compiler.structure.bounds import bounds_of
@@ -34,12 +34,13 @@ class FoldLinearActivations:
         """One change for every activation that went."""
         changes: list[Change] = []
         bounds = bounds_of(program)
-        for node in list(program.graph.nodes):
+        edit = Edit(program)
+        for node in program.graph.nodes:
             if node.op not in ACTIVATIONS or not node.inputs or node.outputs[0].is_empty():
                 continue
             kind = f"{node.op} '{node.name}'"
             if is_identity(node):
-                saved = bypass(program, node)
+                saved = bypass(edit, node)
                 if saved is not None:
                     changes.append(Change(f"{kind} has slope 1 everywhere", node.name, saved))
                 continue
@@ -48,14 +49,15 @@ class FoldLinearActivations:
             if found is None:
                 continue
             if np.all(found.slope == 1) and np.all(found.offset == 0):
-                saved = bypass(program, node)
+                saved = bypass(edit, node)
                 if saved is not None:
                     what = f"{kind} changes nothing: what it is given is never beyond its bend"
                     changes.append(Change(what, node.name, saved))
             elif np.any(found.slope != 0) and is_float(node.inputs[0]):
-                saved = put_steps(program, node.inputs[0], node, found, self.name)
+                saved = put_steps(edit, node.inputs[0], node, found, self.name)
                 what = f"{kind} is straight in every channel, by its weights"
                 changes.append(Change(what, node.name, saved))
+        edit.done()
         return changes
 
 

@@ -13,7 +13,7 @@ from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, own_name
 from ..compiler.graph.weights import nbytes_of
 from .base import Change
-from .freeze_constant_branches import replace_reads
+from .freeze_constant_branches import constant_reads, replace_reads
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class FreezeBranch:
         if mean is None:
             return []
         array = smallest_constant(mean.astype(np.dtype(value.dtype)))
-        constant = gs.Constant(program.unique_name(f"{value.name}.constant"), array)
-        if not replace_reads(program, value, constant):
+        reads = constant_reads(value, {id(node) for node in program.graph.nodes})
+        if not reads:
             return []
+        constant = gs.Constant(program.unique_name(f"{value.name}.constant"), array)
+        replace_reads(reads, constant)
         what = f"'{own_name(value.name)}' is taken for a constant"
         return [Change(what, value.inputs[0].name, -nbytes_of(constant))]

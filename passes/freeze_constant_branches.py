@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,6 +35,8 @@ class FreezeConstantBranches:
         """One change for every value that is read as a constant now."""
         changes: list[Change] = []
         bounds = bounds_of(program)
+        names = program.names()
+        present = {id(node) for node in program.graph.nodes}
         for name, value in program.values().items():
             known = bounds.get(name)
             if known is None or not known.constant().all() or not is_float(value):
@@ -45,36 +48,40 @@ class FreezeConstantBranches:
             rank = len(value.shape)
             sizes = [-1] + [1] * (rank - 1 - axis % rank) if numbers.size > 1 else []
             array = numbers.reshape(sizes) if sizes else numbers.reshape(())
-            constant = gs.Constant(
-                program.unique_name(f"{name}.constant"), array.astype(np.dtype(value.dtype))
-            )
-            moved = replace_reads(program, value, constant)
-            if moved:
+            reads = constant_reads(value, present)
+            if reads:
+                constant = gs.Constant(
+                    names.free(f"{name}.constant"), array.astype(np.dtype(value.dtype))
+                )
+                replace_reads(reads, constant)
                 what = f"'{name}' is the same whatever the model is fed"
                 changes.append(Change(what, value.inputs[0].name, -nbytes_of(constant)))
         return changes
 
 
-def replace_reads(program: Program, value: gs.Variable, constant: gs.Constant) -> int:
-    """Readers that broadcast read `constant` instead of `value`; how many reads were moved.
+def constant_reads(value: gs.Variable, present: Container[int]) -> list[tuple[gs.Node, int]]:
+    """Where readers that broadcast read `value`: the nodes (of those in `present`) and inputs.
 
     Only where another operand has the shape of the result, which then does not change.
     """
-    moved = 0
-    for node in list(value.outputs):
+    found: list[tuple[gs.Node, int]] = []
+    for node in {id(node): node for node in value.outputs}.values():
         if not is_standard(node) or node.op not in _BROADCASTS:
             continue
-        if not any(node is known for known in program.graph.nodes):
+        if id(node) not in present:
             continue  # in the body of an If, Loop or Scan
         shape = node.outputs[0].shape
         others = [t for t in node.inputs if t is not value and isinstance(t, gs.Variable)]
         if shape is None or not any(_same(other.shape, shape) for other in others):
             continue
-        for index, tensor in enumerate(node.inputs):
-            if tensor is value:
-                node.inputs[index] = constant
-                moved += 1
-    return moved
+        found += [(node, index) for index, tensor in enumerate(node.inputs) if tensor is value]
+    return found
+
+
+def replace_reads(reads: Iterable[tuple[gs.Node, int]], constant: gs.Constant) -> None:
+    """Let those inputs read `constant` instead."""
+    for node, index in reads:
+        node.inputs[index] = constant
 
 
 def _same(one: Any, other: Any) -> bool:

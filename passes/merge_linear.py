@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -9,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.graph.edit import remove_nodes
-from ..compiler.graph.program import Program, constants_of
+from ..compiler.graph.edit import Edit
+from ..compiler.graph.program import Names, Program, constants_of
 from ..compiler.graph.weights import array_of, nbytes_of
 from ..compiler.structure.linear_maps import Linear, fixed_values, linear_at, may_merge, reader_of
 from ..compiler.structure.merging import freed_nbytes, merged
@@ -40,27 +41,29 @@ class MergeLinear:
         """One change for every merge."""
         outputs = fixed_values(program)
         changes: list[Change] = []
-        pending = list(program.graph.nodes)
+        edit = Edit(program)
+        pending = deque(program.graph.nodes)
         while pending:
-            node = pending.pop(0)
+            node = pending.popleft()
             if not may_merge(node, outputs):
                 continue
-            done = self._merge_at(program, node, outputs)
+            done = self._merge_at(edit, node, outputs)
             if done is not None:
                 changes.append(done[0])
                 # What was made may merge with what comes before or after it.
-                pending = [*done[1], *pending]
+                pending.extendleft(reversed(done[1]))
+        edit.done()
         return changes
 
     def _merge_at(
-        self, program: Program, node: gs.Node, outputs: set[str]
+        self, edit: Edit, node: gs.Node, outputs: set[str]
     ) -> tuple[Change, list[gs.Node]] | None:
         for channels_first in (True, False):
             first = linear_at(node, outputs, channels_first)
             if first is None:
                 continue
             if first.is_scale and _shortens(first, outputs):
-                return _rewrite(program, first, first.nodes)
+                return _rewrite(edit, first, first.nodes)
             reader = reader_of(first.result, outputs)
             after = first.channels_first if not first.is_scale else channels_first
             second = None if reader is None else linear_at(reader, outputs, after)
@@ -68,7 +71,7 @@ class MergeLinear:
                 continue
             found = merged(first, second, self.growth_nbytes)
             if not isinstance(found, str):
-                return _rewrite(program, found.linear, (*first.nodes, *second.nodes))
+                return _rewrite(edit, found.linear, (*first.nodes, *second.nodes))
         return None
 
 
@@ -80,36 +83,35 @@ def _shortens(scale: Linear, outputs: set[str]) -> bool:
 
 
 def _rewrite(
-    program: Program, linear: Linear, nodes: tuple[gs.Node, ...]
+    edit: Edit, linear: Linear, nodes: tuple[gs.Node, ...]
 ) -> tuple[Change, list[gs.Node]]:
-    """Put the nodes that `linear` takes where `nodes` are; the result keeps its name.
+    """Put the nodes that `linear` takes where the last of `nodes` is; the result keeps its name.
 
-    Returns the change, and the nodes that may now merge: what makes the source, and the new ones.
+    `nodes` follow one another: each reads what the one before it makes. Returns the change, and
+    the nodes that may now merge: what makes the source, and the new ones.
     """
     keep, source, result = linear.operator, linear.source, linear.result
-    places = {id(node): index for index, node in enumerate(program.graph.nodes)}
-    ordered = sorted(nodes, key=lambda node: places[id(node)])
-    place = places[id(ordered[-1])] - len(nodes) + 1
-    kinds = " and ".join(f"{node.op} '{node.name}'" for node in ordered)
+    program = edit.program
+    kinds = " and ".join(f"{node.op} '{node.name}'" for node in nodes)
     metadata = program.metadata.get(keep.name)
-    note = replace(program.note(keep.name), sources=sources_of(program, ordered))
+    note = replace(program.note(keep.name), sources=sources_of(program, nodes))
     docs = program.docs.get(keep.name)
     freed = freed_nbytes(nodes)
     dtype = np.dtype(array_of(constants_of(nodes)[0]).dtype)
     shape = _Shape(keep.name, keep.op, dict(keep.attrs), dtype)
-    adds = [node.name for node in ordered if node.op == "Add"]
-    remove_nodes(program, nodes)
+    adds = [node.name for node in nodes if node.op == "Add"]
+    edit.remove(nodes)
     makers = list(source.inputs)
     if linear.steps() == 0:
         program.replace_uses(result, source)
         return Change(f"{kinds} changes nothing", shape.name, freed), makers
-    made = _nodes(program, linear, shape, adds)
+    made = _nodes(edit.names, linear, shape, adds)
     made[-1].outputs = [result]
-    for index, node in enumerate(made):
+    edit.put(made, nodes[-1])
+    for node in made:
         program.notes[node.name] = note
         if metadata is not None:
             program.metadata[node.name] = dict(metadata)
-        program.graph.nodes.insert(place + index, node)
     if docs is not None:
         program.docs[shape.name] = docs
     added = sum(map(nbytes_of, constants_of(made)))
@@ -128,26 +130,26 @@ class _Shape:
     dtype: np.dtype[Any]
 
 
-def _nodes(program: Program, linear: Linear, old: _Shape, adds: Sequence[str]) -> list[gs.Node]:
+def _nodes(names: Names, linear: Linear, old: _Shape, adds: Sequence[str]) -> list[gs.Node]:
     """The new nodes; the first reads the source, the last still lacks its output."""
 
     def constant(suffix: str, array: Any) -> gs.Constant:
         values = np.ascontiguousarray(array, dtype=old.dtype)
-        return gs.Constant(program.unique_name(f"{old.name}.{suffix}"), values)
+        return gs.Constant(names.free(f"{old.name}.{suffix}"), values)
 
     source, result, name = linear.source, linear.result, old.name
     biased = bool(np.any(linear.bias != 0))
     window = linear.window
     if linear.is_scale:
-        return _steps(program, linear, name, constant)
+        return _steps(names, linear, name, constant)
     if window is None and old.op == "MatMul":
         product = gs.Node("MatMul", name, {}, [source, constant("merged", linear.weight)])
         if not biased:
             return [product]
-        middle = gs.Variable(program.unique_name(f"{name}.product"), result.dtype, result.shape)
+        middle = gs.Variable(names.free(f"{name}.product"), result.dtype, result.shape)
         product.outputs = [middle]
         inputs = [middle, constant("merged_bias", linear.bias)]
-        added = adds[-1] if adds else program.unique_name(f"{name}.bias")
+        added = adds[-1] if adds else names.free(f"{name}.bias")
         return [product, gs.Node("Add", added, {}, inputs)]
     weight = linear.weight
     if window is not None:
@@ -167,7 +169,7 @@ def _nodes(program: Program, linear: Linear, old: _Shape, adds: Sequence[str]) -
 
 
 def _steps(
-    program: Program, linear: Linear, name: str, constant: Callable[[str, Any], gs.Constant]
+    names: Names, linear: Linear, name: str, constant: Callable[[str, Any], gs.Constant]
 ) -> list[gs.Node]:
     """At most a Mul and an Add, by constants that broadcast over the channels."""
     rank = len(linear.source.shape)
@@ -177,10 +179,10 @@ def _steps(
     for op, array, neutral in (("Mul", linear.weight, 1.0), ("Add", linear.bias, 0.0)):
         if np.all(array == neutral):
             continue
-        own = name if not made else program.unique_name(f"{name}.{op.lower()}")
+        own = name if not made else names.free(f"{name}.{op.lower()}")
         if made:
             shape, dtype = linear.result.shape, linear.result.dtype
-            value = gs.Variable(program.unique_name(f"{name}.scaled"), dtype, shape)
+            value = gs.Variable(names.free(f"{name}.scaled"), dtype, shape)
             made[-1].outputs = [value]
         made.append(gs.Node(op, own, {}, [value, constant(op.lower(), array.reshape(sizes))]))
     return made

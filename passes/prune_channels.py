@@ -63,6 +63,6 @@ class PruneChannels:
             and (sink.slot.node.op != "MatMul" or bias_slot(sink.slot.node) is not None)
         }
         saved = saved_nbytes(group, len(removed))
-        take_out(program, group, removed, constants)
+        take_out(program.names(), group, removed, constants)
         what = f"{len(removed)} of {group.channels} channels of '{own_name(left[0])}' are gone"
         return [Change(what, values[left[0]].inputs[0].name, saved)]

@@ -11,7 +11,7 @@ from ..compiler.graph.arrays import Float64
 from ..compiler.graph.layout import ACTIVATIONS
 from ..compiler.graph.program import Program, own_name
 from ..compiler.structure.bounds import bounds_of
-from ..compiler.structure.channel_groups import ChannelGroup, group_of
+from ..compiler.structure.channel_groups import ChannelGroup, ChannelGroups
 from ..compiler.structure.channel_removal import in_multiples, removable, saved_nbytes
 from ..compiler.structure.intervals import Bounds
 from .base import Change
@@ -40,10 +40,11 @@ class PruneConstantChannels:
         seen: set[str] = set()
         # Pruning changes no value, only how many channels it has: other groups' bounds still hold.
         bounds = bounds_of(program)
+        groups, names = ChannelGroups(program), program.names()
         for name in _starts(program):
             if name in seen:
                 continue
-            group = group_of(program, name)
+            group = groups.of(name)
             if isinstance(group, str):
                 continue
             seen.update(group.values)
@@ -53,12 +54,12 @@ class PruneConstantChannels:
             saved = saved_nbytes(group, len(removed)) if len(removed) else 0
             if saved <= 0:
                 continue
-            take_out(program, group, removed, constants)
+            take_out(names, group, removed, constants)
             what = (
                 f"{len(removed)} of {group.channels} channels of '{own_name(name)}' never change "
                 "or are not read"
             )
-            changes.append(Change(what, program.values()[name].inputs[0].name, saved))
+            changes.append(Change(what, group.tensors[name].inputs[0].name, saved))
         return changes
 
 

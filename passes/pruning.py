@@ -8,25 +8,25 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.graph.arrays import Float64, Int64
-from ..compiler.graph.program import Program
+from ..compiler.graph.program import Names
 from ..compiler.graph.weights import array_of
 from ..compiler.structure.channel_groups import ChannelGroup, Place, Sink, Slot
 from ..compiler.structure.channel_removal import bias_slot
 
 
 def take_out(
-    program: Program,
+    names: Names,
     group: ChannelGroup,
     removed: Int64,
     constants: Mapping[str, Float64],
 ) -> None:
     """Remove the channels; what they always were goes into the biases of what read them.
 
-    `constants` is as for `removable`.
+    `constants` is as for `removable`, `names` are the program's.
     """
     kept = np.setdiff1d(np.arange(group.channels), removed).astype(np.int64)
     for sink in group.sinks:
-        _absorb(program, sink, removed, constants.get(sink.value))
+        _absorb(names, sink, removed, constants.get(sink.value))
     smaller: dict[tuple[int, int, int], gs.Constant] = {}
     for slot in [*group.slots, *(sink.slot for sink in group.sinks)]:
         constant = slot.constant
@@ -34,7 +34,7 @@ def take_out(
         if key not in smaller:
             entries = Place(0, slot.repeat).entries(kept)
             array = np.ascontiguousarray(np.take(constant.values, entries, axis=slot.axis))
-            smaller[key] = gs.Constant(program.unique_name(f"{constant.name}.pruned"), array)
+            smaller[key] = gs.Constant(names.free(f"{constant.name}.pruned"), array)
         slot.node.inputs[slot.index] = smaller[key]
     for node in group.grouped:
         node.attrs["group"] = len(kept)
@@ -46,16 +46,16 @@ def take_out(
         if entries[0] < 0:
             place = group.values[node.outputs[0].name]
             entries[1] = len(kept) * place.repeat
-        name = program.unique_name(f"{shape.name}.pruned")
+        name = names.free(f"{shape.name}.pruned")
         node.inputs[1] = gs.Constant(name, entries)
-    known = program.values()
     for name, place in group.values.items():
-        shape = list(known[name].shape)
+        value = group.tensors[name]
+        shape = list(value.shape)
         shape[place.axis] = len(kept) * place.repeat
-        known[name].shape = tuple(shape)
+        value.shape = tuple(shape)
 
 
-def _absorb(program: Program, sink: Sink, removed: Int64, numbers: Float64 | None) -> None:
+def _absorb(names: Names, sink: Sink, removed: Int64, numbers: Float64 | None) -> None:
     """Add to the sink's bias what the removed channels always gave it."""
     if numbers is None:
         return
@@ -78,7 +78,7 @@ def _absorb(program: Program, sink: Sink, removed: Int64, numbers: Float64 | Non
         return  # a product without a bias: what the channels gave it is lost
     dtype = array_of(sink.slot.constant).dtype
     if len(slot.node.inputs) <= slot.index or slot.node.inputs[slot.index].is_empty():
-        name = program.unique_name(f"{node.name}.bias")
+        name = names.free(f"{node.name}.bias")
         constant = gs.Constant(name, offset.astype(dtype))
         node.inputs = [*node.inputs[:2], constant]
         if node.op == "Gemm":
@@ -89,5 +89,5 @@ def _absorb(program: Program, sink: Sink, removed: Int64, numbers: Float64 | Non
         offset = offset / float(node.attrs.get("beta", 1.0))
     moved = old.values.astype(np.float64) + offset
     slot.node.inputs[slot.index] = gs.Constant(
-        program.unique_name(f"{old.name}.pruned"), np.ascontiguousarray(moved, dtype=dtype)
+        names.free(f"{old.name}.pruned"), np.ascontiguousarray(moved, dtype=dtype)
     )

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import defs, helper, numpy_helper
 
 from ..compiler.graph.edit import remove_nodes
-from ..compiler.graph.program import Note, Program, model_of
+from ..compiler.graph.program import Names, Note, Program, model_of
 from ..compiler.graph.weights import digest
 from .base import Change, add_source
 
@@ -42,6 +42,7 @@ class ShareEqualPrefixes:
         """One change for every node that no longer runs."""
         graph = program.graph
         outputs = program.output_names
+        names = program.names()
         kept: dict[Hashable, gs.Node] = {}
         changes: list[Change] = []
         merged: list[gs.Node] = []
@@ -61,7 +62,7 @@ class ShareEqualPrefixes:
                 if ours.shape is None:
                     ours.shape = value.shape
                 if value.name in outputs:
-                    nodes.append(_identity(program, node, ours, value))
+                    nodes.append(_identity(program, names, node, ours, value))
             add_source(program, first, node)
             merged.append(node)
             nodes.append(node)
@@ -79,9 +80,11 @@ def _change(node: gs.Node, first: gs.Node) -> Change:
     return Change(f"{node.op} '{node.name}' equals '{first.name}' and runs {where}", node.name)
 
 
-def _identity(program: Program, node: gs.Node, ours: gs.Tensor, value: gs.Tensor) -> gs.Node:
+def _identity(
+    program: Program, names: Names, node: gs.Node, ours: gs.Tensor, value: gs.Tensor
+) -> gs.Node:
     node.outputs[list(map(id, node.outputs)).index(id(value))] = gs.Variable.empty()
-    name = program.unique_name(f"{value.name}.shared")
+    name = names.free(f"{value.name}.shared")
     identity = gs.Node("Identity", name, {}, [ours], [value])
     sources = program.note(node.name).sources or (node.name,)
     program.notes[name] = Note(sources, ShareEqualPrefixes.name)

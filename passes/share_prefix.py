@@ -9,6 +9,7 @@ from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reconstruction import Target, reconstruct
 from ..compiler.fitting.reference import Reference
 from ..compiler.graph.adapters import Link, insert_adapter, replaced_value
+from ..compiler.graph.edit import sort_nodes
 from ..compiler.graph.program import Program
 from .base import Change
 from .refit import is_rectified
@@ -45,7 +46,7 @@ class SharePrefix:
                 fitted.append((operator, target))
             sources = " + ".join(link.donor_values)
             changes.append(Change(f"{link.receiver_value} now comes from {sources}", node.name))
-        program.graph.toposort()
+        sort_nodes(program)
         if fitted:
             results = [operator.result.name for operator, _ in fitted]
             reconstruct(program, fitted, self.reference, results)

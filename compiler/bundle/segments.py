@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx_graphsurgeon as gs
 
@@ -44,10 +44,11 @@ def _segment(models: frozenset[str], nodes: list[gs.Node], elsewhere: set[str]) 
     made = [value.name for node in nodes for value in node.outputs if not value.is_empty()]
     tensors = {t.name: t for node in nodes for t in node_inputs(node)}
     weights = [t for t in tensors.values() if isinstance(t, gs.Constant)]
-    given = [n for n, t in tensors.items() if n not in set(made) and not isinstance(t, gs.Constant)]
+    inside = {*made, *_inner(nodes)}
+    given = [n for n, t in tensors.items() if n not in inside and not isinstance(t, gs.Constant)]
     return Segment(
         models=tuple(sorted(models)),
-        inputs=tuple(sorted(n for n in given if not _inner(nodes, n))),
+        inputs=tuple(sorted(given)),
         outputs=tuple(name for name in made if name in elsewhere),
         macs=sum(node_macs(node, 1) for node in nodes),
         weights_nbytes=unique_nbytes(weights),
@@ -58,12 +59,9 @@ def _read(nodes: Iterable[gs.Node]) -> set[str]:
     return {tensor.name for node in nodes for tensor in node_inputs(node)}
 
 
-def _inner(nodes: Iterable[gs.Node], name: str) -> bool:
-    """True if a body (If, Loop, Scan) of these nodes makes the value itself."""
+def _inner(nodes: Iterable[gs.Node]) -> Iterator[str]:
+    """The values that bodies (If, Loop, Scan) of these nodes make themselves."""
     for node in nodes:
         for body in node.subgraphs(recursive=True):
-            if any(value.name == name for value in body.inputs):
-                return True
-            if any(value.name == name for inner in body.nodes for value in inner.outputs):
-                return True
-    return False
+            yield from (value.name for value in body.inputs)
+            yield from (value.name for inner in body.nodes for value in inner.outputs)

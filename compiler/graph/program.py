@@ -132,8 +132,12 @@ class Program:
         """Every constant that a node of the top-level graph reads, by name, in graph order."""
         return {constant.name: constant for constant in constants_of(self.graph.nodes)}
 
+    def nodes(self) -> dict[str, gs.Node]:
+        """Every node of the top-level graph by name, in topological order."""
+        return {node.name: node for node in self.graph.nodes}
+
     def node(self, name: str) -> gs.Node:
-        """The node of that name. Raises KeyError."""
+        """The node of that name. Raises KeyError. For several take `nodes`."""
         for node in self.graph.nodes:
             if node.name == name:
                 return node
@@ -160,10 +164,26 @@ class Program:
                     stack.extend(t for t in node_inputs(node) if t.name not in stopped)
         return [node for node in self.graph.nodes if id(node) in needed]
 
+    def names(self) -> Names:
+        """Where new nodes and values get their names: once for a rewrite, not for every name."""
+        taken = {value.name for value in (*self.graph.inputs, *self.graph.outputs)}
+        stack = list(self.graph.nodes)
+        while stack:
+            node = stack.pop()
+            taken.add(node.name)
+            taken.update(tensor.name for tensor in node.inputs)
+            taken.update(value.name for value in node.outputs)
+            for body in node.subgraphs():
+                taken.update(value.name for value in body.inputs)
+                stack += body.nodes
+        return Names(taken)
+
     def unique_name(self, wanted: str) -> str:
-        """`wanted`, or `wanted_2`, `wanted_3` ... if a node or tensor is already called so."""
-        taken = {node.name for node in self.graph.nodes} | set(self.graph.tensors())
-        return free_name(wanted, taken)
+        """`wanted`, or `wanted_2`, `wanted_3` ... if a node or tensor is already called so.
+
+        Looks through the whole program: who needs several takes `names`.
+        """
+        return self.names().free(wanted)
 
     def note(self, node: str) -> Note:
         """The note of a node; a node without one does its own work."""
@@ -209,6 +229,23 @@ def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:
     for body in node.subgraphs(recursive=True):
         for inner in body.nodes:
             yield from (tensor for tensor in inner.inputs if not tensor.is_empty())
+
+
+class Names:
+    """Names that are taken, and new ones: each is given once."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._next: dict[str, int] = {}  # the suffix to try: thousands may want one name
+
+    def free(self, wanted: str) -> str:
+        """`wanted`, or `wanted_2`, `wanted_3` ... if that is taken; it is taken then."""
+        name, suffix = wanted, self._next.get(wanted, 2)
+        while name in self._taken:
+            name, suffix = f"{wanted}_{suffix}", suffix + 1
+        self._next[wanted] = suffix
+        self._taken.add(name)
+        return name
 
 
 def free_name(wanted: str, taken: Container[str]) -> str:

@@ -119,9 +119,10 @@ def _links_agree(facts: _Facts) -> Iterator[str]:
                 if id(node) not in present:
                     told = f"'{tensor.name}' is {verb} by node '{node.name}'"
                     yield f"{told}, which is not in the graph"
+    readers = {id(tensor): {id(node) for node in tensor.outputs} for tensor in facts.tensors}
     for node in facts.nodes:
         for tensor in node.inputs:
-            if not any(reader is node for reader in tensor.outputs):
+            if not tensor.is_empty() and id(node) not in readers[id(tensor)]:
                 yield f"node '{node.name}' reads '{tensor.name}', which does not know it"
 
 

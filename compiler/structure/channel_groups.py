@@ -8,7 +8,8 @@ sums and products with other values tie their channels to the same ones of those
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,7 @@ class ChannelGroup:
 
     channels: int
     values: dict[str, Place] = field(default_factory=dict[str, Place])
+    tensors: dict[str, gs.Variable] = field(default_factory=dict[str, gs.Variable])
     slots: list[Slot] = field(default_factory=list[Slot])
     sinks: list[Sink] = field(default_factory=list[Sink])
     grouped: list[gs.Node] = field(default_factory=list[gs.Node])  # depthwise: groups are channels
@@ -92,20 +94,42 @@ class NoGroup(Exception):
 
 def group_of(program: Program, value: str) -> ChannelGroup | str:
     """The group of a value's channels, or why there is none: what stands in the way."""
-    known = program.values()
-    start = known[value]
-    place = channel_place(start)
-    if place is None:
-        return f"'{own_name(value)}' does not come from or go to an operator with channels"
-    size = start.shape[place.axis]
-    group = ChannelGroup(int(size))
-    try:
-        _Walk(program, group).run(start, place)
-    except NoGroup as reason:
-        return str(reason)
-    if not group.sinks:
-        return f"nothing mixes the channels of '{own_name(value)}'"
-    return group
+    return ChannelGroups(program).of(value)
+
+
+class ChannelGroups:
+    """The groups of a program's channels, one after another: what stood in the way is remembered.
+
+    Channels may be taken out between two questions; nodes and values have to stay.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._known = program.values()
+        self._outside = program.input_names | program.output_names
+        self._nodes = {id(node) for node in program.graph.nodes}
+        self._failed: dict[tuple[str, Place], str] = {}
+
+    def of(self, value: str) -> ChannelGroup | str:
+        """The group of a value's channels, or why there is none: what stands in the way."""
+        start = self._known[value]
+        place = channel_place(start)
+        if place is None:
+            return f"'{own_name(value)}' does not come from or go to an operator with channels"
+        if (value, place) in self._failed:
+            return self._failed[value, place]
+        group = ChannelGroup(int(start.shape[place.axis]))
+        reason = ""
+        try:
+            _Walk(self._outside, self._nodes, group).run(start, place)
+        except NoGroup as found:
+            reason = str(found)
+        if not reason and group.sinks:
+            return group
+        reason = reason or f"nothing mixes the channels of '{own_name(value)}'"
+        # Who shares channels with a value whose channels must stay keeps them too.
+        self._failed |= dict.fromkeys(group.values.items(), reason)
+        self._failed[value, place] = reason
+        return reason
 
 
 def channel_place(value: gs.Variable) -> Place | None:
@@ -131,17 +155,18 @@ def reduced_axes(node: gs.Node) -> Sequence[int] | None:
 class _Walk:
     """Follows channels through the graph until operators make or mix them."""
 
-    def __init__(self, program: Program, group: ChannelGroup) -> None:
+    def __init__(self, outside: Set[str], nodes: Set[int], group: ChannelGroup) -> None:
         self.group = group
-        self._outside = program.input_names | program.output_names
-        self._nodes = {id(node) for node in program.graph.nodes}
-        self._queue: list[gs.Variable] = []
+        self._outside = outside  # inputs and outputs of the graph
+        self._nodes = nodes  # ids of those that are not in a body
+        self._queue: deque[gs.Variable] = deque()
         self._done: set[int] = set()
+        self._known: set[tuple[int, int]] = set()  # slots and sinks, by node and input
 
     def run(self, value: gs.Variable, place: Place) -> None:
         self._reach(value, place)
         while self._queue:
-            value = self._queue.pop(0)
+            value = self._queue.popleft()
             place = self.group.values[value.name]
             for node in [*value.inputs, *value.outputs]:
                 self._visit(node, value, place)
@@ -160,6 +185,7 @@ class _Walk:
         if size != self.group.channels * place.repeat:
             raise NoGroup(f"the size of '{own_name(value.name)}' is not known")
         self.group.values[value.name] = place
+        self.group.tensors[value.name] = value
         self._queue.append(value)
 
     def _visit(self, node: gs.Node, value: gs.Variable, place: Place) -> None:
@@ -212,7 +238,8 @@ class _Walk:
                 raise NoGroup(f"{name} takes '{own_name(value.name)}' for its weights")
             is_output = node.outputs[0].name in self._outside
             sink = Sink(value.name, Slot(node, 1, inputs, place.repeat), is_output)
-            if not any(known.slot.node is node for known in self.group.sinks):
+            if (id(node), -1) not in self._known:
+                self._known.add((id(node), -1))
                 self.group.sinks.append(sink)
             return
         if place.repeat != 1:
@@ -222,8 +249,9 @@ class _Walk:
             self._broadcast_slot(node, 2, 2 if node.op == "Gemm" else 1, -1)
 
     def _depthwise(self, node: gs.Node) -> None:
-        if any(known is node for known in self.group.grouped):
+        if (id(node), -2) in self._known:
             return
+        self._known.add((id(node), -2))
         self.group.grouped.append(node)
         self._slot(Slot(node, 1, 0))
         if len(node.inputs) > 2 and not node.inputs[2].is_empty():
@@ -324,5 +352,7 @@ class _Walk:
     def _slot(self, slot: Slot) -> None:
         if not isinstance(slot.node.inputs[slot.index], gs.Constant):
             raise NoGroup(f"'{own_name(slot.node.inputs[slot.index].name)}' is computed")
-        if not any(s.node is slot.node and s.index == slot.index for s in self.group.slots):
+        key = id(slot.node), slot.index
+        if key not in self._known:
+            self._known.add(key)
             self.group.slots.append(slot)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repsimc.compiler.graph.edit import ChannelAffine, bypass, is_float, put_steps, remove_nodes
+from repsimc.compiler.graph.edit import (
+    ChannelAffine,
+    Edit,
+    bypass,
+    is_float,
+    put_steps,
+    remove_nodes,
+)
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
 from tests.programs import assert_close, program_of, run
@@ -40,21 +47,25 @@ def test_a_weight_that_is_still_read_is_not_freed() -> None:
 
 def test_readers_of_a_bypassed_node_read_what_it_read() -> None:
     program = net("h = Neg(x) i = Relu(h) y = Exp(i)")
-    assert bypass(program, program.node("a/Relu_1")) == 0
+    edit = Edit(program)
+    assert bypass(edit, program.node("a/Relu_1")) == 0
+    edit.done()
     verify(program)
     assert_close(run(program, {"a/x": X})["a/y"], np.exp(-X))
 
 
 def test_the_maker_before_a_bypassed_output_makes_the_output() -> None:
     program = net("h = Neg(x) y = Relu(h)")
-    assert bypass(program, program.node("a/Relu_1")) == 0
+    edit = Edit(program)
+    assert bypass(edit, program.node("a/Relu_1")) == 0
+    edit.done()
     verify(program)
     assert maker(program, "a/y") == "Neg"
 
 
 def test_must_not_bypass_between_an_input_and_an_output() -> None:
     program = net("y = Relu(x)")
-    assert bypass(program, program.node("a/Relu_0")) is None
+    assert bypass(Edit(program), program.node("a/Relu_0")) is None
     assert maker(program, "a/y") == "Relu"
 
 
@@ -73,7 +84,9 @@ def test_steps_by_numbers_per_channel(
     program = net("h = Neg(x) i = Relu(h) y = Neg(i)")
     affine = ChannelAffine(np.array(slope, np.float64), np.array(offset, np.float64), 1)
     node = program.node("a/Relu_1")
-    assert put_steps(program, node.inputs[0], node, affine, "some-pass") == saved
+    edit = Edit(program)
+    assert put_steps(edit, node.inputs[0], node, affine, "some-pass") == saved
+    edit.done()
     verify(program)
     made = program.graph.nodes[1:-1]
     assert [node.op for node in made] == ops
