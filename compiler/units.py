@@ -27,7 +27,6 @@ _COUNT = re.compile(_NUMBER + r"([kmgt]?)\s*", re.IGNORECASE)
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", re.IGNORECASE)
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -153,5 +152,20 @@ def format_count(count: float) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without control characters: no name may steer the terminal."""
-    return _CONTROL.sub("?", text)
+    """The text with escapes for what is no plain character: no name may steer the terminal.
+
+    Control characters, those that turn the direction of writing, separators of lines, and halves
+    of characters become \\x1b, \\u202e and so on; only a tab and '\\n' stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\t\n" else _escape(c) for c in text)
+
+
+def printable_line(text: str) -> str:
+    """The text as `printable` gives it, on one line."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
