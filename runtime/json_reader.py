@@ -16,6 +16,8 @@ from .errors import ModelError
 Item = TypeVar("Item")
 Place = tuple[str | int, ...]  # the keys and indices that lead to a value
 
+# A model's name becomes part of the names of values, files and folders, in other tools' too.
+_MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -132,10 +134,9 @@ class Reader:
 
     def model_name(self) -> str:
         """This model name."""
-        name = self.text()
-        if "/" in name or not name.isprintable():
-            raise self.wrong("a model name (printable, without '/')")
-        return name
+        if _MODEL.fullmatch(self.text()) is None:
+            raise self.wrong("a model name (letters, digits, '_', '.' and '-')")
+        return self.text()
 
     def file_name(self) -> str:
         """This name of a file inside the folder."""
