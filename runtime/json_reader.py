@@ -45,6 +45,19 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not a number that JSON knows")
 
 
+def _whole(text: str) -> int:
+    # What reads this on has 64 bits: array sizes, files, ONNX.
+    if len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 63:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):  # 1e999 parses as infinity
+        raise ValueError(f"{text[:20]} is too large a number")
+    return float(text)
+
+
 class Reader:
     """A JSON value of the file `document`, and the path to it; `hint` goes with every error.
 
@@ -174,7 +187,11 @@ class Reader:
         value: object = self.value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.wrong("a number")
-        if not math.isfinite(value):  # 1e999 parses as infinity
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # a whole number of hundreds of digits, of a plan made in Python
+            finite = False
+        if not finite:
             raise self.wrong("a finite number")
         return float(value)
 
@@ -232,8 +249,20 @@ def _field_types(kind: type) -> dict[str, Any]:
 
 
 def read_json(text: str | bytes, document: str, hint: str) -> Any:
-    """The values of a JSON text in which no key occurs twice. Raises ModelError."""
+    """The values of a JSON text: UTF-8, no key twice, numbers of 64 bits. Raises ModelError."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")  # editors on Windows begin a file with a mark
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_whole,
+            parse_float=_finite,
+        )
+        if "\\u" in text or not text.isascii():
+            # Half of a character (\ud800) is no Unicode, and could be written nowhere.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{document} is not valid JSON: {error}", hint) from error
+    return value

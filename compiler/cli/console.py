@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ERROR_SCHEMA = "repsimc.error/1"
 DEBUG = "REPSIMC_DEBUG"  # set to anything: tracebacks of unexpected errors, as with -v
+_LONGEST = 4000  # characters of a message
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
@@ -198,15 +199,21 @@ def error_json(error: RepsimcError) -> dict[str, Any]:
     """The error as JSON types."""
     return {
         "kind": type(error).__name__,
-        "message": error.message,
-        "hint": error.hint,
+        "message": _shortened(error.message),
+        "hint": _shortened(error.hint),
         "exit_code": error.exit_code,
     }
 
 
 def tell_error(error: RepsimcError) -> None:
     """Print `error: ...` and the hint to stderr."""
-    _tell(f"error: {error}")
+    hint = f"\n  hint: {_shortened(error.hint)}" if error.hint else ""
+    _tell(f"error: {_shortened(error.message)}{hint}")
+
+
+def _shortened(text: str) -> str:
+    # A name or a value in it may be as long as a file.
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _asked(arguments: Sequence[str]) -> Call:

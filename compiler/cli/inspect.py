@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..naming import model_names
+from ..units import printable
 from .console import call_of
 from .options import FormatOption, Verbose, examples
 
@@ -42,7 +43,7 @@ def inspect(
         if text:
             from ..graph.text import text as program_text
 
-            print(program_text(program))
+            print(printable(program_text(program)))
             return
         found = inspection.inspect_model(program, name)
         call.show(found.to_json(), *inspection.model_grids(found))

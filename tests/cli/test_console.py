@@ -126,6 +126,12 @@ def test_names_in_errors_do_not_steer_the_terminal(repsimc: Call, driver: Driver
     assert repsimc("compile", "a.onnx").err == said
 
 
+def test_a_message_has_an_end(repsimc: Call, driver: Driver) -> None:
+    driver.fails = ModelError("x" * 10**6, "y" * 10**6)
+    assert len(repsimc("compile", "a.onnx").err) < 10_000
+    assert len(repsimc("compile", "a.onnx", "--format", "json").out) < 10_000
+
+
 def test_warnings_are_told_on_stderr_and_not_with_q(
     repsimc: Call, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
