@@ -15,6 +15,17 @@ from ..runtime.errors import (
 )
 
 
+class InternalFault(RepsimcError):
+    """A fault of repsimc itself, with how to report it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            "this is a fault of repsimc: please report it with what the same call prints when "
+            "REPSIMC_DEBUG=1 is set",
+        )
+
+
 class BudgetError(RepsimcError):
     """No plan within the fidelity floor meets the budget; nothing was written."""
 
@@ -26,6 +37,7 @@ __all__ = [
     "BudgetError",
     "DataError",
     "FidelityError",
+    "InternalFault",
     "ModelError",
     "RepsimcError",
     "UsageError",

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING, Protocol
 
-from .units import printable
+from .units import printable_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -62,7 +62,7 @@ class Lines:
         """Print the last stage."""
         if self._title:
             seconds = time.monotonic() - self._began
-            print(f"{seconds:7.1f} s  {printable(self._title)}", file=self._stream, flush=True)
+            print(f"{seconds:7.1f} s  {printable_line(self._title)}", file=self._stream, flush=True)
         self._title = ""
 
 
@@ -107,7 +107,7 @@ class Live:
 
             class Title(ProgressColumn):
                 def render(self, task: Task) -> RenderableType:
-                    return Text(printable(task.description))
+                    return Text(printable_line(task.description))
 
             class Steps(ProgressColumn):
                 # Where the total is unknown a pulsing bar would look like progress.

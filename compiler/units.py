@@ -27,7 +27,7 @@ _COUNT = re.compile(_NUMBER + r"([kmgt]?)\s*", re.IGNORECASE)
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", re.IGNORECASE)
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_BARE = re.compile(_NUMBER)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -70,6 +70,7 @@ def parse_budget(text: str) -> Budget:
     """A budget from '2GB', '512MiB' or '60%' of the models apart. Raises UsageError."""
     match = _SHARE.fullmatch(text)
     if match is None:
+        _ask_for_share(text, "a budget", "bytes", "B")
         nbytes = parse_bytes(text)
         if nbytes <= 0:
             raise UsageError(f"a budget of {text} is nothing", "give at least one byte")
@@ -78,6 +79,18 @@ def parse_budget(text: str) -> Budget:
     if not 0 < share <= 1:
         raise UsageError(f"a budget of {text} is not a share between 0 and 100 %", "write e.g. 60%")
     return Budget(share=share)
+
+
+def _ask_for_share(text: str, what: str, unit: str, suffix: str) -> None:
+    """Raises UsageError for a bare number that is more likely a share: 60, or 0.6."""
+    if _BARE.fullmatch(text) is None or float(text) > 100:
+        return
+    share = float(text) * (1 if float(text) > 1 else 100)
+    told = text.strip()
+    meant = f"; write {told}{suffix} if {unit} are meant" if suffix and float(text) >= 1 else ""
+    raise UsageError(
+        f"{what} of {told} is of {told} {unit}: was {share:g}% meant?", f"write {share:g}%{meant}"
+    )
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,7 @@ def parse_macs(text: str) -> MacsLimit:
         if not 0 < share <= 1:
             raise UsageError(f"{text} is not a share between 0 and 100 %", "write e.g. 60%")
         return MacsLimit(share=share)
+    _ask_for_share(text, "a limit", "multiply-accumulates", "")
     match = _COUNT.fullmatch(text)
     count = 0 if match is None else int(float(match.group(1)) * _COUNTS[match.group(2).lower()])
     if count <= 0:
@@ -153,5 +167,20 @@ def format_count(count: float) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without control characters: no name may steer the terminal."""
-    return _CONTROL.sub("?", text)
+    """The text with escapes for what is no plain character: no name may steer the terminal.
+
+    Control characters, those that turn the direction of writing, separators of lines, and halves
+    of characters become \\x1b, \\u202e and so on; only a tab and '\\n' stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\t\n" else _escape(c) for c in text)
+
+
+def printable_line(text: str) -> str:
+    """The text as `printable` gives it, on one line."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+
+TYPE_CHECKING = False  # typing itself is imported late: a Ctrl-C of these moments has a traceback
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "compile", "load", "similarity"]
@@ -11,6 +16,12 @@ if TYPE_CHECKING:
     from repsimc.compiler.driver import compile
     from repsimc.compiler.similarity.compare import similarity
     from repsimc.runtime.session import load
+
+# Nothing leaves the machine. ONNX Runtime (1.29 and later) sends usage data unless this is set
+# before it starts; child processes inherit it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+if "onnxruntime" in sys.modules:  # it started before us: whatever can still be turned off, is
+    getattr(sys.modules["onnxruntime"], "disable_telemetry_events", lambda: None)()
 
 _HOMES = {
     "compile": "repsimc.compiler.driver",

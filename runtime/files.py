@@ -16,6 +16,11 @@ DAMAGED = "the bundle is damaged: copy it again, or compile it again"
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the bundle in `folder`, checked. Raises ModelError."""
     path = folder / MANIFEST
+    if not is_utf8(folder):
+        raise ModelError(
+            f"{folder} has a name that is not UTF-8, and ONNX Runtime opens no file there",
+            "move the bundle, or name it from within: cd there, then give '.'",
+        )
     if not path.is_file():
         raise ModelError(
             f"{folder} is not a bundle: there is no {MANIFEST}",
@@ -29,6 +34,15 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.loads(content.decode())
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is not text", DAMAGED) from error
+
+
+def is_utf8(path: Path) -> bool:
+    """True if the path is text; ONNX Runtime's Python interface takes no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def inside(folder: Path, name: str) -> Path:

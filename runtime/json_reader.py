@@ -16,6 +16,8 @@ from .errors import ModelError
 Item = TypeVar("Item")
 Place = tuple[str | int, ...]  # the keys and indices that lead to a value
 
+# A model's name becomes part of the names of values, files and folders, in other tools' too.
+_MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -41,6 +43,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not a number that JSON knows")
+
+
+def _whole(text: str) -> int:
+    # What reads this on has 64 bits: array sizes, files, ONNX.
+    if len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 63:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):  # 1e999 parses as infinity
+        raise ValueError(f"{text[:20]} is too large a number")
+    return float(text)
 
 
 class Reader:
@@ -132,10 +147,9 @@ class Reader:
 
     def model_name(self) -> str:
         """This model name."""
-        name = self.text()
-        if "/" in name or not name.isprintable():
-            raise self.wrong("a model name (printable, without '/')")
-        return name
+        if _MODEL.fullmatch(self.text()) is None:
+            raise self.wrong("a model name (letters, digits, '_', '.' and '-')")
+        return self.text()
 
     def file_name(self) -> str:
         """This name of a file inside the folder."""
@@ -173,7 +187,11 @@ class Reader:
         value: object = self.value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.wrong("a number")
-        if not math.isfinite(value):  # 1e999 parses as infinity
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # a whole number of hundreds of digits, of a plan made in Python
+            finite = False
+        if not finite:
             raise self.wrong("a finite number")
         return float(value)
 
@@ -231,8 +249,20 @@ def _field_types(kind: type) -> dict[str, Any]:
 
 
 def read_json(text: str | bytes, document: str, hint: str) -> Any:
-    """The values of a JSON text in which no key occurs twice. Raises ModelError."""
+    """The values of a JSON text: UTF-8, no key twice, numbers of 64 bits. Raises ModelError."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")  # editors on Windows begin a file with a mark
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_whole,
+            parse_float=_finite,
+        )
+        if "\\u" in text or not text.isascii():
+            # Half of a character (\ud800) is no Unicode, and could be written nowhere.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{document} is not valid JSON: {error}", hint) from error
+    return value

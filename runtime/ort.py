@@ -168,4 +168,6 @@ def import_onnxruntime() -> Any:
         raise BackendError(
             f"ONNX Runtime cannot be imported: {error}", "pip install 'repsimc[onnxruntime]'"
         ) from error
+    # On Windows ONNX Runtime's events do not ask the environment (see repsimc/__init__.py).
+    vars(onnxruntime).get("disable_telemetry_events", lambda: None)()
     return onnxruntime

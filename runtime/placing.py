@@ -5,8 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
+import shutil
 import sys
+from collections.abc import Generator
 from pathlib import Path
+
+from .errors import UsageError
+
+_ELSEWHERE = "free space there, or name another place"
 
 
 def cache_folder() -> Path:
@@ -49,6 +56,62 @@ def put_in_place(partial: Path, target: Path) -> None:
             aside.rename(target)
             raise
         aside.rename(partial)
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, hint: str = _ELSEWHERE) -> Generator[Path]:
+    """A new folder to fill, which takes the place of `folder` when the block ends well.
+
+    Whatever happens, there is either what was there or the new. Raises UsageError, with the hint,
+    if the disk is full or cannot be written.
+    """
+    parent = folder.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        start = f".{folder.name}.partial-"
+        for old in parent.iterdir():
+            pid = old.name.removeprefix(start).split("-")[0]
+            if old.name.startswith(start) and pid.isdigit() and not alive(int(pid)):
+                shutil.rmtree(old, ignore_errors=True)
+        partial = parent / f"{start}{os.getpid()}-{secrets.token_hex(4)}"
+        partial.mkdir()
+        try:
+            yield partial
+            for path in sorted(partial.iterdir()):
+                sync(path)
+            sync(partial)
+            put_in_place(partial, folder)
+            sync(parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise unwritten(folder, error, hint) from error
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Generator[Path]:
+    """The name of a file to write, which takes the place of `path` when the block ends well.
+
+    Raises UsageError if the disk is full or cannot be written; what was there is as before.
+    """
+    partial = path.parent / f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            sync(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
+def unwritten(path: Path, error: OSError, hint: str = _ELSEWHERE) -> UsageError:
+    """The error for a place that cannot be written; nothing there was changed."""
+    return UsageError(
+        f"{path} cannot be written: {error.strerror or error}", f"nothing was changed; {hint}"
+    )
 
 
 def exchange(first: Path, second: Path) -> bool:

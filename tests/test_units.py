@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from repsimc.compiler.errors import UsageError
-from repsimc.compiler.units import parse_budget, parse_bytes, parse_macs
+from repsimc.compiler.units import (
+    Budget,
+    MacsLimit,
+    parse_budget,
+    parse_bytes,
+    parse_macs,
+    printable,
+    printable_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,3 +31,34 @@ def test_more_digits_than_a_float_holds_are_a_mistake_of_the_users(parse: object
     assert callable(parse)
     with pytest.raises(UsageError):
         parse("9" * 400)
+
+
+@pytest.mark.parametrize("parse", [parse_budget, parse_macs])
+@pytest.mark.parametrize(("text", "share"), [("60", "60%"), ("0.6", "60%"), (" 7.5 ", "7.5%")])
+def test_a_bare_number_asks_whether_a_share_was_meant(
+    parse: Callable[[str], object], text: str, share: str
+) -> None:
+    with pytest.raises(UsageError, match=f"was {share} meant") as caught:
+        parse(text)
+    assert f"write {share}" in caught.value.hint
+
+
+def test_a_number_with_its_unit_is_what_it_says() -> None:
+    assert parse_budget("60B") == Budget(nbytes=60)
+    assert parse_budget("101") == Budget(nbytes=101)
+    assert parse_macs("60k") == MacsLimit(count=60_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("größe 模型 😀\tx\n", "größe 模型 😀\tx\n"),
+        ("\x1b[2J\x07\0\r", r"\x1b[2J\x07\x00\r"),
+        ("a\u202eb\u2066c\u200f", r"a\u202eb\u2066c\u200f"),
+        ("a\u2028b\u2029c\x85d", r"a\u2028b\u2029c\x85d"),
+        ("\udcff\ufeff\U000e0041", r"\udcff\ufeff\U000e0041"),
+    ],
+)
+def test_what_steers_a_terminal_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable_line(text) == shown.replace("\t", "\\t").replace("\n", "\\n")

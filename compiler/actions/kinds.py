@@ -58,12 +58,18 @@ def chosen(only: str | None = None, without: Sequence[str] = ()) -> tuple[Kind, 
     """The kinds that are left by `--only` and `--without`. Raises UsageError for unknown names."""
     means = list(dict.fromkeys(kind.only for kind in KINDS))
     if only is not None and only not in means:
-        raise UsageError(f"--only {only} is no means", f"there are {', '.join(means)}")
+        raise UsageError(f"--only '{only}' is no means", f"there are {', '.join(means)}")
     names = [kind.name for kind in KINDS]
     for name in without:
+        if name in means:
+            others = " or ".join(f"--only {mean}" for mean in means if mean != name)
+            raise UsageError(
+                f"--without '{name}' names a means, not a kind of rewrite",
+                f"--only {name} takes it alone, {others} leaves it out",
+            )
         if name not in names:
             raise UsageError(
-                f"--without {name} is no kind of rewrite", f"there are {', '.join(names)}"
+                f"--without '{name}' is no kind of rewrite", f"there are {', '.join(names)}"
             )
     return tuple(kind for kind in KINDS if only in (None, kind.only) and kind.name not in without)
 

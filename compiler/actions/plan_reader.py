@@ -5,6 +5,8 @@ from __future__ import annotations
 from ...runtime.json_reader import Reader
 from ..errors import ModelError
 
+_SHOWN = 80  # characters of what an entry holds
+
 
 class PlanReader(Reader):
     """Reads a plan, or one action of it: `document` says which, 'plan.json: action 0'.
@@ -23,7 +25,7 @@ class PlanReader(Reader):
 
     def wrong(self, wanted: str) -> ModelError:
         """The error that says this value is not what was `wanted`."""
-        shown = "" if wanted in (self.OBJECT, self.LIST) else f" {self.value!r},"
+        shown = "" if wanted in (self.OBJECT, self.LIST) else f" {repr(self.value)[:_SHOWN]},"
         return ModelError(f"{self.where} is{shown} not {wanted}", self.hint)
 
     def missing(self, key: str) -> Reader:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ...runtime.files import check_files, inside, read_manifest
+from ...runtime.files import check_external_files, check_files, inside, read_manifest
 from ...runtime.manifest import MERGED, TRUNK_HEADS, Manifest
+from ...runtime.placing import replacing
 from ...runtime.tensorrt.building import BuildOptions, EngineGraph, chosen, engine_graphs
 from ...runtime.tensorrt.engines import graph_of
 from ...runtime.wire import GraphFile, external_files
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 
 # onnx.TensorProto's numbers in Triton's words.
 _TRITON = {
@@ -27,6 +29,11 @@ _TRITON = {
     11: "TYPE_FP64",
     16: "TYPE_BF16",
 }
+_GRAPHS = "onnx"  # folder of a Triton repository in which the graphs lie
+# nvinfer's lists have ';' between names, and a name with a new line would be a setting of its own;
+# trtexec has ',' between names with their shapes, and takes names in quotes.
+_NOT_IN_NVINFER = re.compile(r"[;\\\s]")
+_NOT_IN_TRTEXEC = re.compile(r"[,'\"\\\s]")
 _NETWORK_MODE = {"fp32": 0, "int8": 1, "fp16": 2}
 
 
@@ -60,27 +67,30 @@ def export_triton(bundle: Path, target: Path, options: BuildOptions) -> list[Pat
     check_files(bundle, manifest)
     graph, _ = graph_of(manifest, precision)
     _empty(target)
-    written: list[Path] = []
-    script = ["#!/bin/sh", "# Builds the engines: run it on the device, in this folder.", "set -e"]
-    with engine_graphs(bundle, manifest, layout, graph, options) as parts:
+    with (
+        engine_graphs(bundle, manifest, layout, graph, options) as parts,
+        replacing(target.resolve()) as folder,
+    ):
         content = GraphFile(inside(bundle, graph).read_bytes())
         names = [_engine_name(part, number) for number, part in enumerate(parts)]
-        for name, part in zip(names, parts):
-            folder = target / name
-            (folder / "1").mkdir(parents=True)
-            source = target / "onnx" / f"{name}.onnx"
-            source.parent.mkdir(exist_ok=True)
-            written += _copy_graph(part.graph, source)
-            plan = f"{name}/1/model.plan"
-            relative = Path("onnx") / source.name
-            script.append(_command(part, relative, plan, precision, manifest))
-            config = _triton_config(name, part, content)
-            written.append(_write(folder / "config.pbtxt", config))
         if layout == TRUNK_HEADS:
-            written += _ensembles(target, manifest, parts, names, content)
-    written.append(_write(target / "build.sh", "\n".join(script) + "\n"))
-    written[-1].chmod(0o755)
-    return sorted(written)
+            _refuse_taken(manifest, names)
+        script = ["#!/bin/sh", "# Builds the engines: run it on the device, in this folder."]
+        script.append("set -e")
+        for name, part in zip(names, parts):
+            place = folder / name
+            (place / "1").mkdir(parents=True)
+            source = folder / _GRAPHS / f"{name}.onnx"
+            source.parent.mkdir(exist_ok=True)
+            _copy_graph(part.graph, source)
+            plan = f"{name}/1/model.plan"
+            relative = Path(_GRAPHS) / source.name
+            script.append(_command(part, relative, plan, precision, manifest))
+            _write(place / "config.pbtxt", _triton_config(name, part, content))
+        if layout == TRUNK_HEADS:
+            _write_ensembles(folder, manifest, parts, names, content)
+        _write(folder / "build.sh", "\n".join(script) + "\n").chmod(0o755)
+        return _files_of(folder, target)
 
 
 def export_deepstream(bundle: Path, target: Path, options: BuildOptions) -> list[Path]:
@@ -107,9 +117,8 @@ def export_deepstream(bundle: Path, target: Path, options: BuildOptions) -> list
         raise UsageError(f"input '{spec.name}' is no image [N, C, H, W]", "use --triton")
     check_files(bundle, manifest)
     graph, _ = graph_of(manifest, precision)
+    check_external_files(bundle, manifest, graph)
     _empty(target)
-    target.mkdir(parents=True, exist_ok=True)
-    written = _copy_graph(inside(bundle, graph), target / "model.onnx")
     outputs = dict.fromkeys(s.value for entry in manifest.models for s in entry.outputs)
     batch = options.batch[2] if options.batch else 1
     sizes = [size if isinstance(size, int) else None for size in spec.shape[1:]]
@@ -119,6 +128,8 @@ def export_deepstream(bundle: Path, target: Path, options: BuildOptions) -> list
         raise UsageError(
             f"input '{spec.name}' has a free size", f"say it with --shape {spec.name}=1x3x224x224"
         )
+    for name in outputs:
+        _refuse_name(name, _NOT_IN_NVINFER, "nvinfer's list of outputs")
     lines = [
         "# nvinfer builds the engine on the device at its first start, and keeps it.",
         "# Check net-scale-factor and offsets: preprocessing is the models', not known here.",
@@ -134,11 +145,15 @@ def export_deepstream(bundle: Path, target: Path, options: BuildOptions) -> list
         "output-tensor-meta=1",
         "net-scale-factor=1.0",
     ]
-    written.append(_write(target / "config_infer.txt", "\n".join(lines) + "\n"))
-    return sorted(written)
+    with replacing(target.resolve()) as folder:
+        _copy_graph(inside(bundle, graph), folder / "model.onnx")
+        _write(folder / "config_infer.txt", "\n".join(lines) + "\n")
+        return _files_of(folder, target)
 
 
 def _command(part: EngineGraph, graph: Path, plan: str, precision: str, manifest: Manifest) -> str:
+    for name in part.profile:
+        _refuse_name(name, _NOT_IN_TRTEXEC, "trtexec's shapes")
     words = ["trtexec", f"--onnx={graph}", f"--saveEngine={plan}"]
     if precision != "fp32":
         words.append("--fp16")
@@ -146,7 +161,7 @@ def _command(part: EngineGraph, graph: Path, plan: str, precision: str, manifest
         words.append("--int8")
     for place, option in enumerate(("minShapes", "optShapes", "maxShapes")):
         told = [
-            f"{name}:{'x'.join(map(str, shapes[place]))}"
+            (f"'{name}'" if ":" in name else name) + f":{'x'.join(map(str, shapes[place]))}"
             for name, shapes in sorted(part.profile.items())
         ]
         if told:
@@ -161,7 +176,7 @@ def _engine_name(part: EngineGraph, number: int) -> str:
 
 
 def _triton_config(name: str, part: EngineGraph, content: GraphFile) -> str:
-    lines = [f'name: "{name}"', 'platform: "tensorrt_plan"', "max_batch_size: 0"]
+    lines = [f"name: {_quoted(name)}", 'platform: "tensorrt_plan"', "max_batch_size: 0"]
     lines += _tensors("input", part.inputs, content)
     lines += _tensors("output", part.outputs, content)
     return "\n".join(lines) + "\n"
@@ -178,53 +193,86 @@ def _tensors(kind: str, names: Iterable[str], content: GraphFile) -> list[str]:
             )
         dims = ", ".join(str(size if isinstance(size, int) else -1) for size in shape)
         lines.append(
-            f'{kind} {{ name: "{name}" data_type: {_TRITON[number]} dims: [ {dims or 1} ] }}'
+            f"{kind} {{ name: {_quoted(name)} data_type: {_TRITON[number]} dims: [ {dims or 1} ] }}"
         )
     return lines
 
 
-def _ensembles(
+def _write_ensembles(
     target: Path,
     manifest: Manifest,
     parts: Sequence[EngineGraph],
     names: Sequence[str],
     content: GraphFile,
-) -> list[Path]:
+) -> None:
     """An ensemble per model of the bundle: the engines that it needs, one after another."""
-    written: list[Path] = []
     for entry in manifest.models:
         steps = [(n, p) for n, p in zip(names, parts) if entry.name in p.models]
         made = {value for _, part in steps for value in part.outputs}
         inputs = dict.fromkeys(v for _, p in steps for v in p.inputs if v not in made)
         outputs = dict.fromkeys(spec.value for spec in entry.outputs)
-        lines = [f'name: "{entry.name}"', 'platform: "ensemble"', "max_batch_size: 0"]
+        lines = [f"name: {_quoted(entry.name)}", 'platform: "ensemble"', "max_batch_size: 0"]
         lines += _tensors("input", inputs, content)
         lines += _tensors("output", outputs, content)
         lines.append("ensemble_scheduling {")
         for name, part in steps:
-            lines.append(f'  step {{ model_name: "{name}" model_version: -1')
-            for value in part.inputs:
-                lines.append(f'    input_map {{ key: "{value}" value: "{value}" }}')
-            for value in part.outputs:
-                lines.append(f'    output_map {{ key: "{value}" value: "{value}" }}')
+            lines.append(f"  step {{ model_name: {_quoted(name)} model_version: -1")
+            for kind, values in (("input_map", part.inputs), ("output_map", part.outputs)):
+                for word in map(_quoted, values):
+                    lines.append(f"    {kind} {{ key: {word} value: {word} }}")
             lines.append("  }")
         lines.append("}")
         (target / entry.name / "1").mkdir(parents=True)
-        written.append(_write(target / entry.name / "config.pbtxt", "\n".join(lines) + "\n"))
-    return written
+        _write(target / entry.name / "config.pbtxt", "\n".join(lines) + "\n")
 
 
-def _copy_graph(source: Path, target: Path) -> list[Path]:
-    """The graph and its weight files, which it names by their own names, beside each other."""
+def _refuse_taken(manifest: Manifest, names: Sequence[str]) -> None:
+    """Raises UsageError where an ensemble would be called like a folder that is there."""
+    taken = {name.lower() for name in (*names, _GRAPHS, "build.sh")}
+    for entry in manifest.models:
+        if entry.name.lower() in taken:
+            raise UsageError(
+                f"a Triton repository cannot hold a model called '{entry.name}'",
+                f"compile it under another name: --name {entry.name}_1={entry.source.file}",
+            )
+        taken.add(entry.name.lower())
+
+
+def _refuse_name(name: str, pattern: re.Pattern[str], where: str) -> None:
+    """Raises ModelError for a value's name that would say something else in another tool's file."""
+    if pattern.search(name) or not name.isprintable():
+        raise ModelError(
+            f"value '{name}' has a name that {where} cannot hold",
+            "give the model's output or input a plain name, and compile it again",
+        )
+
+
+def _quoted(text: str) -> str:
+    """The text as a string of protobuf's text format, which cannot end before its end."""
+    plain = "".join(f"\\{c}" if c in '"\\' else c if c.isprintable() else _octal(c) for c in text)
+    return f'"{plain}"'
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def _copy_graph(source: Path, target: Path) -> None:
+    """The graph and its weight files, which it names by their own names, beside each other.
+
+    Whoever calls has checked that the names stay in their folder.
+    """
     shutil.copyfile(source, target)
-    found = [target]
     for name in external_files(source.read_bytes()):
         place = target.parent / name
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.parent / name, place)
-        found.append(place)
-    return found
+
+
+def _files_of(folder: Path, target: Path) -> list[Path]:
+    """The files of the folder, as they will be called at `target`."""
+    return sorted(target / p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
 
 
 def _empty(target: Path) -> None:

@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ... import __version__
-from ...runtime.files import file_entry, read_manifest
+from ...runtime.files import file_entry, is_utf8, read_manifest
 from ...runtime.manifest import (
     DTYPES,
     GRAPH,
@@ -31,7 +31,7 @@ from ...runtime.manifest import (
     TensorSpec,
 )
 from ...runtime.placing import alive, put_in_place, sync, write_file
-from ..errors import ModelError, RepsimcError, UsageError
+from ..errors import InternalFault, ModelError, RepsimcError, UsageError
 from ..graph.export import write_model
 from ..graph.program import Model, Program, node_inputs
 from .lowering import is_quantised, narrow_integers, to_half
@@ -105,6 +105,11 @@ def check_output(directory: Path, overwrite: bool) -> None:
 
     Called at the start of a compilation too: better to refuse before the work than after.
     """
+    if not is_utf8(directory.resolve()):
+        raise UsageError(
+            f"{directory} is in a folder whose name is not UTF-8, where ONNX Runtime opens no file",
+            "choose another output folder",
+        )
     if not directory.exists() and not directory.is_symlink():
         return
     if not directory.is_dir():
@@ -179,10 +184,7 @@ def _check_model(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))  # pyright: ignore[reportUnknownMemberType]
     except onnx.checker.ValidationError as error:
-        raise RepsimcError(
-            f"the merged graph does not pass onnx.checker: {error}",
-            "this is a fault of repsimc: please report it with the models",
-        ) from error
+        raise InternalFault(f"the merged graph does not pass onnx.checker: {error}") from error
 
 
 # -- the manifest ------------------------------------------------------------------------
@@ -197,7 +199,7 @@ def _model_entry(
     return ModelEntry(
         name=model.name,
         source=SourceFile(
-            file=model.source.path.name,
+            file=_unicode(model.source.path.name),
             path=_relative(model.source.path, directory),
             sha256=model.source.sha256,
             nbytes=model.source.nbytes,
@@ -212,9 +214,15 @@ def _model_entry(
 
 def _relative(path: Path, directory: Path) -> str:
     try:
-        return Path(os.path.relpath(path.resolve(), directory)).as_posix()
+        found = Path(os.path.relpath(path.resolve(), directory)).as_posix()
     except ValueError:  # Windows, another drive
-        return path.resolve().as_posix()
+        found = path.resolve().as_posix()
+    return _unicode(found)
+
+
+def _unicode(name: str) -> str:
+    """A path as JSON can hold it; one that is not UTF-8 is found no more, but by --originals."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _input(value: gs.Variable, name: str, model: Model) -> TensorSpec:

@@ -19,6 +19,7 @@ Paths are relative to the file. What the command line says wins.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 FILE_NAME = "repsimc.toml"
 # A file of options is a screenful; anything larger is some other file.
 _MAX_NBYTES = 1 << 20
+_SHOWN = 80  # characters of a value that is wrong
 
 T = TypeVar("T")
 # (value, where it stands, folder of the file) -> typed value
@@ -137,7 +139,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         ) from None
     try:
         return tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of Unicode, of the length of a number
         raise UsageError(f"{path} is not TOML: {error}", "see repsimc compile --help") from error
 
 
@@ -154,7 +156,7 @@ def _suggestion(key: str, known: Iterable[str]) -> str:
 
 def _typed(value: object, kind: type[T], what: str, where: str) -> T:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UsageError(f"{where} is {value!r}, not {what}")
+        raise UsageError(f"{where} is {repr(value)[:_SHOWN]}, not {what}")
     return value
 
 
@@ -163,7 +165,18 @@ def _plain(kind: type[T], what: str) -> Reader[T]:
 
 
 def _number(value: object, where: str, folder: Path) -> float:
-    return float(_typed(value, int | float, "a number", where))  # type: ignore[arg-type]
+    found: Any = _typed(value, int | float, "a number", where)  # type: ignore[arg-type]
+    # TOML has words for infinities, and whole numbers of any length.
+    if (not isinstance(found, float) and abs(found) >= 1 << 63) or not math.isfinite(found):
+        raise UsageError(f"{where} is {repr(found)[:_SHOWN]}, not a finite number")
+    return float(found)
+
+
+def _whole_number(value: object, where: str, folder: Path) -> int:
+    found = _typed(value, int, "a whole number", where)
+    if abs(found) >= 1 << 63:
+        raise UsageError(f"{where} is {repr(found)[:_SHOWN]}, too large a number")
+    return found
 
 
 def _path(value: object, where: str, folder: Path) -> Path:
@@ -198,7 +211,7 @@ def _calib(value: object, where: str, folder: Path) -> Path | dict[str, Path]:
 
 def _format(value: object, where: str, folder: Path) -> Format:
     if value not in [form.value for form in Format]:
-        raise UsageError(f"{where} is {value!r}", "use 'table', 'json' or 'markdown'")
+        raise UsageError(f"{where} is {repr(value)[:_SHOWN]}", "use 'table', 'json' or 'markdown'")
     return Format(value)
 
 
@@ -239,7 +252,7 @@ def _refused(setting: Setting) -> Reader[object]:
 _text = _plain(str, "a text")
 _READERS_OF_KINDS: dict[Any, Reader[object]] = {
     bool: _plain(bool, "true or false"),
-    int: _plain(int, "a whole number"),
+    int: _whole_number,
     float: _number,
     str: _text,
     Path: _path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -17,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import BackendError, RepsimcError, UsageError
+from ..errors import BackendError, InternalFault, RepsimcError, UsageError
+from ..units import printable
+from .process import Stopped, discard
 
 if TYPE_CHECKING:
     from ..progress import Progress
     from ..reports.table import Grid
 
 ERROR_SCHEMA = "repsimc.error/1"
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+DEBUG = "REPSIMC_DEBUG"  # set to anything: tracebacks of unexpected errors, as with -v
+_LONGEST = 4000  # characters of a message
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
@@ -41,11 +45,15 @@ class Format(str, Enum):  # noqa: UP042 (StrEnum is of Python 3.11; JetPack 6 ha
 
 @dataclass
 class Call:
-    """What is true of a whole call: the form of its results, and how much it tells besides."""
+    """What is true of a whole call: the form of its results, and how much it tells besides.
+
+    `doing` is the stage that it is in, in words.
+    """
 
     format: Format = Format.table
     verbose: bool = False
     quiet: bool = False
+    doing: str = ""
 
     def take(self, format: Format | None, verbose: bool = False, quiet: bool = False) -> Call:
         """The call, with what a command was told on top."""
@@ -59,7 +67,7 @@ class Call:
         """Where long work tells how far it is, until the block ends."""
         from ..progress import progress_for
 
-        found = progress_for(self.verbose, self.quiet)
+        found = _Followed(progress_for(self.verbose, self.quiet), self)
         try:
             yield found
         finally:
@@ -68,7 +76,7 @@ class Call:
     def show(self, value: dict[str, Any], *grids: Grid) -> None:
         """Print a result: the grids as tables or Markdown, or the value as JSON."""
         if self.format is Format.json:
-            print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+            print(json_text(value))
             return
         from ..reports.table import markdown, print_grid
 
@@ -83,12 +91,37 @@ class Call:
     def say(self, text: str) -> None:
         """Print a line for people; JSON readers never see it."""
         if self.format is not Format.json:
-            print(text)
+            print(printable(text))
 
     def warn(self, text: str) -> None:
         """Print a warning to stderr; -q keeps it away."""
         if not self.quiet:
             _tell(f"warning: {text}")
+
+
+@dataclass
+class _Followed:
+    """Progress as it is shown, and the call told of its stage."""
+
+    shown: Progress
+    call: Call
+
+    def stage(self, title: str, total: int | None) -> None:
+        self.call.doing = title
+        self.shown.stage(title, total)
+
+    def advance(self, n: int = 1) -> None:
+        self.shown.advance(n)
+
+    def done(self) -> None:
+        self.shown.done()
+
+
+def json_text(value: Any) -> str:
+    """The value as JSON that stdout can take: a name that is no valid Unicode is escaped in it."""
+    plain = "utf" not in (sys.stdout.encoding or "utf-8").lower()
+    text = json.dumps(value, indent=2, ensure_ascii=plain, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def call_of(ctx: typer.Context) -> Call:
@@ -113,41 +146,74 @@ def guarded(run: Callable[[Call], object], arguments: Sequence[str]) -> int:
             warnings.showwarning = warn
             code = run(call)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except BrokenPipeError:
-        # The reader has gone (`repsimc passes | head -1`); Python would complain at exit.
-        _close_stdout()
-        return BROKEN_PIPE
-    except (KeyboardInterrupt, typer.Abort):
-        _tell("interrupted")
-        return INTERRUPTED
-    except Exception as error:
-        if call.verbose and not isinstance(error, RepsimcError):
-            traceback.print_exc()
-        shown = _as_shown(error)
-        tell_error(shown)
-        if call.format is Format.json:
-            try:
-                print(json.dumps({"schema": ERROR_SCHEMA, "error": error_json(shown)}, indent=2))
-                sys.stdout.flush()
-            except BrokenPipeError:
-                _close_stdout()
-        return shown.exit_code
+        code = code if isinstance(code, int) else 0
+    except BaseException as error:
+        code = _told(error, call)
+    # Python flushes what is left at exit, and would complain.
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except (OSError, ValueError):
+            discard(name)
+    return code
+
+
+def _told(error: BaseException, call: Call) -> int:
+    """The exit code of what was raised, once it is told; what is no Exception is raised again."""
+    if isinstance(error, BrokenPipeError) and error.filename is None:
+        return BROKEN_PIPE  # the reader has gone: `repsimc passes | head -1`
+    if (stopped := _interruption(error)) is not None:
+        _tell(stopped.told)
+        return stopped.exit_code
+    if not isinstance(error, Exception):
+        raise error
+    if not isinstance(error, RepsimcError) and (call.verbose or os.environ.get(DEBUG)):
+        _tell("".join(traceback.format_exception(error)).rstrip())
+    shown = _as_shown(error, call)
+    tell_error(shown)
+    if call.format is Format.json:
+        try:
+            print(json_text({"schema": ERROR_SCHEMA, "error": error_json(shown)}))
+            sys.stdout.flush()
+        except OSError:
+            discard("stdout")
+    return shown.exit_code
+
+
+def _interruption(error: BaseException) -> Stopped | None:
+    """The signal that ended an interrupted call; None of any other.
+
+    A library that is interrupted may raise something of its own.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, Stopped):
+            return seen
+        if isinstance(seen, (KeyboardInterrupt, typer.Abort)):
+            return Stopped(signal.SIGINT)
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def error_json(error: RepsimcError) -> dict[str, Any]:
     """The error as JSON types."""
     return {
         "kind": type(error).__name__,
-        "message": error.message,
-        "hint": error.hint,
+        "message": _shortened(error.message),
+        "hint": _shortened(error.hint),
         "exit_code": error.exit_code,
     }
 
 
 def tell_error(error: RepsimcError) -> None:
     """Print `error: ...` and the hint to stderr."""
-    _tell(f"error: {error}")
+    hint = f"\n  hint: {_shortened(error.hint)}" if error.hint else ""
+    _tell(f"error: {_shortened(error.message)}{hint}")
+
+
+def _shortened(text: str) -> str:
+    # A name or a value in it may be as long as a file.
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _asked(arguments: Sequence[str]) -> Call:
@@ -163,7 +229,7 @@ def _asked(arguments: Sequence[str]) -> Call:
     )
 
 
-def _as_shown(error: Exception) -> RepsimcError:
+def _as_shown(error: Exception, call: Call) -> RepsimcError:
     if isinstance(error, RepsimcError):
         return error
     # Typer's errors have no public common class in the versions supported; this method tells them.
@@ -185,17 +251,12 @@ def _as_shown(error: Exception) -> RepsimcError:
         )
     if isinstance(error, MemoryError):
         return RepsimcError("memory ran out", "give fewer frames: --frames 256")
-    return RepsimcError(
-        f"internal error: {type(error).__name__}: {error}",
-        "this is a fault of repsimc: please report it with what the same call prints with -v",
-    )
+    doing = f" while {call.doing}" if call.doing else ""
+    return InternalFault(f"internal error{doing}: {type(error).__name__}: {error}")
 
 
 def _tell(text: str) -> None:
-    from ..units import printable
-
-    print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
-
-
-def _close_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except OSError:  # nobody listens
+        discard("stderr")

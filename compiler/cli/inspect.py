@@ -10,6 +10,7 @@ import typer
 from ..naming import model_names
 from ..units import parse_bytes
 from ..units import parse_seconds as seconds_of
+from ..units import printable
 from .console import call_of
 from .options import FormatOption, ParseMemory, ParseSeconds, Verbose, examples
 
@@ -55,7 +56,7 @@ def inspect(
         if text:
             from ..graph.text import text as program_text
 
-            print(program_text(program))
+            print(printable(program_text(program)))
             return
         found = inspection.inspect_model(program, name)
         call.show(found.to_json(), *inspection.model_grids(found))

@@ -1,79 +1,50 @@
-"""The command line: options to values, values to tables or JSON.
+"""The entry of the command line: `repsimc` and `python -m repsimc`.
 
-Heavy modules are imported inside the commands, so that `repsimc --help` answers at once.
+The commands themselves are in `app`, and are imported when signals have their answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from sys import argv as process_arguments
-from typing import Annotated
+import os
+import sys
 
-import typer
+from .process import Signals, Stopped, open_streams
 
-from . import build as cli_build
-from . import bundle as cli_bundle
-from . import compile as cli_compile
-from . import depth as cli_depth
-from . import inspect as cli_inspect
-from . import similarity as cli_similarity
-from .console import Call, guarded
-from .options import examples
-
-app = typer.Typer(
-    name="repsimc",
-    help="Make several neural networks fit on one edge device.",
-    epilog=examples(
-        "repsimc compile a.onnx b.onnx --budget 2GB",
-        "repsimc compile a.onnx b.onnx --budget 60% --calib frames.npz -o bundle/",
-        "repsimc verify bundle/ --data labelled.npz --labels label",
-        "repsimc run bundle/ --model a --input frame.npy",
-    )
-    + "\n\n"
-    + "Exit codes: 0 done, 1 internal error, 2 usage, 3 bad model or data, 4 fidelity floor not "
-    "met, 5 budget not met, 6 backend missing.",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from ... import __version__
-
-        print(f"repsimc {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def top(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
-    """Make several neural networks fit on one edge device."""
-
-
-app.command(epilog=cli_compile.COMPILE_EXAMPLES)(cli_compile.compile)
-app.command(epilog=cli_inspect.INSPECT_EXAMPLES)(cli_inspect.inspect)
-app.command(epilog=cli_depth.DEPTH_EXAMPLES)(cli_depth.depth)
-app.command(epilog=cli_similarity.SIMILARITY_EXAMPLES)(cli_similarity.similarity)
-app.command(epilog=cli_bundle.VERIFY_EXAMPLES)(cli_bundle.verify)
-app.command(epilog=cli_bundle.RUN_EXAMPLES)(cli_bundle.run)
-app.command(epilog=cli_bundle.BENCH_EXAMPLES)(cli_bundle.bench)
-app.command(epilog=cli_build.BUILD_EXAMPLES)(cli_build.build)
-app.command(epilog=cli_build.EXPORT_EXAMPLES)(cli_build.export)
-app.command(epilog=cli_build.DOCTOR_EXAMPLES)(cli_build.doctor)
-app.command(epilog=cli_inspect.PASSES_EXAMPLES)(cli_inspect.passes)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code of a command line (default: this process's); errors are told, not raised."""
-    words = list(process_arguments[1:] if arguments is None else arguments) or ["--help"]
+    """The exit code of a command line (default: this process's); errors are told, not raised.
 
-    def run(call: Call) -> object:
-        return app(args=words, prog_name="repsimc", standalone_mode=False, obj=call)
+    For this process's own command line signals are answered, and closed streams opened.
+    """
+    if arguments is None:
+        return _own_call()
+    from .app import call
 
-    return guarded(run, words)
+    return call(list(arguments))
+
+
+def _own_call() -> int:
+    signals = Signals()
+    try:
+        signals.answer()
+        open_streams()
+        from .app import call
+
+        code = call(sys.argv[1:])
+    except Stopped as stopped:  # before there was anything that could tell it
+        os.write(2, f"{stopped.told}\n".encode())
+        code = stopped.exit_code
+    except BaseException:
+        # A library whose import was interrupted may raise what it likes.
+        if signals.asked is None:
+            raise
+        code = signals.asked.exit_code
+    else:
+        if signals.asked is not None:
+            code = signals.asked.exit_code
+    signals.end()
+    return code

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from ..errors import ModelError
+from ..errors import InternalFault, ModelError
+from ..frontends.check import KNOWN_DOMAINS
 from ..graph.arrays import Array, Int64
-from ..graph.export import to_proto, write_model
+from ..graph.export import every_node, to_proto, write_model
 from ..graph.program import Program, constants_of
 from ..graph.weights import nbytes_of
 
@@ -35,7 +36,7 @@ class Executable:
 
     `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
     name to array returns the arrays of `outputs`, in order; graph inputs among them are handed on.
-    Raises ModelError when ONNX Runtime refuses the piece.
+    Raises ModelError where ONNX Runtime lacks an operator of the user's own, else InternalFault.
     """
 
     def __init__(
@@ -70,12 +71,10 @@ class Executable:
                 place = Path(self._folder.name)
                 model = str(write_model(program, place, inputs=inputs, outputs=self._computed)[0])
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except (OSError, MemoryError):  # the disk or the memory is full
+            raise
         except Exception as error:
-            models = sorted({name.split("/", 1)[0] for name in outputs})
-            raise ModelError(
-                f"ONNX Runtime cannot run {', '.join(models)}: {_first_line(error)}",
-                "check that the model itself runs in ONNX Runtime",
-            ) from error
+            raise _not_opened(program, outputs, error) from error
         self._read = [value.name for value in self._session.get_inputs()]
         self.inputs = tuple(dict.fromkeys([*self._read, *self.inputs]))
 
@@ -161,6 +160,26 @@ def batches_of(rows: Int64, batch: int) -> Iterator[Int64]:
     """`rows` in consecutive pieces of `batch`."""
     for start in range(0, len(rows), batch):
         yield rows[start : start + batch]
+
+
+def _not_opened(
+    program: Program, outputs: Sequence[str], error: Exception
+) -> ModelError | InternalFault:
+    """Why a piece of a program cannot be opened: an operator of the user's own, else our fault.
+
+    Models were refused when they were read if ONNX Runtime cannot open them.
+    """
+    models = ", ".join(sorted({name.split("/", 1)[0] for name in outputs}))
+    message = f"ONNX Runtime cannot run {models}: {_first_line(error)}"
+    functions = {function.domain for function in program.graph.functions}
+    domains = {node.domain or "" for node in every_node(program.graph.nodes)} - functions
+    if own := sorted(domains - KNOWN_DOMAINS):
+        return ModelError(
+            message,
+            f"operators of the domain '{own[0]}' run nowhere here, so nothing can be measured: "
+            "leave --calib out, and what is exact is shared",
+        )
+    return InternalFault(message)
 
 
 def _first_line(error: Exception) -> str:

@@ -13,23 +13,20 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import defs, helper
 
-from ..errors import RepsimcError
+from ..errors import InternalFault
 from .export import every_node
 from .program import Program, node_inputs
 from .weights import element_type
 
 
-class VerificationError(RepsimcError):
+class VerificationError(InternalFault):
     """A program that breaks a structural rule: a fault of repsimc or of a pass, not of the user.
 
     `rule` is the name of the broken rule.
     """
 
     def __init__(self, rule: str, problem: str, where: str = "") -> None:
-        super().__init__(
-            f"{where}{problem} (rule '{rule}')",
-            "this is a fault of repsimc, not of your model: please report it",
-        )
+        super().__init__(f"{where}{problem} (rule '{rule}')")
         self.rule = rule
         self.problem = problem
 

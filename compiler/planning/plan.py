@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...runtime.json_reader import Reader
+from ...runtime.json_reader import Reader, read_json
 from ..actions.action import Action
 from ..actions.combining import check_together
 from ..actions.kinds import action_from_json
@@ -19,6 +18,7 @@ from ..graph.program import Program
 
 SCHEMA = "repsimc.plan/1"
 _MAX_PLAN_NBYTES = 16 << 20
+_PLAN_HINT = "give the plan.json of a bundle, a table with 'models' and 'actions'"
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,18 @@ def plan_of(
 def read_plan(path: Path) -> Plan:
     """The plan in a JSON file, perhaps edited by hand. Raises UsageError, ModelError."""
     try:
-        if path.stat().st_size > _MAX_PLAN_NBYTES:
-            raise UsageError(f"{path} is too large for a plan")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MAX_PLAN_NBYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read the plan {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path} is not a plan: {error}", "give the plan.json of a bundle"
-        ) from error
-    return plan_from_json(data, str(path))
+    if len(content) > _MAX_PLAN_NBYTES:
+        raise UsageError(f"{path} is too large for a plan", _PLAN_HINT)
+    return plan_from_json(read_json(content, str(path), _PLAN_HINT), str(path))
 
 
 def plan_from_json(data: object, where: str = "plan") -> Plan:
     """The plan `to_json` wrote. Raises ModelError naming the entry that is wrong."""
-    top = PlanReader(where, "", data)
+    top = PlanReader(where, _PLAN_HINT, data)
     schema = top.get("schema", Reader.anything)
     if schema != SCHEMA:
         raise ModelError(
@@ -110,7 +107,7 @@ def plan_from_json(data: object, where: str = "plan") -> Plan:
     models = top.get("models", lambda reader: reader.entries(Reader.anything))
     entries = top.get("actions", lambda reader: reader.each(Reader.anything))
     actions = tuple(
-        _action(PlanReader(f"{where}: action {index}", "", entry))
+        _action(PlanReader(f"{where}: action {index}", _PLAN_HINT, entry))
         for index, entry in enumerate(entries)
     )
     seed = top.get("seed", lambda reader: 0 if reader.value is None else reader.integer())

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ..errors import BackendError, FidelityError, UsageError
 from ..files import check_external_files, check_files, file_entry, inside, read_manifest
 from ..manifest import LAYOUTS, MERGED, PRECISIONS, Manifest
-from ..placing import cache_folder, write_file
+from ..placing import cache_folder, replacing, write_file
 from ..wire import GraphFile
 from .api import BuildRequest, TensorRT
 from .checking import TOLERANCES, read_references
@@ -31,13 +31,13 @@ from .engines import (
     digest_of,
     engine_folder,
     graph_of,
-    replacing,
     up_to_date,
 )
 from .probe import Device, probe
 from .shapes import Range, known_shapes
 
 DEFAULT_WORKSPACE_NBYTES = 1 << 30
+_KEPT = "free space there, or copy the bundle to a larger disk"
 
 
 class Stages(Protocol):
@@ -135,7 +135,7 @@ def build(bundle: Path, options: BuildOptions, stages: Stages) -> BuildResult:
     timings = cache_folder() / "tensorrt" / f"{device.key}.timing"
     with (
         engine_graphs(bundle, manifest, layout, graph, options) as parts,
-        replacing(folder) as partial,
+        replacing(folder, _KEPT) as partial,
     ):
         files: list[EngineFile] = []
         for number, part in enumerate(parts):

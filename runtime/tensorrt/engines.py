@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 import struct
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..errors import BackendError, ModelError, UsageError
+from ..errors import BackendError, ModelError
 from ..files import file_entry
 from ..json_reader import FileName, ModelName, Reader, Sha256, read_json
 from ..json_values import JsonValue
 from ..manifest import LAYOUTS, PRECISIONS, Manifest
-from ..placing import alive, put_in_place, sync
 
 SCHEMA = "repsimc.engines/1"
 FOLDER = "engines"
@@ -212,37 +207,3 @@ def up_to_date(folder: Path, wanted: str) -> EngineRecord | None:
         if not path.is_file() or file_entry(path).sha256 != engine.sha256:
             return None
     return record
-
-
-@contextmanager
-def replacing(folder: Path) -> Generator[Path]:
-    """A new folder to fill, which takes the place of `folder` when the block ends well.
-
-    Whatever happens, there are either the old engines or the new. Raises UsageError if the disk
-    is full or cannot be written.
-    """
-    parent = folder.parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        start = f".{folder.name}.partial-"
-        for old in parent.iterdir():
-            pid = old.name.removeprefix(start).split("-")[0]
-            if old.name.startswith(start) and pid.isdigit() and not alive(int(pid)):
-                shutil.rmtree(old, ignore_errors=True)
-        partial = parent / f"{start}{os.getpid()}-{secrets.token_hex(4)}"
-        partial.mkdir()
-        try:
-            yield partial
-            for path in sorted(partial.iterdir()):
-                sync(path)
-            sync(partial)
-            put_in_place(partial, folder)
-            sync(parent)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise UsageError(
-            f"{folder} cannot be written: {error.strerror or error}",
-            "the engines that were there are as before; free space there, or copy the bundle to "
-            "a larger disk",
-        ) from error

@@ -167,16 +167,24 @@ def test_chosen_kinds_are_those_that_were_not_left_out(name: str) -> None:
 
 def test_what_is_no_kind_or_means_is_refused_before_any_work(tmp_path: Path) -> None:
     nowhere = (("a", tmp_path / "nowhere.onnx"),)
-    with pytest.raises(UsageError, match="--without fold is no kind of rewrite") as caught:
+    with pytest.raises(UsageError, match="--without 'fold' is no kind of rewrite") as caught:
         compile_models(CompileOptions(models=nowhere, without=("collapse", "fold")))
     assert caught.value.hint == f"there are {', '.join(NAMES)}"
-    with pytest.raises(UsageError, match="--only breadth is no means") as caught:
+    with pytest.raises(UsageError, match="--only 'breadth' is no means") as caught:
         compile_models(CompileOptions(models=nowhere, only="breadth"))
     assert caught.value.hint == "there are share, depth"
 
 
+def test_a_means_is_said_with_only() -> None:
+    with pytest.raises(UsageError, match="--without 'share' names a means") as caught:
+        chosen(without=("share",))
+    assert "--only share takes it alone, --only depth leaves it out" in caught.value.hint
+    with pytest.raises(UsageError, match="--without '' is no kind"):
+        chosen(without=("",))
+
+
 def test_a_means_without_kinds_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     leave_out(monkeypatch, "share-prefix")
-    with pytest.raises(UsageError, match="--only share is no means") as caught:
+    with pytest.raises(UsageError, match="--only 'share' is no means") as caught:
         chosen("share")
     assert caught.value.hint == "there are depth"

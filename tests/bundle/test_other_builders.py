@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from pathlib import Path
 
 import onnx
 import pytest
+from google.protobuf.text_encoding import CUnescape
 
+from repsimc.compiler.bundle import other_builders
 from repsimc.compiler.cli.main import main
+from repsimc.compiler.frontends.join import join
+from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph import export as writer
-from tests.programs import joined
+from repsimc.runtime.files import file_entry
+from tests.programs import joined, model_of_text
 from tests.runtime.tensorrt.bundles import NET, bundle, pair
 
 TWO_INPUTS = """
@@ -145,3 +152,129 @@ def test_a_changed_bundle_is_not_exported(tmp_path: Path) -> None:
     path = bundle(tmp_path)
     (path / "merged.onnx").write_bytes((path / "merged.onnx").read_bytes()[:-1] + b"x")
     assert main(["export", str(path), "--trtexec"]) == 3
+
+
+# -- names that say more than they should ---------------------------------------------------
+
+
+def renamed(folder: Path, name: str, old: str = "y") -> Path:
+    """A bundle of NET whose value `old` is called `name`."""
+    proto = model_of_text(NET)
+    for node in proto.graph.node:
+        node.input[:] = [name if value == old else value for value in node.input]
+        node.output[:] = [name if value == old else value for value in node.output]
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.name = name if value.name == old else value.name
+    onnx.save(proto, folder / "a.onnx")
+    program = join([read_model(folder / "a.onnx", "a")], [])
+    return bundle(folder, program, references=None)
+
+
+EVIL = "y\ncustom-lib-path=/tmp/evil.so\nq=1"
+
+
+@pytest.mark.parametrize("name", [EVIL, "y;b", "y b", "y\u2028x", "y\\nb"])
+def test_deepstream_refuses_a_name_that_would_be_a_setting(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "deepstream"
+    assert main(["export", str(renamed(tmp_path, name)), "--deepstream", str(target)]) == 3
+    assert "has a name that nvinfer's list of outputs cannot hold" in capsys.readouterr().err
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "name", [EVIL, 'y" data_type: TYPE_FP32 } evil { a: "', "back\\slash", "é"]
+)
+@pytest.mark.parametrize("layout", ["merged", "trunk-heads"])
+def test_triton_reads_any_name_as_that_name(tmp_path: Path, name: str, layout: str) -> None:
+    target = tmp_path / "models"
+    words = ["--triton", str(target), "--layout", layout]
+    assert main(["export", str(renamed(tmp_path, name)), *words]) == 0
+    for config in target.rglob("config.pbtxt"):
+        text = config.read_text()
+        assert f"a/{name}" in strings(text)
+        # Only strings may hold what a name says.
+        assert not re.search("evil|custom", re.sub(STRING, "", text))
+
+
+STRING = r'"((?:[^"\\\n]|\\.)*)"'
+
+
+def strings(text: str) -> set[str]:
+    """The strings of a protobuf text, unescaped as protobuf does."""
+    return {CUnescape(found).decode() for found in re.findall(STRING, text)}
+
+
+def test_trtexec_takes_colons_and_refuses_what_it_would_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(renamed(tmp_path, "in:0", "x")), "--trtexec"]) == 0
+    assert "--minShapes='a/in:0':1x1x4x4" in shlex.split(capsys.readouterr().out)
+    (tmp_path / "other").mkdir()
+    assert main(["export", str(renamed(tmp_path / "other", "i,n", "x")), "--trtexec"]) == 3
+    assert "trtexec's shapes cannot hold" in capsys.readouterr().err
+
+
+def edited(path: Path, name: str) -> Path:
+    """The bundle, as someone would edit it who calls model `a` by that name."""
+    manifest = path / "manifest.json"
+    text = manifest.read_text().replace('"name": "a"', f'"name": "{name}"')
+    manifest.write_text(text.replace('"a"\n', f'"{name}"\n').replace('"a",', f'"{name}",'))
+    return path
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "-a", "a\\\\b", "C:", "é", "a" * 256])
+def test_a_model_is_never_called_like_another_folder(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = edited(bundle(tmp_path), name)
+    words = ["--triton", str(tmp_path / "models"), "--layout", "trunk-heads"]
+    assert main(["export", str(path), *words]) == 3
+    assert "is not a model name" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_model_that_is_called_like_a_folder_of_the_repository(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = edited(bundle(tmp_path), "ONNX")
+    words = ["--triton", str(tmp_path / "models"), "--layout", "trunk-heads"]
+    assert main(["export", str(path), *words]) == 2
+    assert "--name ONNX_1=" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_weights_are_never_copied_from_outside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bundle(tmp_path)
+    (tmp_path / "secret").write_bytes(b"\0" * 72)
+    model = onnx.load(path / "merged.onnx")
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../secret")
+    (path / "merged.onnx").write_bytes(model.SerializeToString())
+    manifest = json.loads((path / "manifest.json").read_text())
+    entry = file_entry(path / "merged.onnx")
+    manifest["files"]["merged.onnx"] = {"sha256": entry.sha256, "nbytes": entry.nbytes}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    for words in (["--triton", str(tmp_path / "t")], ["--deepstream", str(tmp_path / "d")]):
+        assert main(["export", str(path), *words]) == 3
+        assert "which is no file of the bundle" in capsys.readouterr().err
+    assert files(tmp_path) == {"secret", *(f"bundle/{name}" for name in files(path))}
+
+
+def test_a_full_disk_leaves_no_half_of_an_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, text: str) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(other_builders, "_write", full)
+    path = bundle(tmp_path, pair(NET))
+    for words in (["--triton", str(tmp_path / "t")], ["--deepstream", str(tmp_path / "d")]):
+        assert main(["export", str(path), *words]) == 2
+        assert "cannot be written: No space left on device" in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]

@@ -173,6 +173,25 @@ def test_what_a_file_may_not_say(tmp_path: Path, text: str, said: str, hint: str
     assert hint in error.value.hint
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("min-fidelity = 1e999", "min-fidelity = nan", "held-out = inf", f"seed = {10**300}"),
+        *(f"seed = {'9' * 5000}", f"min-fidelity = {10**400}"),
+        *("[fidelity]\na = nan", "[fidelity]\na = 1e999", f"frames = {2**63}"),
+        *("models = 3", f"models = ['{'x' * 10**5}', 3]", f"budget = [{'1,' * 10**5}]"),
+        *('output = "\\ud800"', "a = " + "[" * 10**5, "[preprocess]\nmean = [1e999]"),
+    ],
+)
+def test_numbers_and_texts_are_bounded(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "repsimc.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        settings = load_config(path, tmp_path)
+        compile_options(replace(settings, models=(tmp_path / "a.onnx",)))
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_budget_may_be_a_number_of_bytes(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "budget = 1000"), tmp_path).budget == Budget(1000)
 

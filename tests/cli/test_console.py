@@ -75,15 +75,17 @@ def test_each_error_has_its_exit_code(
 
 
 def test_an_unexpected_exception_is_one_line_and_says_where_to_report(
-    repsimc: Call, driver: Driver
+    repsimc: Call, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.fails = KeyError("conv_3")
     ran = repsimc("compile", "a.onnx")
     assert ran.code == 1
     assert "Traceback" not in ran.err
-    assert ran.err.startswith("error: internal error: KeyError: 'conv_3'\n")
+    assert ran.err.startswith("error: internal error while working: KeyError: 'conv_3'\n")
     assert "please report it" in ran.err
     assert "Traceback" in repsimc("compile", "a.onnx", "-v").err
+    monkeypatch.setenv("REPSIMC_DEBUG", "1")
+    assert "Traceback" in repsimc("compile", "a.onnx").err
 
 
 def test_a_traceback_for_a_mistake_is_never_shown(repsimc: Call, driver: Driver) -> None:
@@ -104,6 +106,13 @@ def test_memory_that_ran_out(repsimc: Call, driver: Driver) -> None:
     assert repsimc("compile", "a.onnx").err.startswith("error: memory ran out\n")
 
 
+def test_an_import_that_was_interrupted_may_raise_anything(repsimc: Call, driver: Driver) -> None:
+    driver.fails = ImportError("numpy.core failed to import")
+    driver.fails.__context__ = KeyboardInterrupt()
+    ran = repsimc("compile", "a.onnx")
+    assert (ran.code, ran.err) == (130, "interrupted\n")
+
+
 def test_interrupted(repsimc: Call, driver: Driver) -> None:
     driver.fails = KeyboardInterrupt()
     ran = repsimc("compile", "a.onnx")
@@ -112,8 +121,15 @@ def test_interrupted(repsimc: Call, driver: Driver) -> None:
 
 
 def test_names_in_errors_do_not_steer_the_terminal(repsimc: Call, driver: Driver) -> None:
-    driver.fails = ModelError("node '\x1b[2Jx' is broken")
-    assert repsimc("compile", "a.onnx").err == "error: node '?[2Jx' is broken\n"
+    driver.fails = ModelError("node '\x1b[2Jx\u202e\u2028\0\udcff' is broken")
+    said = "error: node '\\x1b[2Jx\\u202e\\u2028\\x00\\udcff' is broken\n"
+    assert repsimc("compile", "a.onnx").err == said
+
+
+def test_a_message_has_an_end(repsimc: Call, driver: Driver) -> None:
+    driver.fails = ModelError("x" * 10**6, "y" * 10**6)
+    assert len(repsimc("compile", "a.onnx").err) < 10_000
+    assert len(repsimc("compile", "a.onnx", "--format", "json").out) < 10_000
 
 
 def test_warnings_are_told_on_stderr_and_not_with_q(

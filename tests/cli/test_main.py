@@ -12,7 +12,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from repsimc.compiler.cli.main import app
+from repsimc.compiler.cli.app import app
 from tests.cli.conftest import SCORES, Ran, save
 
 Call = Callable[..., Ran]

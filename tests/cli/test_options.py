@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from repsimc.compiler.cli import options
-from repsimc.compiler.cli.main import app
+from repsimc.compiler.cli.app import app
 from repsimc.compiler.cli.options import SETTINGS, CommandSettings
 from repsimc.compiler.options import CompileOptions, Settings
 from repsimc.compiler.units import Budget

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 
-from repsimc.compiler.errors import ModelError
+from repsimc.compiler.errors import InternalFault, ModelError
 from repsimc.compiler.execution import executable as execution
 from repsimc.compiler.execution.executable import Activations, Executable, batches_of
 from repsimc.compiler.graph.program import Program
@@ -57,7 +59,24 @@ def test_a_failing_run_names_the_value_and_says_what_to_check(program: Program) 
 
 def test_a_piece_that_the_runtime_refuses_names_its_model(program: Program) -> None:
     program.graph.nodes[0].op = "NoSuchOperator"
-    with pytest.raises(ModelError, match=r"ONNX Runtime cannot run a: .*NoSuchOperator"):
+    said = r"ONNX Runtime cannot run a: .*NoSuchOperator"
+    with pytest.raises(InternalFault, match=said) as found:  # models were checked when read
+        Executable(program, None, ["a/late"])
+    assert found.value.exit_code == 1 and "please report" in found.value.hint
+    program.graph.nodes[0].domain = "of.ours"
+    with pytest.raises(ModelError, match=said) as refused:
+        Executable(program, None, ["a/late"])
+    assert "of.ours" in refused.value.hint
+
+
+def test_a_full_disk_is_no_refusal_of_the_runtime(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(execution, "to_proto", full)
+    with pytest.raises(OSError, match="No space"):
         Executable(program, None, ["a/late"])
 
 

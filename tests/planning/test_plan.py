@@ -170,8 +170,16 @@ def test_a_plan_file_is_read(tmp_path: Path) -> None:
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "plan.json"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"plan\.json is not a plan"):
+    with pytest.raises(ModelError, match=r"plan\.json is not valid JSON"):
         read_plan(path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"null", b'"plan"', b'["left_alone"]'])
+def test_a_plan_that_is_no_table_says_what_a_plan_is(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "plan.json").write_bytes(content)
+    with pytest.raises(ModelError, match="is not a table") as caught:
+        read_plan(tmp_path / "plan.json")
+    assert "the plan.json of a bundle" in caught.value.hint
 
 
 def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:

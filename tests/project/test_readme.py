@@ -43,7 +43,7 @@ def cli() -> Any:
     """The command tree as typer built it."""
     import typer.main
 
-    from repsimc.compiler.cli.main import app
+    from repsimc.compiler.cli.app import app
 
     return typer.main.get_command(app)
 

@@ -54,12 +54,32 @@ def test_what_is_wrong_is_told_by_its_place(read: Callable[[Reader], Any], says:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": 1, "a": 2}', "[NaN]", "[Infinity]", "{", "", b"\xff\xfe\x00"]
+    "text",
+    [
+        *('{"a": 1, "a": 2}', "[NaN]", "[Infinity]", "{", "", b"\xff\xfe\x00"),
+        *("[1e999]", "[-1e999]", f"[{2**63}]", f"[{-(2**63) - 1}]", f"[{'9' * 5000}]"),
+        # Halves of characters, escaped and as bytes; also in a key. UTF-16 is no JSON file of ours.
+        *(
+            '["\\ud800"]',
+            '{"\\udfff": 1}',
+            '"\\uDC00\\ud800"',
+            b'"\xed\xa0\x80"',
+            "[1]".encode("utf-16"),
+        ),
+    ],
 )
 def test_text_that_is_no_strict_json_is_refused(text: str | bytes) -> None:
     with pytest.raises(ModelError, match=r"x\.json is not valid JSON: ") as caught:
         read_json(text, "x.json", "try again")
     assert caught.value.hint == "try again"
+
+
+def test_what_is_large_but_right_is_read() -> None:
+    assert read_json(f"[{2**63 - 1}, {-(2**63)}, 1e308]", "", "") == [2**63 - 1, -(2**63), 1e308]
+    assert read_json('"\\ud83d\\ude00"', "", "") == "\U0001f600"
+    assert read_json(b"\xef\xbb\xbf[1]", "", "") == [1]
+    with pytest.raises(ModelError, match="not a finite number"):
+        Reader("x.json", "", 10**400).number()
 
 
 def test_lists_without_an_end_are_refused() -> None:

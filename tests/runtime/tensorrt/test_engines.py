@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from repsimc.runtime.errors import BackendError, UsageError
-from repsimc.runtime.tensorrt.engines import EngineFile, plan_version, read_engine_file, replacing
+from repsimc.runtime.placing import replacing
+from repsimc.runtime.tensorrt.engines import EngineFile, plan_version, read_engine_file
 from tests.runtime.tensorrt.bundles import NET, bundle, pair
 from tests.runtime.tensorrt.conftest import Machine
 
