@@ -10,7 +10,7 @@ import onnxruntime as ort
 from onnx import checker, defs
 
 from ..errors import ModelError
-from ..graph.export import every_node, to_proto
+from ..graph.export import any_rank_allowed, every_node, to_proto
 from ..graph.program import Program, own_name
 from ..graph.weights import array_of, chunks, nbytes_of
 from .prepare import LIGHT_ELEMENTS, all_nodes
@@ -49,7 +49,8 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
                 "operators of your own need a domain of their own",
             )
     try:
-        checker.check_model(proto)  # pyright: ignore[reportUnknownMemberType]
+        with any_rank_allowed(proto):
+            checker.check_model(proto)  # pyright: ignore[reportUnknownMemberType]
     except (checker.ValidationError, ValueError) as error:
         raise ModelError(
             f"{where} is not a valid ONNX model: {_short(error)}", "export the model again"
