@@ -16,7 +16,7 @@ from .check import check_proto, check_runs, check_weights
 from .claims import drop_claims
 from .external_data import TensorFiles
 from .inference import add_types, with_types
-from .opset import OLDEST_OPSET, raise_opset
+from .opset import WIDELY_RUN, oldest_for, raise_opset
 from .prepare import prepare
 
 
@@ -83,8 +83,11 @@ def _program(
     proto = with_types(proto)
     check_proto(proto, where)
     program = build(proto, weights, name, source)
-    if program.graph.opset < OLDEST_OPSET:
-        raise_opset(program, OLDEST_OPSET, where)
+    if program.graph.opset < WIDELY_RUN:
+        check_runs(program, where)  # as it is: what it means would be guessed otherwise
+    oldest = oldest_for(program)
+    if program.graph.opset < oldest:
+        raise_opset(program, oldest, where)
         add_types(program)
     check_weights(program, where)
     check_runs(program, where)
