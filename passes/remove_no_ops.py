@@ -32,7 +32,7 @@ class RemoveNoOps:
             if (
                 is_rewritable(node)
                 and _does_nothing(node, program.graph.opset)
-                and node.outputs[0].name not in outputs
+                and not any(value.name in outputs for value in node.outputs)
             ):
                 program.replace_uses(node.outputs[0], node.inputs[0])
                 removed.append(node)

@@ -168,6 +168,8 @@ class GraphBuilder:
         else:
             output = self.value(info)
             output.name = self.free(f"{own.name}/output")
+        if output.shape is None and not isinstance(output, NonTensorValue):
+            output.shape = own.shape
         node = gs.Node("Identity", self.free(f"{output.name}/Identity"), {}, [own], [output])
         self.notes[node.name] = Note(sources=(node.name,))
         nodes.append(node)

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import defs
+from onnx import defs, helper
 
 from ..errors import ModelError
-from ..graph.export import every_node, to_proto
+from ..graph.export import any_rank_allowed, every_node, to_proto
 from ..graph.program import Program, own_name
 from ..graph.weights import array_of, chunks, nbytes_of
 from ..isolation.allowance import ModelAllowance
 from ..isolation.steps import Refused, check_model, open_session
+from .opset import DEPRECATED
 from .prepare import LIGHT_ELEMENTS, all_nodes
 
 # Domains whose operators ONNX Runtime brings along.
@@ -52,11 +53,33 @@ def check_proto(proto: onnx.ModelProto, where: str, allowance: ModelAllowance) -
                 "operators of your own need a domain of their own",
             )
     try:
-        check_model(proto, allowance)
+        proto = _without_deprecated(proto)
+        with any_rank_allowed(proto):
+            check_model(proto, allowance)
     except Refused as error:
         raise ModelError(
             f"{where} is not a valid ONNX model: {_short(error)}", "export the model again"
         ) from error
+
+
+def _without_deprecated(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with deprecated operators that ONNX Runtime runs in a domain nobody checks."""
+    graphs = [proto.graph, *proto.functions]
+    if not any(n.op_type in DEPRECATED for graph in graphs for n in all_nodes(graph.node)):
+        return proto
+    checked = onnx.ModelProto()
+    checked.CopyFrom(proto)
+    for graph, entries in (
+        (checked.graph, checked.opset_import),
+        *((function, function.opset_import) for function in checked.functions),
+    ):
+        version = next((entry.version for entry in entries if not entry.domain), 0)
+        for node in all_nodes(graph.node):
+            first, last = DEPRECATED.get(node.op_type, (1, 0))
+            if not node.domain and first <= version <= last:
+                node.domain = "deprecated"
+        entries.append(helper.make_opsetid("deprecated", 1))
+    return checked
 
 
 def check_weights(program: Program, where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,12 +20,14 @@ class OldNode:
 
     `inputs` gives type and shape of the node's inputs, in order; `constants` the small constant
     ones among them. Afterwards `result` holds the nodes that replace it and `new_constants`
-    what they read besides; both use the node's own names for its inputs and outputs.
+    what they read besides; both use the node's own names for its inputs and outputs. `read` are
+    the outputs that anything reads.
     """
 
     node: onnx.NodeProto
     inputs: Sequence[onnx.ValueInfoProto]
     constants: dict[str, onnx.TensorProto]
+    read: Collection[str]
     result: list[onnx.NodeProto] = field(default_factory=list[onnx.NodeProto])
     new_constants: list[onnx.TensorProto] = field(default_factory=list[onnx.TensorProto])
 
@@ -48,6 +50,7 @@ def convert(parts: Sequence[OldNode], old: int, new: int, where: str) -> None:
 
     All parts are converted in one call, unconnected: a call costs 2.5 ms whatever it is given.
     """
+    parts = [part for part in parts if not _converted_here(part, old, new, where)]
     if not parts:
         return
     try:
@@ -182,6 +185,73 @@ def _mend(part: OldNode, old: int, new: int, where: str) -> None:
             if constant.data_type == onnx.TensorProto.FLOAT:
                 array = numpy_helper.to_array(constant).astype(dtype)
                 part.new_constants[index] = numpy_helper.from_array(array, constant.name)
+
+
+def _converted_here(part: OldNode, old: int, new: int, where: str) -> bool:
+    """Whether the node was given its result without the converter, which gets its kind wrong."""
+    if part.node.op_type == "BatchNormalization" and len(part.node.output) > 1 and old < 14 <= new:
+        part.result.append(_trained_norm(part, old, where))
+        return True
+    if part.node.op_type == "GroupNormalization" and old < 21 <= new:
+        _per_channel(part)
+        return True
+    return False
+
+
+def _per_channel(part: OldNode) -> None:
+    """A GroupNormalization of a scale and bias per group gets them per channel, as from opset 21."""
+    groups = next(a.i for a in part.node.attribute if a.name == "num_groups")
+
+    def constant(name: str, numbers: list[int]) -> str:
+        part.new_constants.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
+        return name
+
+    def node(op: str, inputs: list[str], name: str, **attributes: int) -> str:
+        part.result.append(helper.make_node(op, inputs, [name], **attributes))
+        return name
+
+    channels = node("Shape", [part.node.input[0]], "channels", start=1, end=2)
+    each = node("Div", [channels, constant("groups", [groups])], "channels_of_group")
+    sizes = node("Concat", ["groups", each], "groups_and_channels", axis=0)
+    column, flat = constant("column", [-1, 1]), constant("flat", [-1])
+    wide: list[str] = []
+    for given, name in zip(part.node.input[1:], ("scale", "bias"), strict=True):
+        apart = node("Reshape", [given, column], f"{name}_of_group")
+        every = node("Expand", [apart, sizes], f"{name}_of_group_and_channel")
+        wide.append(node("Reshape", [every, flat], f"{name}_of_channel"))
+    kept = onnx.NodeProto()
+    kept.CopyFrom(part.node)
+    kept.input[1:] = wide
+    part.result.append(kept)
+
+
+def _trained_norm(part: OldNode, old: int, where: str) -> onnx.NodeProto:
+    """A BatchNormalization that lists training outputs: ONNX Runtime takes the batch's statistics.
+
+    Opset 14 says so in an attribute; it has no outputs for the batch's own mean and variance.
+    """
+    node = onnx.NodeProto()
+    node.CopyFrom(part.node)
+    where = f"node '{node.name}' (BatchNormalization) of {where}"
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    kept = [attributes[name] for name in ("epsilon", "momentum") if name in attributes]
+    if len(node.output) != 5 or not all(node.output):
+        raise ModelError(
+            f"{where} lists {sum(map(bool, node.output))} outputs; in opset {old} it has one, or "
+            "in training all five",
+            "export the model for inference",
+        )
+    if any(name in part.read for name in node.output[3:]):
+        raise ModelError(
+            f"{where} hands out the batch's own mean and variance, which no newer opset has",
+            "export the model for inference, or with opset 14 or newer",
+        )
+    if "spatial" in attributes and attributes["spatial"].i != 1:
+        raise ModelError(f"{where} has spatial=0, which no newer opset has", "export it again")
+    del node.output[3:]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("training_mode", 1)])
+    return node
 
 
 def _mend_resize(part: OldNode, where: str) -> None:

@@ -17,10 +17,11 @@ from ..isolation.allowance import ModelAllowance, ParseLimits
 from ..isolation.process import start
 from .build import build
 from .check import check_opens, check_proto, check_runs, check_weights
+from .claims import drop_claims
 from .declared_sizes import check_sizes
 from .external_data import TensorFiles
 from .inference import add_types, with_types
-from .opset import OLDEST_OPSET, raise_opset
+from .opset import WIDELY_RUN, oldest_for, raise_opset
 from .prepare import prepare
 
 _MAX_NBYTES = 2**31  # of a protobuf message
@@ -129,12 +130,16 @@ def _program(
     allowance: ModelAllowance,
 ) -> Program:
     where = allowance.where
+    drop_claims(proto)
     proto = with_types(proto, allowance)
     check_sizes(proto, weights, allowance)
     check_proto(proto, where, allowance)
     program = build(proto, weights, name, source)
-    if program.graph.opset < OLDEST_OPSET:
-        raise_opset(program, OLDEST_OPSET, where)
+    if program.graph.opset < WIDELY_RUN:
+        check_runs(program, where, allowance)  # as it is: what it means would be guessed otherwise
+    oldest = oldest_for(program)
+    if program.graph.opset < oldest:
+        raise_opset(program, oldest, where)
         add_types(program, where)
     try:
         verify(program)  # now: later, what is broken would read as a fault of a pass

@@ -14,15 +14,35 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import defs, helper, numpy_helper
 
+from ..errors import ModelError
 from ..graph.export import attribute_proto, every_node, opset_versions
 from ..graph.opaque import LocalFunction
 from ..graph.program import Program, model_of, own_name
 from ..graph.weights import array_of, element_type
+from .batched_scan import split_batch
 from .build import GraphBuilder
 from .conversion import OldNode, convert
 from .prepare import LIGHT_ELEMENTS, all_nodes, bodies
 
 OLDEST_OPSET = 17  # LayerNormalization; what the passes are written for
+WIDELY_RUN = 7  # ONNX Runtime runs few operators as they were before
+
+
+# Operators that a version of ONNX took back and ONNX Runtime still runs: the first and the last
+# opset of that version. The next one has them again.
+DEPRECATED = {"GroupNormalization": (18, 20)}
+
+
+def oldest_for(program: Program) -> int:
+    """The opset that the program has to be raised to at least, for the passes and the checker."""
+    protos = [f.proto for f in program.graph.functions if isinstance(f, LocalFunction)]
+    used = {node.op for node in every_node(program.graph.nodes) if not node.domain}
+    used |= {node.op_type for f in protos for node in all_nodes(f.node) if not node.domain}
+    last = [
+        newest for op, (oldest, newest) in DEPRECATED.items()
+        if op in used and oldest <= program.graph.opset <= newest
+    ]  # fmt: skip
+    return max([OLDEST_OPSET, *(newest + 1 for newest in last)])
 
 
 def raise_opset(program: Program, opset: int, where: str) -> None:
@@ -57,15 +77,12 @@ def _raise_nodes(
     parts: dict[int, OldNode] = {}
     outputs = {id(value) for value in scope.outputs}
     for node in scope.nodes:
+        if node.op == "Scan" and not node.domain and opsets[0] < 9 <= opsets[1]:
+            builder = GraphBuilder(model_of(node.name))
+            builder.names = taken
+            split_batch(program, node, builder.free, where)
         if node.domain or not _redefined(node.op, *opsets) or any(node.subgraphs()):
             continue
-        if node.op == "BatchNormalization":
-            # Exports from training mode list running statistics that nobody reads.
-            while len(node.outputs) > 1:
-                last = node.outputs[-1]
-                if last.outputs or id(last) in outputs:
-                    break
-                node.outputs.pop()
         proto = helper.make_node(
             node.op,
             [tensor.name for tensor in node.inputs],
@@ -73,7 +90,8 @@ def _raise_nodes(
             own_name(node.name),
         )
         proto.attribute.extend(attribute_proto(key, value) for key, value in node.attrs.items())
-        parts[id(node)] = OldNode(proto, [_info(t) for t in node.inputs], _constants(node))
+        read = {value.name for value in node.outputs if value.outputs or id(value) in outputs}
+        parts[id(node)] = OldNode(proto, [_info(t) for t in node.inputs], _constants(node), read)
     convert(list(parts.values()), *opsets, where)
     nodes: list[gs.Node] = []
     for node in scope.nodes:
@@ -161,10 +179,18 @@ def _raise_protos(
     scope: onnx.FunctionProto | onnx.GraphProto, opsets: tuple[int, int], where: str
 ) -> None:
     parts: dict[int, OldNode] = {}
+    read = {name for node in all_nodes(scope.node) for name in node.input}
+    read |= {name if isinstance(name, str) else name.name for name in scope.output}
+    read |= {info.name for n in all_nodes(scope.node) for b in bodies(n) for info in b.output}
     for index, node in enumerate(scope.node):
+        if node.op_type == "Scan" and not node.domain and opsets[0] < 9:
+            raise ModelError(
+                f"node '{node.name}' (Scan) of {where} cannot be raised from opset {opsets[0]}",
+                "export the model with opset 9 or newer",
+            )
         if not node.domain and _redefined(node.op_type, *opsets) and not any(bodies(node)):
             infos = [helper.make_tensor_value_info(n, 1, None) for n in node.input]
-            parts[index] = OldNode(node, infos, {})
+            parts[index] = OldNode(node, infos, {}, read)
     convert(list(parts.values()), *opsets, where)
     nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(scope.node):

@@ -32,7 +32,7 @@ def prepare(proto: onnx.ModelProto, files: TensorFiles) -> dict[str, Array]:
 
     Afterwards every node has a name; node names, and value names, are unique in the whole
     model, bodies of If, Loop and Scan included; the ONNX domain is called ''; initializers are
-    not graph inputs, except those taken out.
+    not graph inputs, except those taken out; every output is listed once.
     """
     _check_fields(proto, files.where)
     proto.ir_version = max(proto.ir_version, 4)  # before, every initializer had to be an input
@@ -43,6 +43,7 @@ def prepare(proto: onnx.ModelProto, files: TensorFiles) -> dict[str, Array]:
             entry.domain = standard(entry.domain)
         for node in all_nodes(function.node):
             node.domain = standard(node.domain)
+    _list_outputs_once(proto.graph)
     _name_nodes(proto.graph)
     _name_values(proto.graph)
     _plain_functions(proto)
@@ -123,6 +124,15 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
         yield from attribute.graphs
+
+
+def _list_outputs_once(graph: onnx.GraphProto) -> None:
+    """Leaves the first of outputs of one name: callers get outputs by name."""
+    once: dict[str, onnx.ValueInfoProto] = {}
+    for value in graph.output:
+        once.setdefault(value.name, value)
+    if len(once) < len(graph.output):
+        _replace(graph.output, list(once.values()))
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

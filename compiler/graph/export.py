@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -193,6 +194,23 @@ def value_info(value: gs.Tensor) -> onnx.ValueInfoProto:
     if value.dtype is None:
         return onnx.ValueInfoProto(name=value.name)
     return helper.make_tensor_value_info(value.name, element_type(value.dtype), value.shape)
+
+
+@contextmanager
+def any_rank_allowed(proto: onnx.ModelProto) -> Iterator[None]:
+    """The model in the form that onnx.checker takes, as long as the context lasts.
+
+    The checker wants a shape for every input and output; the standard and ONNX Runtime do not.
+    """
+    tensors = [value.type.tensor_type for value in (*proto.graph.input, *proto.graph.output)]
+    lacking = [tensor for tensor in tensors if tensor.elem_type and not tensor.HasField("shape")]
+    for tensor in lacking:
+        tensor.shape.SetInParent()
+    try:
+        yield
+    finally:
+        for tensor in lacking:
+            tensor.ClearField("shape")
 
 
 def _look_up(values: dict[str, gs.Variable], name: str) -> gs.Variable:

@@ -2,7 +2,8 @@
 
 What weights and activation functions alone prove: a ReLU after a sum of ReLUs changes nothing, a
 filter without a positive weight on positive inputs never fires, a filter of zeros gives its bias.
-Inputs of the model are taken as finite and otherwise unknown.
+Inputs of the model are taken as finite and otherwise unknown. Integers wrap around, so nothing is
+said of them.
 """
 
 from __future__ import annotations
@@ -24,21 +25,74 @@ from .linear_bounds import conv_bounds, gemm_bounds, matmul_bounds
 _Rule = Callable[[gs.Node, list[Bounds]], Bounds]
 
 
+# Make infinity or NaN of finite numbers, where nothing is known of these.
+_UNSAFE = frozenset(
+    {"Acos", "Acosh", "Asin", "Atanh", "Cast", "CastLike", "Cosh", "Div", "Exp", "Log", "Mod", "Pow",
+     "Reciprocal", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "Sinh", "Sqrt", "Tan"}
+)  # fmt: skip
+
+
 def bounds_of(program: Program) -> dict[str, Bounds]:
-    """Bounds by value name; values that nothing is known of are left out."""
+    """Bounds by value name; values that nothing is known of are left out.
+
+    A bound is kept by NaN too, but no value that can be infinite or NaN is told to be a constant:
+    zero times infinity is not zero.
+    """
     found: dict[str, Bounds] = {}
+    unsafe: set[str] = set()
     for node in program.graph.nodes:
+        if _is_unsafe(node, found, unsafe):
+            unsafe.update(value.name for value in node.outputs)
         if not is_standard(node) or any(True for _ in node.subgraphs()):
             continue
         rule = _RULES.get(node.op)
         if rule is None or not node.outputs or node.outputs[0].is_empty():
             continue
+        if not _is_float(node.outputs[0].dtype):
+            continue
         given = [_given(tensor, found) for tensor in node.inputs]
         with np.errstate(all="ignore"):
-            made = rule(node, given)
+            made = _representable(rule(node, given), node.outputs[0].dtype)
+        if node.outputs[0].name in unsafe:
+            open_ = np.where(made.constant(), np.inf, 0)
+            made = Bounds(made.low - open_, made.high + open_, made.axis)
         if not np.isnan(made.low).any() and not np.isnan(made.high).any() and made.known:
             found[node.outputs[0].name] = made
     return found
+
+
+def _is_float(dtype: Any) -> bool:
+    return dtype is not None and not isinstance(dtype, int) and np.dtype(dtype).kind == "f"
+
+
+def _representable(bounds: Bounds, dtype: Any) -> Bounds:
+    """The bounds, open where the numbers overflow to infinity in this type."""
+    most = np.finfo(dtype).max
+    return Bounds(
+        np.where(bounds.low < -most, -np.inf, bounds.low),
+        np.where(bounds.high > most, np.inf, bounds.high),
+        bounds.axis,
+    )
+
+
+def _is_unsafe(node: gs.Node, found: Mapping[str, Bounds], unsafe: set[str]) -> bool:
+    """Whether what the node makes of finite inputs of the model can be infinite or NaN."""
+    for tensor in node.inputs:
+        if tensor.name in unsafe:
+            return True
+        if isinstance(tensor, gs.Constant) and array_of(tensor).dtype.kind == "f":
+            if array_of(tensor).size <= MAX_ELEMENTS and not np.isfinite(array_of(tensor)).all():
+                return True
+    if not is_standard(node) or any(True for _ in node.subgraphs()):
+        return True
+    if node.op not in _UNSAFE:
+        return False
+    given = [_given(tensor, found) for tensor in node.inputs]
+    if node.op == "Div" and _is_float(node.outputs[0].dtype):
+        return not ((given[1].low > 0) | (given[1].high < 0)).all()
+    if node.op == "Sqrt":
+        return not (given[0].low >= 0).all()
+    return not (node.op == "Exp" and (given[0].high < 80).all())
 
 
 def _given(tensor: gs.Tensor, found: Mapping[str, Bounds]) -> Bounds:

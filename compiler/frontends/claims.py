@@ -1,0 +1,66 @@
+"""What a model file says of its values beside what its nodes make of them, and what of it is kept.
+
+ONNX Runtime takes the shape of a value from what makes it and only warns where the file says
+another; exporters, and people who make an axis free by hand, leave stale shapes behind.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx.helper import make_tensor_value_info
+
+from ..graph.export import standard
+from .prepare import all_nodes, bodies
+
+
+def drop_claims(proto: onnx.ModelProto) -> None:
+    """Takes every shape out of the model, in place, but those of inputs, weights and constants.
+
+    ONNX Runtime holds feeds to the shapes of inputs; all other shapes are told anew by inference.
+    Element types stay where inference has no word: for what operators of other domains make, for
+    outputs, and for what bodies of If, Loop and Scan take and give. ONNX Runtime makes a Loop's
+    counter and condition in the shapes that its body says.
+    """
+    functions = {(function.domain, function.name) for function in proto.functions}
+    opaque = {
+        name
+        for node in all_nodes(proto.graph.node)
+        for name in node.output
+        if standard(node.domain) and (node.domain, node.op_type) not in functions
+    }
+    _forget(proto.graph, opaque, len(proto.graph.input))
+    for node in all_nodes(proto.graph.node):
+        _forget_bodies(node, opaque)
+    for function in proto.functions:
+        function.ClearField("value_info")
+        for node in all_nodes(function.node):
+            _forget_bodies(node, set())
+
+
+def _forget_bodies(node: onnx.NodeProto, opaque: set[str]) -> None:
+    for body in bodies(node):
+        _forget(body, opaque, 2 if node.op_type == "Loop" else 0)
+
+
+def _forget(graph: onnx.GraphProto, opaque: set[str], believed: int) -> None:
+    """Forgets what a graph says, but for the shapes of as many inputs as are believed."""
+    kept = [info for info in graph.value_info if info.name in opaque]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    for info in (*graph.value_info, *graph.output, *graph.input[believed:]):
+        _clear_shape(info.type)
+    # Inference takes an output's entry for all that is known of an input or weight handed out.
+    given = {info.name: info for info in graph.input}
+    given |= {t.name: make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer}
+    for info in graph.output:
+        if info.name in given:
+            info.CopyFrom(given[info.name])
+
+
+def _clear_shape(kind: onnx.TypeProto) -> None:
+    """Forgets the shape of a tensor, or of the tensors that a sequence or an optional holds."""
+    which = kind.WhichOneof("value")
+    if which in ("tensor_type", "sparse_tensor_type"):
+        getattr(kind, which).ClearField("shape")
+    elif which in ("sequence_type", "optional_type"):
+        _clear_shape(getattr(kind, which).elem_type)
