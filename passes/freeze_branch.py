@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.execution.statistics import mean_of, smallest_constant
+from ..compiler.execution.statistics import fits_any_size, mean_of, smallest_constant
 from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, own_name
 from ..compiler.graph.weights import nbytes_of
@@ -38,6 +38,8 @@ class FreezeBranch:
         if mean is None:
             return []
         array = smallest_constant(mean.astype(np.dtype(value.dtype)))
+        if not fits_any_size(array, value):
+            return []  # it would hold for frames of this size alone
         constant = gs.Constant(program.unique_name(f"{value.name}.constant"), array)
         if not replace_reads(program, value, constant):
             return []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.graph.edit import is_float
+from ..compiler.graph.free_size import same_for_any_size
 from ..compiler.graph.program import Program, is_standard
 from ..compiler.graph.weights import nbytes_of
 from ..compiler.structure.bounds import bounds_of
@@ -68,15 +69,10 @@ def replace_reads(program: Program, value: gs.Variable, constant: gs.Constant) -
             continue  # in the body of an If, Loop or Scan
         shape = node.outputs[0].shape
         others = [t for t in node.inputs if t is not value and isinstance(t, gs.Variable)]
-        if shape is None or not any(_same(other.shape, shape) for other in others):
+        if shape is None or not any(same_for_any_size(other.shape, shape) for other in others):
             continue
         for index, tensor in enumerate(node.inputs):
             if tensor is value:
                 node.inputs[index] = constant
                 moved += 1
     return moved
-
-
-def _same(one: Any, other: Any) -> bool:
-    # Two unknown sizes need not be the same one.
-    return one is not None and None not in one and tuple(one) == tuple(other)

@@ -13,6 +13,7 @@ from ..graph.arrays import Array
 from ..graph.program import SEPARATOR, Program, Source
 from .build import build
 from .check import check_proto, check_runs, check_weights
+from .dimensions import forget_placeholders, name_batch
 from .external_data import TensorFiles
 from .inference import add_types, with_types
 from .opset import OLDEST_OPSET, raise_opset
@@ -78,12 +79,14 @@ def _check_name(name: str) -> None:
 def _program(
     proto: onnx.ModelProto, weights: dict[str, Array], name: str, source: Source, where: str
 ) -> Program:
+    forget_placeholders(proto)
     proto = with_types(proto)
     check_proto(proto, where)
     program = build(proto, weights, name, source)
     if program.graph.opset < OLDEST_OPSET:
         raise_opset(program, OLDEST_OPSET, where)
         add_types(program)
+    name_batch(program)
     check_weights(program, where)
     check_runs(program, where)
     return program
