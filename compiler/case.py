@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..passes.pipeline import run_exact
 from .execution.feeds import input_specs
 from .execution.first_frame import run_first_frame
+from .execution.measured_sizes import bind_to_frames, bind_to_shapes, take_sizes
 from .frames.calibration import FrameOptions, Frames, InputRef, load_frames
 from .frontends.join import join
 from .frontends.read import read_model
@@ -48,9 +49,13 @@ def case_of(apart: Sequence[Program], options: CompileOptions, progress: Progres
     frames = frames_of(options, apart)
     tied = _tied(options, apart, frames)
     original = join(list(apart), tied)
+    _bind(original, frames, options)
+    for one in apart:
+        take_sizes(one, original)
     progress.stage("sharing what is equal", None)
     program = original.copy()
     run_exact(program)
+    _bind(program, frames, options)
     return Case(options, tuple(apart), original, program, frames, tuple(map(tuple, tied)))
 
 
@@ -72,6 +77,15 @@ def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | Non
     )
     run_first_frame(apart, frames, options.parse_limits)
     return frames
+
+
+def _bind(program: Program, frames: Frames | None, options: CompileOptions) -> None:
+    """Gives free dimensions the sizes of the frames, or those that the user says."""
+    if frames is not None:
+        # Sizes that the frames do not have matter where approximate sharing goes by sizes.
+        bind_to_frames(program, frames, others=not options.exact_only)
+    if options.size:
+        bind_to_shapes(program, options.size)
 
 
 def _tied(

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..runtime.manifest import LAYOUTS, MERGED, PRECISIONS
 from .errors import UsageError
 from .isolation.allowance import ParseLimits
-from .units import Budget, MacsLimit, parse_budget, parse_bytes, parse_macs, parse_seconds
+from .units import (
+    Budget,
+    MacsLimit,
+    parse_budget,
+    parse_bytes,
+    parse_macs,
+    parse_seconds,
+    parse_sizes,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,6 +143,15 @@ class Settings:
             metavar="|".join(PRECISIONS),
         ),
     ] = "fp32"
+    size: Annotated[
+        Mapping[str, tuple[int, ...]],
+        Option(
+            "What an input of free size is fed, where no frames tell (may be repeated).",
+            metavar="[MODEL.]INPUT=1x3x224x224",
+            parse=parse_sizes,
+            words=list[str],
+        ),
+    ] = field(default_factory=dict[str, tuple[int, ...]])
     frames: Annotated[int | None, Option("Use at most this many frames.")] = None
     held_out: Annotated[float, Option()] = 0.25
     allow_script: Annotated[
@@ -211,6 +228,11 @@ class CompileOptions(Settings):
                 raise UsageError(f"there is no {what} '{value}'", f"there are {', '.join(known)}")
         if self.exact_only and self.only is not None:
             raise UsageError("--exact-only leaves nothing for --only", "leave one of them out")
+        if self.size and self.calibration is not None:
+            raise UsageError(
+                "--size is for models without frames, and these have frames, which tell sizes",
+                "leave out --size; [preprocess] size in repsimc.toml resizes images",
+            )
         if self.max_latency is not None and self.max_latency <= 0:
             raise UsageError(f"a latency of {self.max_latency:g} s is nothing", "give 0.008, say")
         for what, limit in (("memory", self.parse_memory), ("time", self.parse_seconds)):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..runtime.tensorrt.shapes import parse_shape
 from .errors import UsageError
 
 _FACTORS = {
@@ -142,6 +144,21 @@ def parse_seconds(text: str) -> float:
     if seconds <= 0:
         raise UsageError(f"'{text}' is not a time", "write it as 8ms, 500us or 0.1s")
     return seconds
+
+
+def parse_sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by input from words such as 'input=1x3x224x224'. Raises UsageError."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, sizes = parse_shape(text)
+        if found.setdefault(name, sizes) != sizes:
+            raise UsageError(f"two sizes are given for '{name}'", "give one")
+    return found
+
+
+def format_sizes(sizes: Sequence[int]) -> str:
+    """'1x3x224x224': a shape as users say it."""
+    return "x".join(map(str, sizes))
 
 
 def format_bytes(nbytes: float) -> str:

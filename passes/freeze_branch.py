@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..compiler.execution.statistics import mean_of, smallest_constant
+from ..compiler.execution.statistics import fits_any_size, mean_of, smallest_constant
 from ..compiler.fitting.reference import Reference
 from ..compiler.graph.program import Program, own_name
 from ..compiler.graph.weights import nbytes_of
@@ -39,7 +39,7 @@ class FreezeBranch:
             return []
         array = smallest_constant(mean.astype(np.dtype(value.dtype)))
         reads = constant_reads(value, {id(node) for node in program.graph.nodes})
-        if not reads:
+        if not reads or not fits_any_size(array, value):
             return []
         constant = gs.Constant(program.unique_name(f"{value.name}.constant"), array)
         replace_reads(reads, constant)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.graph.edit import is_float
+from ..compiler.graph.free_size import same_for_any_size
 from ..compiler.graph.program import Program, is_standard
 from ..compiler.graph.weights import nbytes_of
 from ..compiler.structure.bounds import bounds_of
@@ -72,7 +73,7 @@ def constant_reads(value: gs.Variable, present: Container[int]) -> list[tuple[gs
             continue  # in the body of an If, Loop or Scan
         shape = node.outputs[0].shape
         others = [t for t in node.inputs if t is not value and isinstance(t, gs.Variable)]
-        if shape is None or not any(_same(other.shape, shape) for other in others):
+        if shape is None or not any(same_for_any_size(other.shape, shape) for other in others):
             continue
         found += [(node, index) for index, tensor in enumerate(node.inputs) if tensor is value]
     return found
@@ -82,8 +83,3 @@ def replace_reads(reads: Iterable[tuple[gs.Node, int]], constant: gs.Constant) -
     """Let those inputs read `constant` instead."""
     for node, index in reads:
         node.inputs[index] = constant
-
-
-def _same(one: Any, other: Any) -> bool:
-    # Two unknown sizes need not be the same one.
-    return one is not None and None not in one and tuple(one) == tuple(other)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..graph.free_size import size_of
 from ..graph.layout import Layout, layout_of
 from ..graph.program import Program, node_inputs
 from .action import Action, Effect, Stage, Swap
@@ -152,11 +154,11 @@ class Bills:
         value = self._values[replaced]
         last = layout_of(value) is Layout.CHANNELS_LAST
         axis = -1 if last else 1
-        fan_in = sum(int(self._values[name].shape[axis]) for name in donors)
-        fan_out = int(value.shape[axis])
+        fan_in = sum(size_of(self._values[name].shape[axis]) or 0 for name in donors)
+        fan_out = size_of(value.shape[axis]) or 0
         sizes = value.shape[1:-1] if last else value.shape[2:]
         window = 1 if last else kernel ** len(sizes)
-        places = int(np.prod([size for size in sizes if isinstance(size, int)], dtype=np.int64))
+        places = math.prod(size_of(size) or 1 for size in sizes)
         itemsize = np.dtype(value.dtype).itemsize
         return Bill((fan_in * window + 1) * fan_out * itemsize, fan_in * window * fan_out * places)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from ...passes.fold_activation import FoldActivation
 from ..fitting.operators import linear_operator
 from ..fitting.reference import Reference
 from ..graph.arrays import Float64
+from ..graph.free_size import size_of
 from ..graph.program import Program, own_name
 from ..structure.activation_functions import Activation, activations_of
 from ..structure.cost import node_macs
@@ -44,7 +46,7 @@ class FoldActivationAction(OneModel):
         for activation in activations_of(program, program.nodes_of(self.model)):
             if (activation.given, activation.value) != (self.given, self.value):
                 continue
-            size = int(program.values()[self.value].shape[activation.axis])
+            size = size_of(program.values()[self.value].shape[activation.axis]) or 0
             merging = merging_of(program, activation, np.ones(size), np.zeros(size))
             nodes = activation.nodes if isinstance(merging, str) else merging.nodes
             return Effect(
@@ -140,4 +142,4 @@ def _places(linear: Linear) -> int:
     """Places of one frame's result: pixels, tokens, or 1; unknown sizes count as one."""
     shape = linear.result.shape
     sizes = () if shape is None else (shape[2:] if linear.window is not None else shape[1:-1])
-    return int(np.prod([size for size in sizes if isinstance(size, int)], dtype=np.int64))
+    return math.prod(size_of(size) or 1 for size in sizes)

@@ -9,8 +9,9 @@ import onnx_graphsurgeon as gs
 
 from ...passes.base import Pass
 from ...passes.freeze_branch import FreezeBranch
-from ..execution.statistics import smallest_constant
+from ..execution.statistics import fits_any_size, smallest_constant
 from ..fitting.reference import Reference
+from ..graph.free_size import same_for_any_size
 from ..graph.program import Program, own_name
 from ..structure.cost import cost_of_only
 from ..structure.linear_maps import fixed_values
@@ -47,7 +48,8 @@ class FreezeBranchAction(OneModel):
             # Readers that broadcast: the other operand has the shape of the result.
             shape = node.outputs[0].shape
             others = [t for t in node.inputs if t is not value and isinstance(t, gs.Variable)]
-            if node.op not in _BROADCASTS or shape is None or all(t.shape != shape for t in others):
+            full = any(same_for_any_size(other.shape, shape) for other in others)
+            if node.op not in _BROADCASTS or not full:
                 return (
                     f"{node.op} '{own_name(node.name)}' cannot read a constant in the place of "
                     f"'{name}'"
@@ -67,11 +69,14 @@ class FreezeBranchAction(OneModel):
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Values that never change on enough frames."""
     program, statistics, sites = evidence.program, evidence.statistics(group), Sites()
-    owners = owners_of(program)
+    owners, known = owners_of(program), program.values()
     for value, array in statistics.constants.items():
-        if value in owners and statistics.frames >= _FEWEST_FRAMES:
+        constant = smallest_constant(array)
+        if value not in owners or not fits_any_size(constant, known[value]):
+            continue
+        if statistics.frames >= _FEWEST_FRAMES:
             nbytes, macs = cost_of_only(program, value)
-            saved = Bill(nbytes - smallest_constant(array).nbytes, macs)
+            saved = Bill(nbytes - constant.nbytes, macs)
             sites.found.append(Site(FreezeBranchAction(owners[value], value), saved, 0.0))
     return sites
 

@@ -10,18 +10,19 @@ import onnx_graphsurgeon as gs
 
 from ...runtime.json_reader import Reader
 from ..errors import ModelError
+from ..graph.free_size import are_known, equal_shapes, ratio_of, shown, size_of
 from ..graph.layout import Layout, layout_of
-from ..graph.program import Program
+from ..graph.program import Dimension, Program
 
 
 def is_representation(value: gs.Variable) -> bool:
-    """Whether a value can be donated or replaced: float, rank 2 to 5, known channel count."""
+    """Whether a value can be donated or replaced: float, rank 2 to 5, sizes known on the frames."""
     shape: Any = value.shape
     if shape is None or not 2 <= len(shape) <= 5 or value.dtype is None:
         return False
     if value.dtype not in (np.float32, np.float64):
         return False
-    return all(isinstance(size, int) and size > 0 for size in shape[1:])
+    return are_known(shape[1:])
 
 
 def fault_of(
@@ -46,20 +47,22 @@ def fault_of(
             return f"{_described(donor)} of {donor.name} cannot become {_described(receiver)}"
         if layout_of(donor) is not layout:
             return f"{donor.name} has its channels on another axis than {receiver_value}"
-    if len({_size(donor, layout) for donor in donors}) > 1:
-        return f"the donors {', '.join(donor_values)} differ in size"
     wanted, given = _size(receiver, layout), _size(donors[0], layout)
+    if any(not equal_shapes(_size(donor, layout), given) for donor in donors):
+        return f"the donors {', '.join(donor_values)} differ in size"
     channels = sum(_channels(donor, layout) for donor in donors)
-    if kernel == 0 and (given, channels) != (wanted, _channels(receiver, layout)):
+    same = equal_shapes(given, wanted)
+    if kernel == 0 and not (same and channels == _channels(receiver, layout)):
         return f"{' + '.join(donor_values)} as it is has not the shape of {receiver_value}"
     if layout is Layout.CHANNELS_LAST:
-        return None if given == wanted else f"{donor_values[0]} has another number of tokens"
-    larger = all(a >= b and a % b == 0 for a, b in zip(given, wanted))
-    smaller = all(b >= a and b % a == 0 for a, b in zip(given, wanted))
+        return None if same else f"{donor_values[0]} has another number of tokens"
+    pairs = list(zip(given, wanted))
+    larger = all(ratio_of(a, b) is not None for a, b in pairs)
+    smaller = all(ratio_of(b, a) is not None for a, b in pairs)
     if not (larger or smaller):
         return (
-            f"the size of {donor_values[0]}, {list(given)}, is no whole multiple or fraction of "
-            f"that of {receiver_value}, {list(wanted)}"
+            f"the size of {donor_values[0]}, {shown(given)}, is no whole multiple or fraction of "
+            f"that of {receiver_value}, {shown(wanted)}"
         )
     return None
 
@@ -85,14 +88,14 @@ def check_link(
         raise ModelError(f"the plan links what cannot be linked: {fault}", hint)
 
 
-def _size(value: gs.Variable, layout: Layout) -> tuple[int, ...]:
+def _size(value: gs.Variable, layout: Layout) -> tuple[Dimension, ...]:
     return tuple(value.shape[1:-1] if layout is Layout.CHANNELS_LAST else value.shape[2:])
 
 
 def _channels(value: gs.Variable, layout: Layout) -> int:
-    return int(value.shape[-1 if layout is Layout.CHANNELS_LAST else 1])
+    return size_of(value.shape[-1 if layout is Layout.CHANNELS_LAST else 1]) or 0
 
 
 def _described(value: gs.Variable) -> str:
-    shape = "of unknown shape" if value.shape is None else str(list(value.shape))
+    shape = "of unknown shape" if value.shape is None else shown(value.shape)
     return f"{np.dtype(value.dtype).name if value.dtype is not None else 'untyped'} {shape}"

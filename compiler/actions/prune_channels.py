@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..execution.statistics import Statistics
 from ..fitting.reference import Reference
 from ..graph.arrays import Int64
+from ..graph.free_size import size_of
 from ..graph.program import Program, own_name
 from ..structure.channel_groups import ChannelGroup, group_of
 from ..structure.channel_removal import in_multiples, saved_nbytes
@@ -57,7 +58,7 @@ class PruneChannelsAction(OneModel):
         """Refuse channels that the value does not have. Raises ModelError."""
         super().check(program)
         shape = program.values()[self.value].shape
-        most = max((size for size in shape or () if isinstance(size, int)), default=0)
+        most = max((size_of(size) or 0 for size in shape or ()), default=0)
         if any(channel >= most for channel in self.channels):
             raise ModelError(
                 f"the plan prunes channel {max(self.channels)} of {own_name(self.value)!r}, "

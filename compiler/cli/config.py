@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ..errors import UsageError
 from ..naming import model_names, paths_per_model
 from ..options import DEFAULT_OUTPUT, CompileOptions, Settings
+from ..units import parse_sizes
 from .console import Format
 from .options import SETTINGS, CommandSettings, FramePaths, PreprocessTables, Setting
 
@@ -209,6 +210,15 @@ def _calib(value: object, where: str, folder: Path) -> Path | dict[str, Path]:
     return _table(_path)(value, where, folder)
 
 
+def _sizes(value: object, where: str, folder: Path) -> tuple[int, ...]:
+    if isinstance(value, str):
+        (sizes,) = parse_sizes([f"x={value}"]).values()
+        return sizes
+    what = "sizes such as [1, 3, 224, 224] or '1x3x224x224'"
+    items = cast("list[object]", _typed(value, list, what, where))
+    return tuple(_typed(item, int, what, where) for item in items)
+
+
 def _format(value: object, where: str, folder: Path) -> Format:
     if value not in [form.value for form in Format]:
         raise UsageError(f"{where} is {repr(value)[:_SHOWN]}", "use 'table', 'json' or 'markdown'")
@@ -264,6 +274,7 @@ _READERS_OF_KINDS: dict[Any, Reader[object]] = {
     Mapping[str, float]: _table(_number),
     Mapping[str, str]: _table(_text),
     Mapping[str, Path]: _table(_path),
+    Mapping[str, tuple[int, ...]]: _table(_sizes),
 }
 
 

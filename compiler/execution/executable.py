@@ -22,6 +22,9 @@ from ..graph.weights import nbytes_of
 # activations are some twenty times its input.
 BATCH = 64
 BATCH_NBYTES = 8 << 20
+# Or as many whose values have this many bytes all together: statistics and fits look at most of
+# them at once.
+VALUES_NBYTES = 512 << 20
 # Activations that have to outlive a batch are kept in memory up to this many bytes, then in
 # unnamed temporary files. This is the "stated cache" of the compiler's memory use.
 CACHE_NBYTES = 1 << 30

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
+
+import numpy as np
+import onnx_graphsurgeon as gs
 
 from ..frames.calibration import Frames, InputSpec
 from ..graph.arrays import Array, Int64
-from ..graph.program import Program
-from .executable import BATCH, BATCH_NBYTES, Executable, batches_of
+from ..graph.free_size import FreeSize, size_of
+from ..graph.program import Program, node_inputs
+from .executable import BATCH, BATCH_NBYTES, VALUES_NBYTES, Executable, batches_of
 
 
 class FrameSet(Protocol):
@@ -57,19 +62,33 @@ class StreamFeeds:
     def fixed(self) -> int | None:
         """The models' fixed batch, None when any number of frames will do."""
         sizes = [size for name in self.models if (size := self.frames.batch(name)) is not None]
+        inputs = {v for name in self.models for v in self.program.models[name].inputs.values()}
+        for value in self.program.graph.inputs:
+            # Free by name, but the model did not run with more of them.
+            first = value.shape[0] if value.shape else None
+            if value.name in inputs and isinstance(first, FreeSize) and not first.per_frame:
+                sizes.append(first.sizes[0])
         return max(sizes, default=None)
 
     @property
     def batch(self) -> int:
         """Frames per batch: the models' fixed one, else enough to keep the cores busy."""
-        if self.fixed:
-            return self.fixed
-        frame_nbytes = sum(
-            spec.dtype.itemsize * math.prod(n for n in spec.shape[1:] if isinstance(n, int))
-            for name in self.models
-            for spec in self.frames.inputs[name]
-        )
-        return max(1, min(BATCH, BATCH_NBYTES // max(frame_nbytes, 1)))
+        return self.fixed or self._most_frames
+
+    @cached_property
+    def _most_frames(self) -> int:
+        """As many frames as their inputs and all that the models make of them allow."""
+        inputs = {v for name in self.models for v in self.program.models[name].inputs.values()}
+        given = made = 0
+        for value in self.program.graph.inputs:
+            given += frame_nbytes(value) if value.name in inputs else 0
+        reached = set(inputs)
+        for node in self.program.graph.nodes:
+            if any(tensor.name in reached for tensor in node_inputs(node)):
+                reached.update(tensor.name for tensor in node.outputs)
+                made += sum(map(frame_nbytes, node.outputs))
+        by_size = min(BATCH_NBYTES // max(given, 1), VALUES_NBYTES // max(made, 1))
+        return max(1, min(BATCH, by_size))
 
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Arrays [batch, ...] for the graph inputs named in `values`."""
@@ -90,6 +109,18 @@ class StreamFeeds:
                     }
                 )
             yield feeds
+
+
+def frame_nbytes(value: gs.Tensor) -> int:
+    """Bytes of one frame of a value, as far as its sizes are known."""
+    if value.is_empty() or value.shape is None or value.dtype is None:
+        return 0
+    try:
+        itemsize = np.dtype(value.dtype).itemsize
+    except TypeError:  # an ONNX type that NumPy has no word for: at most a byte per element
+        itemsize = 1
+    sizes = (size_of(size) for size in value.shape[1:])
+    return itemsize * math.prod(size or 1 for size in sizes)
 
 
 def run_groups(frames: Frames) -> tuple[tuple[str, ...], ...]:

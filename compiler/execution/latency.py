@@ -11,6 +11,7 @@ import numpy as np
 
 from ..frames.calibration import Frames
 from ..graph.arrays import Array
+from ..graph.free_size import size_of
 from ..graph.program import Program
 from .executable import Executable
 from .feeds import held_out_feeds, run_groups
@@ -57,7 +58,7 @@ def best_seconds(
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for name in sorted({name for segment in segments for name in segment.inputs}):
-        shape = [size if isinstance(size, int) else 1 for size in known[name].shape or ()]
+        shape = [size_of(size) or 1 for size in known[name].shape or ()]
         feeds[name] = np.asarray(random.normal(size=shape)).astype(np.dtype(known[name].dtype))
     return [min(times) for times in _in_turns(segments, [feeds] * len(segments), runs)]
 

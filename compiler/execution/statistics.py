@@ -5,12 +5,12 @@ One forward pass in pieces of bounded size; per channel only sums, counts and ex
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ..graph.arrays import Array, Float64
@@ -24,7 +24,7 @@ from ..structure.activation_functions import (
 )
 from ..structure.straight_pieces import straight
 from .executable import Executable
-from .feeds import FrameSet
+from .feeds import FrameSet, frame_nbytes
 
 # Bytes of values that one piece of a batch may take.
 _PIECE_NBYTES = 64 << 20
@@ -146,6 +146,15 @@ def smallest_constant(array: Array) -> Array:
     return np.ascontiguousarray(array)
 
 
+def fits_any_size(constant: Array, value: gs.Variable) -> bool:
+    """Whether the constant broadcasts to the value whatever its free sizes will be."""
+    shape = value.shape
+    if shape is None or constant.ndim > len(shape):
+        return not constant.ndim
+    sizes = zip(constant.shape[::-1], reversed(list(shape)))
+    return all(size == 1 or isinstance(dimension, int) for size, dimension in sizes)
+
+
 def _measured(program: Program, measures: Sequence[_Measure], frames: FrameSet) -> Statistics:
     found = Statistics()
     known = program.values()
@@ -171,8 +180,7 @@ def _pieces(
     known = program.values()
     per_frame = 0
     for name in wanted:
-        shape = known[name].shape or ()
-        per_frame += 4 * math.prod(size for size in shape[1:] if isinstance(size, int))
+        per_frame += frame_nbytes(known[name])
     most = max(1, _PIECE_NBYTES // max(per_frame, 1))
     # A batch that the model fixes cannot be cut.
     free = all(known[name].shape and not isinstance(known[name].shape[0], int) for name in fed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from ..graph.free_size import equal_sizes
 from ..graph.layout import pre_activation
 from ..graph.program import Program
 from .hidden_layers import HiddenLayer, hidden_layer
@@ -169,7 +170,7 @@ def _fits(mine: HiddenLayer, theirs: HiddenLayer) -> bool:
     if one is None or other is None or len(one) != len(other):
         return False
     axis = len(one) - 1 if mine.maker.channels_last else 1
-    return all(a == b for i, (a, b) in enumerate(zip(one, other)) if i not in (0, axis))
+    return all(equal_sizes(a, b) for i, (a, b) in enumerate(zip(one, other)) if i not in (0, axis))
 
 
 def _function(value: gs.Variable, before: str) -> str:

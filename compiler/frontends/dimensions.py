@@ -1,15 +1,66 @@
-"""Symbolic dimensions of models that come together in one graph."""
+"""Symbolic dimensions: which names mean a size, and what becomes of those that meet in a graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from ..errors import ModelError
+from ..graph.free_size import FreeSize
 from ..graph.program import Dimension, Program, free_name
+from .prepare import all_nodes, bodies
 
 Symbol = tuple[int, str]  # place of the program, name of the dimension
+
+
+# What exporters write where a size is free and they have no name for it: paddle's "?", tf2onnx's
+# "unk__12", str(None). Several axes of one model are called so that have nothing to do with each
+# other.
+_PLACEHOLDER = re.compile(
+    r"[\s?*_-]*|-?\d+|none|null|nan|any|free|undefined|(unk|unknown|dyn|dynamic)[_?\s]*\d*", re.I
+)
+
+
+def forget_placeholders(proto: onnx.ModelProto) -> None:
+    """Takes names that say no more than 'unknown' off the sizes of all values, in place.
+
+    ONNX Runtime, shape inference and our own checks take equal names for equal sizes.
+    """
+    graphs = [proto.graph, *(body for n in all_nodes(proto.graph.node) for body in bodies(n))]
+    for graph in graphs:
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            for dim in _dims(info.type):
+                if dim.HasField("dim_param") and _PLACEHOLDER.fullmatch(dim.dim_param):
+                    dim.ClearField("dim_param")
+
+
+def _dims(kind: onnx.TypeProto) -> Iterator[Any]:
+    """The dimensions of a tensor, or of the tensors that a sequence or an optional value holds."""
+    which = kind.WhichOneof("value")
+    if which in ("tensor_type", "sparse_tensor_type"):
+        yield from getattr(kind, which).shape.dim
+    elif which in ("sequence_type", "optional_type"):
+        yield from _dims(getattr(kind, which).elem_type)
+
+
+def name_batch(program: Program) -> None:
+    """Lets the free first axis of the inputs count frames, wherever its name stands, in place."""
+    symbols: set[str] = set()
+    for value in program.graph.inputs:
+        if value.shape and not isinstance(value.shape[0], int):
+            symbols.add(value.shape[0] or "")
+            value.shape = [FreeSize(value.shape[0] or "", (1,), True), *value.shape[1:]]
+    symbols.discard("")
+    for value in _values(program.graph) if symbols else ():
+        if value.shape is not None and symbols.intersection(value.shape):
+            value.shape = [
+                FreeSize(dim, (1,), True) if isinstance(dim, str) and dim in symbols else dim
+                for dim in value.shape
+            ]
 
 
 def unify_dimensions(programs: Sequence[Program], groups: Sequence[Sequence[gs.Variable]]) -> None:
@@ -27,9 +78,9 @@ def unify_dimensions(programs: Sequence[Program], groups: Sequence[Sequence[gs.V
         shapes = [value.shape for value in group if value.shape is not None]
         for dimensions in zip(*shapes):
             keys = [
-                (places[id(value)], dim) if isinstance(dim, str) else dim
+                (places[id(value)], str(dim)) if isinstance(dim, str) else dim
                 for value, dim in zip((v for v in group if v.shape is not None), dimensions)
-                if dim is not None
+                if dim not in (None, "")
             ]
             for key in keys[1:]:
                 classes.unite(keys[0], key)
@@ -37,12 +88,13 @@ def unify_dimensions(programs: Sequence[Program], groups: Sequence[Sequence[gs.V
     taken: set[str] = set()
 
     def renamed(place: int, dim: Dimension) -> Dimension:
-        if not isinstance(dim, str):
+        if not isinstance(dim, str) or not dim:
             return dim
-        leader = classes.find((place, dim))
+        leader = classes.find((place, str(dim)))
         if leader not in names:
             names[leader] = leader if isinstance(leader, int) else _free(leader, programs, taken)
-        return names[leader]
+        name = names[leader]
+        return dim.named(name) if isinstance(dim, FreeSize) and isinstance(name, str) else name
 
     for place, program in enumerate(programs):
         for value in _values(program.graph):
@@ -65,7 +117,7 @@ def _agree(group: Sequence[gs.Variable]) -> None:
     shapes = [value.shape for value in group if value.shape is not None]
     if shapes:
         group[0].shape = [
-            next((dim for dim in dims if dim is not None), None) for dims in zip(*shapes)
+            next((dim for dim in dims if dim not in (None, "")), dims[0]) for dims in zip(*shapes)
         ]
 
 

@@ -19,6 +19,7 @@ from .build import build
 from .check import check_opens, check_proto, check_runs, check_weights
 from .claims import drop_claims
 from .declared_sizes import check_sizes
+from .dimensions import forget_placeholders, name_batch
 from .external_data import TensorFiles
 from .inference import add_types, with_types
 from .opset import WIDELY_RUN, oldest_for, raise_opset
@@ -130,6 +131,7 @@ def _program(
     allowance: ModelAllowance,
 ) -> Program:
     where = allowance.where
+    forget_placeholders(proto)
     drop_claims(proto)
     proto = with_types(proto, allowance)
     check_sizes(proto, weights, allowance)
@@ -141,6 +143,7 @@ def _program(
     if program.graph.opset < oldest:
         raise_opset(program, oldest, where)
         add_types(program, where)
+    name_batch(program)
     try:
         verify(program)  # now: later, what is broken would read as a fault of a pass
     except VerificationError as error:

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import defs, helper, numpy_helper
 
 from ..errors import ModelError
-from ..graph.export import attribute_proto, every_node, opset_versions
+from ..graph.export import attribute_proto, every_node, named_sizes, opset_versions
 from ..graph.opaque import LocalFunction
 from ..graph.program import Program, model_of, own_name
 from ..graph.weights import array_of, element_type
@@ -111,7 +111,7 @@ def _redefined(op: str, old: int, new: int) -> bool:
 
 def _info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     kind = onnx.TensorProto.FLOAT if tensor.dtype is None else element_type(tensor.dtype)
-    return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
+    return helper.make_tensor_value_info(tensor.name, kind, named_sizes(tensor))
 
 
 def _constants(node: gs.Node) -> dict[str, onnx.TensorProto]:

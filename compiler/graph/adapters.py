@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .free_size import ratio_of, size_of
 from .layout import Layout, layout_of, pre_activation
 from .program import Note, Program
 
@@ -52,7 +53,7 @@ def insert_adapter(
     elif maps:
         source, strides = _resized(donor, replaced, name, nodes)
         rank = len(replaced.shape) - 2
-        shape = (int(replaced.shape[1]), int(donor.shape[1]), *[kernel] * rank)
+        shape = (_channels(replaced, 1), _channels(donor, 1), *[kernel] * rank)
         weight = gs.Constant(f"{name}.weight", np.zeros(shape, dtype))
         bias = gs.Constant(f"{name}.bias", np.zeros(shape[0], dtype))
         attrs = {
@@ -62,7 +63,7 @@ def insert_adapter(
         }
         fitted = gs.Node("Conv", name, attrs, [source, weight, bias], [out])
     else:
-        shape = (int(donor.shape[-1]), int(replaced.shape[-1]))
+        shape = (_channels(donor, -1), _channels(replaced, -1))
         weight = gs.Constant(f"{name}.weight", np.zeros(shape, dtype))
         bias = gs.Constant(f"{name}.bias", np.zeros(shape[1], dtype))
         if len(replaced.shape) == 2:
@@ -99,19 +100,25 @@ def _joined(donors: list[gs.Variable], name: str, maps: bool, nodes: list[gs.Nod
         return donors[0]
     axis = 1 if maps else len(donors[0].shape) - 1
     shape = list(donors[0].shape)
-    shape[axis] = sum(int(donor.shape[axis]) for donor in donors)
+    shape[axis] = sum(_channels(donor, axis) for donor in donors)
     joined = gs.Variable(f"{name}.donors", donors[0].dtype, tuple(shape))
     nodes.append(gs.Node("Concat", joined.name, {"axis": axis}, list(donors), [joined]))
     return joined
+
+
+def _channels(value: gs.Variable, axis: int) -> int:
+    channels = size_of(value.shape[axis])
+    assert channels is not None
+    return channels
 
 
 def _resized(
     donor: gs.Variable, replaced: gs.Variable, name: str, nodes: list[gs.Node]
 ) -> tuple[gs.Variable, list[int]]:
     """The donor at a size from which a strided Conv reaches the replaced value's, and strides."""
-    sizes = [(int(a), int(b)) for a, b in zip(donor.shape[2:], replaced.shape[2:])]
-    strides = [max(1, a // b) for a, b in sizes]
-    scales = [max(1, b // a) for a, b in sizes]
+    sizes = list(zip(donor.shape[2:], replaced.shape[2:]))
+    strides = [ratio_of(a, b) or 1 for a, b in sizes]
+    scales = [ratio_of(b, a) or 1 for a, b in sizes]
     if all(scale == 1 for scale in scales):
         return donor, strides
     shape = (donor.shape[0], donor.shape[1], *(b for _, b in sizes))

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelError
 from .opaque import LocalFunction, NonTensorValue
-from .program import Model, Program, constants_of, node_inputs
+from .program import Dimension, Model, Program, constants_of, node_inputs
 from .weights import array_of, byte_chunks, element_type, nbytes_of
 
 # Node metadata needs IR 10; runtimes on devices lag behind, so newer only if an opset needs it.
@@ -193,7 +193,13 @@ def value_info(value: gs.Tensor) -> onnx.ValueInfoProto:
         return proto
     if value.dtype is None:
         return onnx.ValueInfoProto(name=value.name)
-    return helper.make_tensor_value_info(value.name, element_type(value.dtype), value.shape)
+    return helper.make_tensor_value_info(value.name, element_type(value.dtype), named_sizes(value))
+
+
+def named_sizes(value: gs.Tensor) -> list[Dimension] | None:
+    """The value's shape as ONNX has it: a free size by its name, or as unknown without one."""
+    # A measured size without a name is '', which would read as the name of a size.
+    return None if value.shape is None else [None if dim == "" else dim for dim in value.shape]
 
 
 @contextmanager

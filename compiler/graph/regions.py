@@ -15,6 +15,7 @@ import networkx as nx
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .free_size import equal_shapes
 from .program import Program, model_of, node_inputs
 
 # Dominators looked at above an exit. A region worth removing starts a few values above its end;
@@ -207,7 +208,7 @@ class _Flow:
         second: Any = other.shape
         if one.dtype != other.dtype or first is None or len(first) != len(second):
             return None
-        return list(first[1:]) == list(second[1:])
+        return equal_shapes(first[1:], second[1:])
 
     def region(self, entry: str, exit_: str, inside: Sequence[int]) -> Region | Refusal:
         """The region between the values, or the reason why there is none.

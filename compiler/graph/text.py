@@ -73,7 +73,7 @@ def short_type(dtype: Any) -> str:
 def _type(dtype: Any, shape: Any) -> str:
     if shape is None:
         return short_type(dtype)
-    return f"{short_type(dtype)}[{','.join('?' if d is None else str(d) for d in shape)}]"
+    return f"{short_type(dtype)}[{','.join('?' if d in (None, '') else str(d) for d in shape)}]"
 
 
 def _weight(constant: gs.Constant) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..graph.cuts import cuts
+from ..graph.free_size import are_known, shown, size_of
 from ..graph.layout import ACTIVATIONS, Layout, layout_of, pre_activation
 from ..graph.program import Program, own_name
 
@@ -79,7 +80,7 @@ def layers_of(program: Program, model: str) -> tuple[list[Layer], list[Skipped]]
             skipped.append(Skipped(model, own_name(value.name), reason))
             continue
         last = layout_of(value) is Layout.CHANNELS_LAST
-        shape = tuple(int(size) for size in value.shape[1:])
+        shape = tuple(size_of(size) or 0 for size in value.shape[1:])
         layers.append(Layer(own_name(value.name), value.name, shape, last))
     return layers, skipped
 
@@ -95,7 +96,6 @@ def _reason(value: gs.Variable) -> str:
         return "it has one number per frame or none"
     if len(shape) > 5:
         return f"it has {len(shape)} axes"
-    if not all(isinstance(size, int) and size > 0 for size in shape[1:]):
-        shown = ", ".join("?" if size is None else str(size) for size in shape)
-        return f"its length is only known when it runs: [{shown}]"
+    if not are_known(shape[1:]):
+        return f"its length is only known when it runs: {shown(shape)}"
     return ""

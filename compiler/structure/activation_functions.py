@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from ..graph.free_size import equal_shapes, equal_sizes, size_of
 from ..graph.layout import ACTIVATIONS
 from ..graph.program import Program
 from .channel_groups import channel_place
@@ -140,7 +141,8 @@ def addends(nodes: Sequence[gs.Node]) -> list[str]:
         if node.op not in ("Add", "Mul", "Sub", "Div") or node.domain or len(node.inputs) != 2:
             continue
         for value, other in (node.inputs, node.inputs[::-1]):
-            full = other.shape is not None and other.shape == node.outputs[0].shape
+            made = node.outputs[0].shape
+            full = None not in (other.shape, made) and equal_shapes(other.shape, made)
             computed = isinstance(value, gs.Variable) and bool(value.inputs) and value is not other
             if full and computed and isinstance(other, gs.Variable):
                 found[value.name] = None
@@ -177,8 +179,8 @@ def attends(node: gs.Node) -> bool:
 
 
 def may_be_alike(one: Any, other: Any) -> bool:
-    """Whether two shapes agree in every size that both tell."""
+    """Whether two shapes agree in every size that is known of both."""
     if one is None or other is None or len(one) != len(other):
         return False
     pairs = zip(one, other)
-    return all(a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in pairs)
+    return all(equal_sizes(a, b) or None in (size_of(a), size_of(b)) for a, b in pairs)

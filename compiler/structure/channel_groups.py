@@ -17,6 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..graph.arrays import Float64, Int64
+from ..graph.free_size import size_of
 from ..graph.layout import ACTIVATIONS, nodes_around
 from ..graph.program import Program, is_standard, own_name
 from ..graph.weights import array_of
@@ -117,7 +118,9 @@ class ChannelGroups:
             return f"'{own_name(value)}' does not come from or go to an operator with channels"
         if (value, place) in self._failed:
             return self._failed[value, place]
-        group = ChannelGroup(int(start.shape[place.axis]))
+        size = size_of(start.shape[place.axis])
+        assert size is not None
+        group = ChannelGroup(size)
         reason = ""
         try:
             _Walk(self._outside, self._nodes, group).run(start, place)
@@ -140,7 +143,7 @@ def channel_place(value: gs.Variable) -> Place | None:
     for node in nodes_around(value, ACTIVATIONS | _TOGETHER, len(shape)):
         if node.op in _CHANNEL_AXES:
             axis = _CHANNEL_AXES[node.op] % len(shape)
-            return Place(axis) if isinstance(shape[axis], int) else None
+            return None if size_of(shape[axis]) is None else Place(axis)
     return None
 
 
@@ -181,7 +184,7 @@ class _Walk:
         if value.name in self._outside:
             raise NoGroup(f"'{own_name(value.name)}' is an input or output of the model")
         shape: Any = value.shape
-        size = shape[place.axis] if shape is not None and len(shape) > place.axis else None
+        size = size_of(shape[place.axis]) if len(shape or ()) > place.axis else None
         if size != self.group.channels * place.repeat:
             raise NoGroup(f"the size of '{own_name(value.name)}' is not known")
         self.group.values[value.name] = place
@@ -289,7 +292,7 @@ class _Walk:
             if shape is None:
                 raise NoGroup(f"the size of '{own_name(tensor.name)}' is not known")
             axis = place.axis - (rank - len(shape))
-            if axis < 0 or shape[axis] == 1:
+            if axis < 0 or size_of(shape[axis]) == 1:
                 continue  # one number for all channels
             if axis != place.axis:
                 raise NoGroup(f"'{own_name(tensor.name)}' has its channels on another axis")
@@ -311,7 +314,7 @@ class _Walk:
             if not isinstance(wanted, gs.Constant) or wanted.values.size != 2:
                 raise NoGroup(f"the shape of {name} is computed")
             self.group.reshapes.append(node)
-        if given[1] != self.group.channels:
+        if size_of(given[1]) != self.group.channels:
             raise NoGroup(f"{name} moves the channels")
         self._reach(value, Place(1))
         self._reach(result, Place(1, math.prod(given[2:])))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..graph.free_size import sizes_of
 from ..graph.program import Program, is_standard, node_inputs
 from ..graph.weights import unique_nbytes
 
@@ -37,8 +38,9 @@ class Cost:
     """What it takes to hold and run some nodes for one frame.
 
     `weights_nbytes` counts equal weights once. `activations_peak_nbytes` is the most that live
-    values need at any one time. `unknown` lists values without a known shape: they count as
-    nothing in the peak, and as nothing in `macs` where an operator's size depends on them.
+    values need at any one time. `unknown` lists values of which not all sizes are known, as the
+    model fixes them or as they were on frames (see `FreeSize`): they count as nothing in the
+    peak, and as nothing in `macs` where an operator's size depends on them.
     """
 
     weights_nbytes: int
@@ -82,9 +84,10 @@ def predicted_memory(merged: Program, apart: Iterable[Program], batch: int = 1) 
 def node_macs(node: gs.Node, batch: int = 1) -> int:
     """Multiply-accumulates of one Conv, ConvTranspose, Gemm, MatMul or Einsum; other nodes: 0.
 
-    Symbolic and unknown dimensions count as `batch`. 0 too where a needed shape is unknown. Of
-    an If the dearer branch counts, of a Loop or Scan one turn. Integer and QLinear forms count
-    as their float forms do; recurrent operators and local functions count nothing.
+    Sizes that the model leaves free are those of the frames, of `batch` of them. 0 too where a
+    needed size is unknown. Of an If the dearer branch counts, of a Loop or Scan one turn. Integer
+    and QLinear forms count as their float forms do; recurrent operators and local functions count
+    nothing.
     """
     bodies = [sum(node_macs(inner, batch) for inner in body.nodes) for body in node.subgraphs()]
     if bodies:
@@ -185,10 +188,7 @@ def _activations_peak(
 
 
 def _shape(tensor: gs.Tensor, batch: int) -> tuple[int, ...] | None:
-    shape = tensor.shape
-    if tensor.is_empty() or shape is None:
-        return None
-    return tuple(size if isinstance(size, int) and size >= 0 else batch for size in shape)
+    return None if tensor.is_empty() else sizes_of(tensor.shape, batch)
 
 
 def _nbytes(tensor: gs.Tensor, batch: int) -> int | None:

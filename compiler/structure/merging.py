@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..graph.arrays import Float64
+from ..graph.free_size import size_of
 from ..graph.program import constants_of
 from ..graph.weights import array_of, nbytes_of
 from .linear_maps import Linear
@@ -87,12 +88,13 @@ def _places(first: Linear, second: Linear) -> float:
         return 1.0
     sizes: list[float] = []
     for axis, stride in enumerate(second.window.strides):
-        pair: list[Any] = [
-            value.shape[2 + axis] if value.shape is not None and len(value.shape) > 2 else None
+        before, after = (
+            size_of(value.shape[2 + axis])
+            if value.shape is not None and len(value.shape) > 2
+            else None
             for value in (first.result, second.result)
-        ]
-        known = all(isinstance(size, int) and size > 0 for size in pair)
-        sizes.append(pair[0] / pair[1] if known else stride)
+        )
+        sizes.append(before / after if before and after else stride)
     return math.prod(sizes)
 
 

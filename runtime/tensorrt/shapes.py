@@ -30,7 +30,7 @@ def parse_batch(text: str) -> Range:
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """('input', (1, 3, 224, 224)) of 'input=1x3x224x224'. Raises UsageError."""
     name, equals, sizes = text.rpartition("=")
-    if not equals or not name or not re.fullmatch(r"\d+(x\d+)*", sizes):
+    if not equals or not name or not re.fullmatch(r"\d{1,9}(x\d{1,9})*", sizes):
         raise UsageError(f"'{text}' is no shape", "write it as NAME=1x3x224x224")
     return name, tuple(int(size) for size in sizes.split("x"))
 
