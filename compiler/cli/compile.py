@@ -21,6 +21,7 @@ COMPILE_EXAMPLES = examples(
 @with_settings(
     *("models", "budget", "calib", "output", "min_fidelity", "exact_only", "only", "without"),
     *("max_macs", "max_latency", "plan", "dry_run", "seed", "name", "same_frames", "tie_inputs"),
+    *("tie", "frame_axis"),
     *("layout", "precision", "frames", "allow_script", "overwrite"),
 )
 def compile(call: Call, settings: CommandSettings) -> None:

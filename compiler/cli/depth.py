@@ -22,7 +22,7 @@ DEPTH_EXAMPLES = examples(
 )
 
 
-@with_settings("seed", "name", "frames", "allow_script")
+@with_settings("seed", "name", "frames", "frame_axis", "allow_script")
 def depth(
     call: Call,
     settings: CommandSettings,
@@ -78,6 +78,7 @@ def depth(
         seed=settings.seed,
         frames=settings.frames,
         held_out=settings.held_out,
+        frame_axis=settings.frame_axis,
         allow_script=settings.allow_script,
     )
     options = replace(compile_options(told), output=output)

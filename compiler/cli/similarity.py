@@ -22,7 +22,7 @@ SIMILARITY_EXAMPLES = examples(
 )
 
 
-@with_settings("models", "seed", "name", "same_frames", "frames", "allow_script")
+@with_settings("models", "seed", "name", "same_frames", "frames", "frame_axis", "allow_script")
 def similarity(
     call: Call,
     settings: CommandSettings,
@@ -90,6 +90,7 @@ def similarity(
             preprocessing=preprocessings(settings, own),
             same_frames=settings.same_frames,
             allow_script=settings.allow_script,
+            frame_axis=settings.frame_axis,
             progress=progress,
         )
     for warning in result.warnings:

@@ -145,11 +145,17 @@ class ArrayFrames:
     arrays: Mapping[str, Array]
     batch: int = 16
     walks: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    mixed: bool = False
 
     @property
     def count(self) -> int:
         """Number of frames."""
         return len(next(iter(self.arrays.values())))
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of frames in each batch."""
+        return [min(self.batch, self.count - start) for start in range(0, self.count, self.batch)]
 
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Arrays for the inputs in `values`, batch by batch."""
