@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..passes.pipeline import run_exact
 from .execution.feeds import input_specs
 from .execution.first_frame import run_first_frame
 from .execution.measured_sizes import bind_to_frames, bind_to_shapes, take_sizes
-from .frames.calibration import FrameOptions, Frames, InputRef, load_frames
+from .frames.axes import with_axes
+from .frames.calibration import FrameOptions, Frames, InputSpec, load_frames
+from .frames.tying import Tying, tying
 from .frontends.join import join
 from .frontends.read import read_model
 from .graph.program import Program
@@ -21,9 +23,9 @@ from .progress import Progress
 class Case:
     """What a compilation starts from, read once and never changed.
 
-    `apart` are the models as programs of their own, `original` the same in one program (`tied`
-    inputs are one), `program` that after the exact passes. Without `frames` only exact rewrites can
-    be made and nothing is compared.
+    `apart` are the models as programs of their own, `original` the same in one program, in which
+    the inputs of `tying` are one, `program` that after the exact passes. Without `frames` only
+    exact rewrites can be made and nothing is compared.
     """
 
     options: CompileOptions
@@ -31,7 +33,7 @@ class Case:
     original: Program
     program: Program
     frames: Frames | None
-    tied: tuple[tuple[InputRef, ...], ...] = ()
+    tying: Tying = field(default_factory=Tying)
 
 
 def read_models(options: CompileOptions, progress: Progress) -> list[Program]:
@@ -47,8 +49,15 @@ def read_models(options: CompileOptions, progress: Progress) -> list[Program]:
 def case_of(apart: Sequence[Program], options: CompileOptions, progress: Progress) -> Case:
     """The case of these models and the options' frames. Raises DataError, UsageError."""
     frames = frames_of(options, apart)
-    tied = _tied(options, apart, frames)
-    original = join(list(apart), tied)
+    tied = tying(
+        _specs(apart, options) if frames is None else frames.inputs,
+        frames,
+        options.tie,
+        options.tie_inputs,
+    )
+    if frames is not None:
+        frames = tied.joined(frames)
+    original = join(list(apart), tied.groups)
     _bind(original, frames, options)
     for one in apart:
         take_sizes(one, original)
@@ -56,7 +65,7 @@ def case_of(apart: Sequence[Program], options: CompileOptions, progress: Progres
     program = original.copy()
     run_exact(program)
     _bind(program, frames, options)
-    return Case(options, tuple(apart), original, program, frames, tuple(map(tuple, tied)))
+    return Case(options, tuple(apart), original, program, frames, tied)
 
 
 def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | None:
@@ -73,6 +82,7 @@ def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | Non
             seed=options.seed,
             limit=options.frames,
             held_out=options.held_out,
+            axes=options.frame_axis,
         ),
     )
     run_first_frame(apart, frames, options.parse_limits)
@@ -88,21 +98,6 @@ def _bind(program: Program, frames: Frames | None, options: CompileOptions) -> N
         bind_to_shapes(program, options.size)
 
 
-def _tied(
-    options: CompileOptions, apart: Sequence[Program], frames: Frames | None
-) -> list[list[InputRef]]:
-    """Which inputs one frame feeds: as the frames say, else those of equal name, dtype, shape."""
-    if not options.tie_inputs:
-        return []
-    if frames is not None:
-        return frames.tied_groups()
-    alike: dict[object, list[InputRef]] = {}
-    for program in apart:
-        (model,) = program.models.values()
-        values = program.values()
-        for own, value in model.inputs.items():
-            shape = tuple(
-                size if isinstance(size, int) else None for size in values[value].shape or ()
-            )
-            alike.setdefault((own, str(values[value].dtype), shape), []).append((model.name, own))
-    return [group for group in alike.values() if len(group) > 1]
+def _specs(apart: Sequence[Program], options: CompileOptions) -> dict[str, tuple[InputSpec, ...]]:
+    found = {name: input_specs(program) for program in apart for name in program.models}
+    return with_axes(found, options.frame_axis)

@@ -15,10 +15,9 @@ from .actions.kinds import chosen
 from .bundle.lowering import is_quantised
 from .bundle.references import references_of
 from .bundle.writing import BundleContents, check_output, write_bundle
-from .case import case_of, read_models
+from .case import Case, case_of, read_models
 from .errors import FidelityError, UsageError
 from .execution.outputs import OutputComparison
-from .frames.calibration import Frames, InputRef
 from .frames.warnings import frame_warnings
 from .graph.program import Program
 from .naming import model_names
@@ -90,11 +89,11 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
     else:
         plan, trial = Planner(bench, budgets, progress).planned()
 
-    program, frames, tied = trial.program, case.frames, case.tied
+    program, frames = trial.program, case.frames
     memory = predicted_memory(program, apart)
-    notes = _notes(options, frames, tied, plan)
+    notes = _notes(case, plan)
     compiled = Compilation(case.original, program, plan, trial.outputs)
-    report = report_of(compiled, memory, frames, bool(tied), notes, options.budget)
+    report = report_of(compiled, memory, frames, case.tying, notes, options.budget)
     bundle = None
     if writing:
         assert options.output is not None
@@ -132,23 +131,18 @@ def _enforce_floors(compared: Sequence[OutputComparison]) -> None:
         )
 
 
-def _notes(
-    options: CompileOptions,
-    frames: Frames | None,
-    tied: Sequence[Sequence[InputRef]],
-    plan: Plan,
-) -> tuple[str, ...]:
+def _notes(case: Case, plan: Plan) -> tuple[str, ...]:
     notes: list[str] = []
-    if frames is None and len(options.models) > 1:
+    frames = case.frames
+    if frames is None and len(case.options.models) > 1:
         notes.append(
             "no frames were given, so only what is exact was shared and nothing was measured; "
             "--calib PATH lets models share approximately too"
         )
-        if tied:
-            names = ", ".join(dict.fromkeys(own for group in tied for _, own in group))
-            notes.append(
-                f"one frame feeds input '{names}' of the models; --separate-inputs keeps them apart"
-            )
+    notes += case.tying.notes
+    if frames is not None and (states := frames.left_out()):
+        names = ", ".join(".".join(ref) for ref in states)
+        notes.append(f"the frames leave out states, which were zeros: {names}")
     for planned in plan.actions:
         if planned.action.stage is not Stage.SHARING:
             nbytes, macs = planned.weights_saved_nbytes, planned.macs_saved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from .frames.calibration import Preprocessing
 
-    Calibration = Path | NDArray[Any] | Mapping[str, Path] | Mapping[str, NDArray[Any]]
+    # A sequence of arrays: frames of several sizes.
+    Arrays = NDArray[Any] | Sequence[NDArray[Any]]
+    Calibration = Path | Arrays | Mapping[str, Path] | Mapping[str, Arrays | Mapping[str, Arrays]]
 
 DEFAULT_OUTPUT = "bundle"
 DEFAULT_FLOOR = 0.99
@@ -60,8 +62,8 @@ class Settings:
 
     Beyond what the help says: `output` None writes nothing but the report. `output_fidelity` and
     `metrics` override floor and metric for 'model' or 'model/output' ('top1' or 'variance').
-    `without` are kinds of rewrites that are left out. `max_latency` is in seconds. `tie_inputs`
-    counts where the calibration does not say otherwise. `layout` ('merged' or 'trunk-heads') and
+    `without` are kinds of rewrites that are left out. `max_latency` is in seconds. `tie`
+    counts whatever `tie_inputs` says. `layout` ('merged' or 'trunk-heads') and
     `precision` are defaults that a build may override. Of the frames used, the share `held_out`
     is kept from every fit.
     """
@@ -124,10 +126,26 @@ class Settings:
     tie_inputs: Annotated[
         bool,
         Option(
-            "Whether one frame feeds the inputs of equal name, dtype and shape (default: tie).",
+            "Whether inputs that the same frames feed are one, or, without frames, those of equal "
+            "name, dtype and fixed size (default: tie).",
             flags=("--tie-inputs/--separate-inputs",),
         ),
     ] = True
+    tie: Annotated[
+        tuple[str, ...],
+        Option(
+            "Two inputs that one array feeds (may be repeated).",
+            metavar="MODEL.INPUT=MODEL.INPUT",
+        ),
+    ] = ()
+    frame_axis: Annotated[
+        tuple[str, ...],
+        Option(
+            "The axis of an input that counts frames, where the model does not tell (may be "
+            "repeated); none: each run takes one array whatever the frames.",
+            metavar="[MODEL.]INPUT=AXIS",
+        ),
+    ] = ()
     layout: Annotated[
         str,
         Option(

@@ -106,9 +106,11 @@ class TieWeights:
 
 def rows_of(program: Program, operator: LinearOperator, reference: Reference) -> Float32:
     """Receptive fields of the operator in `program`, where the reference has rows of its result."""
-    positions = reference.positions(operator.result.name)
-    source = operator.source.name
+    result, source = operator.result.name, operator.source.name
     batches = run_on(reference.frames, Executable(program, None, [source]))
     return np.concatenate(
-        [operator.rows(arrays[source], positions[batch]) for batch, arrays in batches]
+        [
+            operator.rows(arrays[source], reference.positions(result, batch))
+            for batch, arrays in batches
+        ]
     )

@@ -15,6 +15,7 @@ from ...runtime.ort import import_onnxruntime, session_options
 from ...runtime.session import Bundle
 from ..errors import BackendError, DataError, ModelError, UsageError
 from ..execution.fidelity import TOP1, FidelityMeter, metric_for
+from ..frames.axes import interface
 from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames, load_labels
 from ..graph.arrays import Array, Int64
 from ..options import DEFAULT_FLOOR
@@ -77,7 +78,7 @@ def verify_bundle(
     found = load_frames(
         data,
         {
-            name: [_input_spec(name, spec) for spec in entry.inputs]
+            name: interface([_input_spec(name, spec) for spec in entry.inputs], _handed_on(entry))
             for name, entry in entries.items()
         },
         replace(options.frames, held_out=None),
@@ -145,6 +146,15 @@ def _input_spec(model: str, spec: TensorSpec) -> InputSpec:
     return InputSpec(spec.name, dtype, spec.shape)
 
 
+def _handed_on(entry: ModelEntry) -> list[InputSpec]:
+    """The outputs that may carry states on: those of a dtype and rank that frames have."""
+    return [
+        InputSpec(spec.name, _dtype(spec), spec.shape)
+        for spec in entry.outputs
+        if spec.shape is not None
+    ]
+
+
 def _open(model: str, path: Path) -> onnxruntime.InferenceSession:
     ort = import_onnxruntime()
     try:
@@ -174,9 +184,9 @@ def _batches(frames: Frames, models: Sequence[str]) -> Iterator[tuple[tuple[str,
     groups = [tuple(models)] if len(fixed) <= 1 else [(model,) for model in models]
     for group in groups:
         step = next((size for model in group if (size := sizes[model]) is not None), _BATCH)
-        rows = frames.held_out_rows(group[0])
-        for start in range(0, len(rows), step):
-            yield group, rows[start : start + step]
+        for rows in frames.alike(group, frames.held_out_rows(group[0])):
+            for start in range(0, len(rows), step):
+                yield group, rows[start : start + step]
 
 
 def _fed(entries: Mapping[str, ModelEntry], models: Sequence[str]) -> list[str]:

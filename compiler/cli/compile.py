@@ -21,7 +21,8 @@ COMPILE_EXAMPLES = examples(
 @with_settings(
     *("models", "budget", "calib", "output", "min_fidelity", "exact_only", "only", "without"),
     *("max_macs", "max_latency", "plan", "dry_run", "seed", "name", "same_frames", "tie_inputs"),
-    *("size", "layout", "precision", "frames", "allow_script", "overwrite", "parse_memory"),
+    *("tie", "frame_axis", "size"),
+    *("layout", "precision", "frames", "allow_script", "overwrite", "parse_memory"),
     "parse_seconds",
 )
 def compile(call: Call, settings: CommandSettings) -> None:

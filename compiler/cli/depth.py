@@ -22,7 +22,9 @@ DEPTH_EXAMPLES = examples(
 )
 
 
-@with_settings("seed", "name", "frames", "allow_script", "parse_memory", "parse_seconds")
+@with_settings(
+    *("seed", "name", "frames", "frame_axis", "allow_script", "parse_memory", "parse_seconds")
+)
 def depth(
     call: Call,
     settings: CommandSettings,
@@ -78,6 +80,7 @@ def depth(
         seed=settings.seed,
         frames=settings.frames,
         held_out=settings.held_out,
+        frame_axis=settings.frame_axis,
         allow_script=settings.allow_script,
         parse_memory=settings.parse_memory,
         parse_seconds=settings.parse_seconds,

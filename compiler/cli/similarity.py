@@ -24,7 +24,7 @@ SIMILARITY_EXAMPLES = examples(
 
 
 @with_settings(
-    *("models", "seed", "name", "same_frames", "frames", "allow_script"),
+    *("models", "seed", "name", "same_frames", "frames", "frame_axis", "allow_script"),
     *("parse_memory", "parse_seconds"),
 )
 def similarity(
@@ -98,6 +98,7 @@ def similarity(
             same_frames=settings.same_frames,
             allow_script=settings.allow_script,
             parse_limits=ParseLimits(settings.parse_memory, settings.parse_seconds),
+            frame_axis=settings.frame_axis,
             progress=progress,
         )
     for warning in result.warnings:

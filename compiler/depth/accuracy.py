@@ -60,7 +60,7 @@ class Judge:
         for batch in feeds.batches(segment.inputs):
             arrays = segment(batch)
             count = len(arrays[0])
-            truth = self._labels[self._rows[start : start + count]]
+            truth = self._labels[feeds.ordered[start : start + count]]
             for own, array in zip(self._scores, arrays):
                 right[own] += int((array.argmax(axis=-1) == truth).sum())
             start += count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..frames.axes import interface
 from ..frames.calibration import Frames, InputSpec
 from ..graph.arrays import Array, Int64
 from ..graph.free_size import FreeSize, size_of
@@ -31,6 +32,16 @@ class FrameSet(Protocol):
         """A number for each frame, equal for those that show the same; None where none do."""
         ...
 
+    @property
+    def counts(self) -> Sequence[int]:
+        """Number of frames in each batch."""
+        ...
+
+    @property
+    def mixed(self) -> bool:
+        """Whether frames differ in size; those of a batch never do."""
+        ...
+
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Arrays for the graph inputs named in `values`, in a fixed order of frames."""
         ...
@@ -40,7 +51,8 @@ class FrameSet(Protocol):
 class StreamFeeds:
     """The fit or held-out frames of models whose row k is the same frame, in one batch size.
 
-    Iterates in a fixed order; the last batch may be short unless a model's batch is fixed.
+    Iterates in a fixed order, that of `ordered`: frames of one size run together, so that a batch
+    never mixes sizes. The last batch of a size may be short unless a model's batch is fixed.
     """
 
     program: Program
@@ -56,7 +68,7 @@ class StreamFeeds:
     @property
     def groups(self) -> Int64 | None:
         """The scene of each frame."""
-        return self.frames.scenes_of(self.models[0], self.rows)
+        return self.frames.scenes_of(self.models[0], self.ordered)
 
     @property
     def fixed(self) -> int | None:
@@ -90,11 +102,34 @@ class StreamFeeds:
         by_size = min(BATCH_NBYTES // max(given, 1), VALUES_NBYTES // max(made, 1))
         return max(1, min(BATCH, by_size))
 
+    @cached_property
+    def _alike(self) -> list[Int64]:
+        return self.frames.alike(self.models, self.rows)
+
+    @property
+    def ordered(self) -> Int64:
+        """The rows in the order in which they run."""
+        return np.concatenate(self._alike)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether frames differ in size; those of a batch never do."""
+        return len(self._alike) > 1
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of frames in each batch."""
+        return [len(rows) for rows in self._batches()]
+
+    def _batches(self) -> Iterator[Int64]:
+        for rows in self._alike:
+            yield from batches_of(rows, self.batch)
+
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """Arrays [batch, ...] for the graph inputs named in `values`."""
+        """Arrays for the graph inputs named in `values`, a batch of frames on each one's axis."""
         wanted = set(values)
         owners = {name: self.program.models[name].inputs for name in self.models}
-        for rows in batches_of(self.rows, self.batch):
+        for rows in self._batches():
             feeds: dict[str, Array] = {}
             for name in self.models:
                 missing = wanted & set(owners[name].values()) - set(feeds)
@@ -140,8 +175,8 @@ def run_groups(frames: Frames) -> tuple[tuple[str, ...], ...]:
 def run_on(frames: FrameSet, segment: Executable) -> Iterator[tuple[slice, dict[str, Array]]]:
     """The segment's outputs by value name, batch by batch, each with the frames it holds."""
     start = 0
-    for feeds in frames.batches(segment.inputs):
-        stop = start + len(next(iter(feeds.values())))
+    for count, feeds in zip(frames.counts, frames.batches(segment.inputs)):
+        stop = start + count
         yield slice(start, stop), dict(zip(segment.outputs, segment(feeds)))
         start = stop
 
@@ -194,7 +229,12 @@ def input_specs(program: Program) -> list[InputSpec]:
     """What the inputs of a program's one model take, in its order."""
     (model,) = program.models.values()
     values = program.values()
-    return [
-        InputSpec(own, values[value].dtype, tuple(values[value].shape or ()))
-        for own, value in model.inputs.items()
-    ]
+
+    def specs(names: Mapping[str, str]) -> list[InputSpec]:
+        return [
+            InputSpec(own, values[value].dtype, tuple(values[value].shape or ()))
+            for own, value in names.items()
+            if value in values
+        ]
+
+    return list(interface(specs(model.inputs), specs(model.outputs)))

@@ -216,7 +216,9 @@ def _grouped(batches: list[Float64], groups: Int64 | None) -> Float64:
     rows = np.concatenate(batches)
     if groups is None or not len(groups):
         return rows
-    if len(rows) % len(groups):  # so many rows as the frames' content makes: batches are all we know
+    if len(rows) % len(
+        groups
+    ):  # so many rows as the frames' content makes: batches are all we know
         return np.array([batch.sum() for batch in batches])
     _, place = np.unique(groups, return_inverse=True)
     return np.bincount(place, rows.reshape(len(groups), -1).sum(axis=1))

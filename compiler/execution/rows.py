@@ -63,7 +63,7 @@ def positions_per_frame(value: Array, frames: int, channels_last: bool) -> int |
     return None if rest or uneven else per_frame
 
 
-def sample_positions(frames: int, size: int, rows: int, seed: int) -> Rows:
+def sample_positions(frames: int, size: int, rows: int, seed: int | tuple[int, ...]) -> Rows:
     """Flat positions [frames, p], p = ceil(rows / frames) at most `size`, none twice in a frame.
 
     Every frame draws its own, so all positions are covered over the frames.
@@ -71,6 +71,7 @@ def sample_positions(frames: int, size: int, rows: int, seed: int) -> Rows:
     per_frame = min(size, max(1, -(-rows // frames)))
     if per_frame == size:
         return np.broadcast_to(np.arange(size), (frames, size))
-    generator = np.random.default_rng((seed, size))
+    seeds = (seed,) if isinstance(seed, int) else seed
+    generator = np.random.default_rng((*seeds, size))
     keys = generator.random((frames, size), dtype=np.float32)
     return np.sort(np.argpartition(keys, per_frame, axis=1)[:, :per_frame], axis=1)

@@ -122,9 +122,8 @@ def mean_of(program: Program, value: str, frames: FrameSet) -> Array | None:
     """The mean over frames of a value, [1, ...] float64; None where its frames differ in shape."""
     segment = Executable(program, None, [value])
     total, count = None, 0
-    for feeds in frames.batches(segment.inputs):
+    for frame_count, feeds in zip(frames.counts, frames.batches(segment.inputs)):
         (array,) = segment(feeds)
-        frame_count = len(next(iter(feeds.values()))) if feeds else len(array)
         if array.ndim < 1 or len(array) != frame_count:
             return None
         part = array.sum(axis=0, dtype=np.float64)
@@ -163,9 +162,8 @@ def _measured(program: Program, measures: Sequence[_Measure], frames: FrameSet) 
     if not wanted:
         return found
     segment = Executable(program, None, wanted)
-    for feeds in _pieces(program, frames, segment.inputs, wanted):
+    for count, feeds in _pieces(program, frames, segment.inputs, wanted):
         arrays = dict(zip(wanted, segment(feeds)))
-        count = len(next(iter(feeds.values())))
         found.frames += count
         left = [one for one in left if _taken(one, [arrays[name] for name in one.values], count)]
     for one in left if found.frames else ():
@@ -175,20 +173,24 @@ def _measured(program: Program, measures: Sequence[_Measure], frames: FrameSet) 
 
 def _pieces(
     program: Program, frames: FrameSet, fed: Sequence[str], wanted: Sequence[str]
-) -> Iterator[dict[str, Array]]:
-    """The frames' batches, cut where all wanted values together would take too much memory."""
+) -> Iterator[tuple[int, dict[str, Array]]]:
+    """The frames' batches, cut where all wanted values together would take too much memory.
+
+    Each with the number of its frames.
+    """
     known = program.values()
     per_frame = 0
     for name in wanted:
         per_frame += frame_nbytes(known[name])
     most = max(1, _PIECE_NBYTES // max(per_frame, 1))
-    # A batch that the model fixes cannot be cut.
+    # A batch that the model fixes cannot be cut, nor one that is counted on another axis.
     free = all(known[name].shape and not isinstance(known[name].shape[0], int) for name in fed)
-    for feeds in frames.batches(fed):
-        count = len(next(iter(feeds.values())))
-        step = most if free else count
+    for count, feeds in zip(frames.counts, frames.batches(fed)):
+        cut = free and all(len(array) == count for array in feeds.values())
+        step = most if cut else max(count, 1)
         for start in range(0, count, step):
-            yield {name: array[start : start + step] for name, array in feeds.items()}
+            part = {name: array[start : start + step] for name, array in feeds.items()}
+            yield min(step, count - start), part if cut else feeds
 
 
 # -- keeping ----------------------------------------------------------------------------------

@@ -83,12 +83,11 @@ def reconstruct(
 
 def gathered(walk: Walk, reference: Reference, operator: LinearOperator, target: Target) -> Problem:
     """The operator's rows, once the walk has come to what it reads."""
-    positions = reference.positions(target.value)
     inputs: list[Float32] = []
     others: list[Float32] = []
 
     def visit(start: int, count: int, arrays: dict[str, Array]) -> None:
-        picked = positions[start : start + count]
+        picked = reference.positions(target.value, slice(start, start + count))
         inputs.append(operator.rows(arrays[operator.source.name], picked))
         if target.other is not None:
             others.append(value_rows(arrays[target.other], picked, operator.channels_last))

@@ -62,7 +62,8 @@ class Reference:
         self._rows = Activations()
         self._wanted: dict[str, int] = {}
         self._positions: dict[tuple[int, int], Rows] = {}
-        self._sizes: dict[str, int | None] = {}
+        # Per value and batch, since frames may differ in size from batch to batch.
+        self._sizes: dict[str, dict[int, int] | None] = {}
 
     def collect(self, wanted: Mapping[str, tuple[int, bool]]) -> None:
         """Make sure the rows of `wanted` ({value: (number of rows, channels last)}) are there.
@@ -86,25 +87,36 @@ class Reference:
                 rows, channels_last = missing[name]
                 size = positions_per_frame(array, batch.stop - batch.start, channels_last)
                 self._wanted[name] = rows
-                if batch.start and self._sizes[name] != size:
-                    size = None
-                self._sizes[name] = size
-                if size is not None:
-                    positions = self.positions(name)[batch]
-                    self._rows.append(name, value_rows(array, positions, channels_last))
+                if not batch.start:
+                    self._sizes[name] = {}
+                sizes = self._sizes[name]
+                # What changes its size with the content of frames has no places to compare.
+                moved = sizes and not self.frames.mixed and size != sizes[0]
+                if size is None or sizes is None or moved:
+                    self._sizes[name] = None
+                    continue
+                sizes[batch.start] = size
+                positions = self.positions(name, batch)
+                self._rows.append(name, value_rows(array, positions, channels_last))
 
     def has(self, value: str) -> bool:
         """Whether the collected value has rows that belong to frames."""
-        return self._sizes.get(value) is not None
+        return bool(self._sizes.get(value))
 
-    def positions(self, value: str) -> Rows:
-        """Sampled flat positions [frames, p] of a collected value."""
-        size = self._sizes[value]
-        assert size is not None
-        key = (size, self._wanted[value])
-        if key not in self._positions:
-            self._positions[key] = sample_positions(self.frames.count, *key, self.seed)
-        return self._positions[key]
+    def positions(self, value: str, batch: slice) -> Rows:
+        """Sampled flat positions [frames, p] of a collected value, for the frames of one batch."""
+        sizes, rows = self._sizes[value], self._wanted[value]
+        assert sizes is not None
+        size = sizes[batch.start]
+        if size != sizes[0]:
+            # Another size than the first: drawn for these frames alone, since there may be many.
+            frames = batch.stop - batch.start
+            share = -(-rows * frames // self.frames.count)
+            return sample_positions(frames, size, share, (self.seed, batch.start))
+        if (size, rows) not in self._positions:
+            drawn = sample_positions(self.frames.count, size, rows, self.seed)
+            self._positions[size, rows] = drawn
+        return self._positions[size, rows][batch]
 
     def rows(self, value: str) -> Float32:
         """Rows [frames * p, channels] of a collected value."""

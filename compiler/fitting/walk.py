@@ -26,7 +26,7 @@ class Walk:
         self._needed = program.needed_nodes([values[name] for name in outputs])
         self._done: set[int] = set()
         self._held = Activations()
-        self._counts: list[int] = []  # frames in each batch, known once frames were read
+        self._counts = list(frames.counts)
 
     def advance(self, stops: Sequence[str], visit: Visit) -> None:
         """Run up to the values `stops`; `visit(first frame, frames, {value: array})` per batch."""
@@ -56,8 +56,6 @@ class Walk:
                 name: arrays[name] if name in arrays else self._held.batches(name)[index]
                 for name in stops
             }
-            if index == len(self._counts):
-                self._counts.append(len(next(iter(feeds.values()))))
             visit(start, self._counts[index], shown)
             start += self._counts[index]
             for name in segment.outputs:

@@ -19,18 +19,21 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
 from .array_files import Allowance, Array, StoredArray
-from .images import ImageArray, ImageFolder, ImageSource
-from .matching import ArraySource, FrameSource, Matcher, opened
+from .axes import with_axes
+from .images import ImageFolder
+from .matching import Match, Matcher, opened
 from .preprocessing import Preprocessing
 from .scenes import SmallFrames
 from .sets import NAMELESS, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
+from .sources import FrameSource, SameArray, held
 from .splits import Split, split
 
 # Frames looked at together: whole images, before they are made small.
 _LOOKED_AT = 16
 
+Arrays = Array | Sequence[Array]
 Calibration = (
-    str | Path | Array | Mapping[str, str | Path] | Mapping[str, Array | Mapping[str, Array]]
+    str | Path | Arrays | Mapping[str, str | Path] | Mapping[str, Arrays | Mapping[str, Arrays]]
 )
 
 
@@ -38,8 +41,9 @@ Calibration = (
 class Frames:
     """Frames for every input of every model, and which of them may be fitted on.
 
-    `sources` gives the rows of each input. `streams` groups the models for which row k is the
-    same frame; they share one split. Rows are counted per stream, from 0.
+    `sources` gives the rows of each input, `inputs` what each is fed as. `streams` groups the
+    models for which row k is the same frame; they share one split. Rows are counted per stream,
+    from 0. Rows may differ in size: only those of one size run together, see `alike`.
     """
 
     sources: Mapping[InputRef, FrameSource]
@@ -75,38 +79,54 @@ class Frames:
             return None
         return known[np.searchsorted(known[:, 0], rows), 1]
 
-    def feed(self, model: str, rows: Rows) -> dict[str, Array]:
-        """What the model is fed for these rows: arrays [n, ...] by its own input names.
+    def alike(self, models: Sequence[str], rows: Rows) -> list[Rows]:
+        """`rows` by which of them these models of one stream can run together: those of one size.
 
-        With a fixed batch the rows have to fill whole batches (ValueError). Raises DataError for
-        an image that can't be decoded.
+        In order of the first row of each part, and in each part in the order given. A scalar or
+        constant that changes from frame to frame divides them too.
+        """
+        kinds = [
+            kinds
+            for model in models
+            for spec in self.inputs[model]
+            if (kinds := self.sources[model, spec.name].kinds) is not None
+        ]
+        if not kinds or not len(rows):
+            return [rows]
+        of_row = np.unique(np.stack([each[rows] for each in kinds]), axis=1, return_inverse=True)[1]
+        numbers = dict.fromkeys(of_row.reshape(-1).tolist())
+        return [rows[of_row.reshape(-1) == number] for number in numbers]
+
+    def feed(self, model: str, rows: Rows) -> dict[str, Array]:
+        """What the model is fed for these rows, all of one size: arrays by its own input names.
+
+        Frames are counted on each input's own axis of frames. With a fixed batch the rows have to
+        fill whole batches (ValueError). Raises DataError for an image that can't be decoded.
         """
         batch = self.batch(model)
         if batch is not None and len(rows) % batch:
             raise ValueError(f"model '{model}' runs {batch} rows at a time, given {len(rows)}")
-        return {spec.name: self.sources[model, spec.name].rows(rows) for spec in self.inputs[model]}
+        found: dict[str, Array] = {}
+        for spec in self.inputs[model]:
+            source = self.sources[model, spec.name]
+            if spec.frame_axis is None:
+                found[spec.name] = source.rows(rows[:1])[0]
+                continue
+            array = np.moveaxis(source.rows(rows), 0, spec.frame_axis)
+            found[spec.name] = np.ascontiguousarray(array)
+        return found
 
     def batch(self, model: str) -> int | None:
         """The fixed number of rows per run of the model, None when any number will do."""
         return _batch(model, self.inputs[model])
 
-    def tied_groups(self) -> list[list[InputRef]]:
-        """Inputs of different models that are always fed the same array.
-
-        Same stream, equal rows (by content, after preprocessing), agreeing shapes. Within a
-        model two such inputs stay apart.
-        """
-        groups: list[list[InputRef]] = []
-        for stream in self.streams:
-            alike: dict[object, list[InputRef]] = {}
-            for model in stream:
-                for spec in self.inputs[model]:
-                    source = self.sources[model, spec.name]
-                    kind = (spec.dtype.str, spec.batch, _frame_shape(source), len(source))
-                    alike.setdefault(kind, []).append((model, spec.name))
-            for members in alike.values():
-                groups += self._equal(members)
-        return [group for group in groups if len(group) > 1]
+    def left_out(self) -> list[InputRef]:
+        """The states that the frames leave out: they are zeros."""
+        return [
+            ref
+            for ref, source in self.sources.items()
+            if isinstance(source, SameArray) and source.made_up
+        ]
 
     def fingerprint(self) -> str:
         """sha256 (hex) of all rows, the streams and the split: equal frames, equal fingerprint."""
@@ -116,22 +136,6 @@ class Frames:
         for part in (part for parts in self.splits for part in (parts.fit, parts.held_out)):
             state.update(len(part).to_bytes(8, "little") + part.astype("<i8").tobytes())
         return state.hexdigest()
-
-    def _equal(self, members: Sequence[InputRef]) -> list[list[InputRef]]:
-        """`members` in groups of equal rows, at most one input per model in each."""
-        identities = {ref: _identity(self.sources[ref]) for ref in members}
-        # Hashing the content is only needed where the same object does not answer it.
-        by_content = len(set(identities.values())) > 1 and len({m for m, _ in members}) > 1
-        groups: list[tuple[object, list[InputRef]]] = []
-        for ref in members:
-            key = self.sources[ref].digest if by_content else identities[ref]
-            for known, group in groups:
-                if known == key and all(model != ref[0] for model, _ in group):
-                    group.append(ref)
-                    break
-            else:
-                groups.append((key, [ref]))
-        return [group for _, group in groups]
 
     def _stream(self, model: str) -> int:
         for index, stream in enumerate(self.streams):
@@ -146,6 +150,7 @@ class FrameOptions:
 
     `preprocessing` for images goes by 'model/input', 'model', or '' for every model. `same_frames`
     says that row k of every model's set is the same frame; `allow_script` that a script may run.
+    `axes` are axes of frames that the user names: 'model.input=1', or '=none'.
     Of each stream at most `limit` frames are used, drawn by `seed`, of which the share `held_out`
     (at least one batch, leaving MIN_FIT_FRAMES to fit on) is held out; all are where it is None.
 
@@ -158,6 +163,7 @@ class FrameOptions:
     seed: int = 0
     limit: int | None = None
     held_out: float | None = 0.25
+    axes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.held_out is not None and not 0 < self.held_out < 1:
@@ -179,12 +185,13 @@ def load_frames(
     unless the paths are the same or `options` say that row k is the same frame. In a mapping of
     arrays a key is an input's name (one stream), or 'model' or 'model/input' (a stream per model,
     unless the arrays are the same or row k is the same frame); {model: {input: array}} is the
-    latter. With models of fixed batch, frames are cut to whole batches, which stay together.
+    latter. A list of arrays holds frames of several sizes. With models of fixed batch, frames are
+    cut to whole batches, which stay together. States may be left out and are zeros then.
 
     Raises DataError (files, arrays, images that can't be used, too few frames) and UsageError.
     """
     options = options or FrameOptions()
-    specs = {model: tuple(given) for model, given in inputs.items()}
+    specs = with_axes(inputs, options.axes)
     matcher = Matcher(specs, options.preprocessing)
     _refuse_unknown(matcher.preprocessing, specs, "preprocessing")
     sets, shared = _sets(calibration, specs, options)
@@ -194,18 +201,21 @@ def load_frames(
     streams: dict[object, list[str]] = {}
     for model in specs:
         found = matcher.sources(model, sets[model])
-        sources |= {(model, name): source for name, (_, source) in found.items()}
+        sources |= {(model, name): match.source for name, match in found.items()}
+        specs[model] = tuple(match.spec for match in found.values())
         stream = shared.get(model) or _own_stream(model, found, specs)
         streams.setdefault(stream, []).append(model)
     splits: list[Split] = []
     for models in streams.values():
-        count = _common_count(models, sources)
+        first, count = _common_count(models, sources)
         unit = math.lcm(*(_batch(model, specs[model]) or 1 for model in models))
-        where = sources[models[0], specs[models[0]][0].name].description
-        scenes = _scenes_by(sources, models, specs, unit)
+        where = sources[first].description
+        scenes = _scenes_by([s for ref, s in sources.items() if ref[0] == first[0]], unit)
         splits.append(
             split(count, unit, options.seed, options.held_out, options.limit, where, scenes)
         )
+        for model in models:
+            _require_whole_batches(model, specs[model], sources, count)
     return Frames(
         sources, tuple(tuple(models) for models in streams.values()), specs, tuple(splits)
     )
@@ -245,21 +255,21 @@ def load_labels(path: Path, name: str, rows: Rows | None = None) -> NDArray[np.i
     return labels
 
 
-def _scenes_by(
-    sources: Mapping[InputRef, FrameSource],
-    models: Sequence[str],
-    specs: Mapping[str, Sequence[InputSpec]],
-    unit: int,
-) -> Callable[[Rows, int, int], Rows]:
-    """Finds the scenes of rows by what the first of the models is fed: the others are fed the
+def _scenes_by(sources: Sequence[FrameSource], unit: int) -> Callable[[Rows, int, int], Rows]:
+    """Finds the scenes of rows by what one model is fed: the others of its stream are fed the
     same, or what was seen at the same time."""
+    counted = [source for source in sources if not isinstance(source, SameArray)]
+    kinds = [source.kinds for source in counted if source.kinds is not None]
 
     def scenes(rows: Rows, most: int, run: int) -> Rows:
         small = SmallFrames()
         step = unit * max(_LOOKED_AT // unit, 1)
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            small.add([sources[models[0], spec.name].rows(some) for spec in specs[models[0]]])
+            # Rows of other sizes do not go into one array.
+            changes = [np.flatnonzero(np.diff(kind[some])) + 1 for kind in kinds]
+            for part in np.split(some, np.unique(np.concatenate([*changes, []])).astype(int)):
+                small.add([source.rows(part) for source in counted])
         return small.scenes(most, run)
 
     return scenes
@@ -281,9 +291,8 @@ def _sets(
     if isinstance(calibration, str | Path):
         one = read(Path(calibration))
         return dict.fromkeys(specs, one), dict.fromkeys(specs, "all")
-    if isinstance(calibration, np.ndarray):
-        array = StoredArray.of(calibration, "the calibration array")
-        one = Table("the calibration array", {NAMELESS: (array,)})
+    if isinstance(calibration, np.ndarray | list | tuple):
+        one = Table("the calibration array", {NAMELESS: _stored(calibration, "")})
         return dict.fromkeys(specs, one), dict.fromkeys(specs, "all")
     if not isinstance(cast("object", calibration), Mapping):
         raise UsageError(
@@ -327,47 +336,42 @@ def _table_of(given: Mapping[str, object]) -> Table:
         if isinstance(value, Mapping):
             nested = cast("Mapping[str, object]", value)
             entries = {f"{key}/{name}": array for name, array in nested.items()}
-        for name, entry in entries.items():
-            if not isinstance(entry, np.ndarray):
-                raise UsageError(
-                    f"calibration '{name}' is a {type(entry).__name__}, not an array",
-                    "give numpy arrays: frames on axis 0, then the shape the model takes",
-                )
-            array = cast("Array", entry)
-            columns[name] = (StoredArray.of(array, f"calibration array '{name}'"),)
+        columns |= {name: _stored(entry, name) for name, entry in entries.items()}
     return Table("calibration", columns)
 
 
+def _stored(given: object, name: str) -> tuple[StoredArray, ...]:
+    """The arrays that a caller gives under a name: one, a number, or a list of arrays."""
+    several = isinstance(given, list | tuple)
+    entries = list(cast("Sequence[Any]", given)) if several else [given]
+    called = f"calibration array '{name}'" if name else "the calibration array"
+    found: list[StoredArray] = []
+    for index, entry in enumerate(entries):
+        number = not several and isinstance(entry, bool | int | float | np.number | np.bool_)
+        if not isinstance(entry, np.ndarray) and not number:
+            what = f"calibration '{name}'" if name else "calibration"
+            holds = f"a list that holds a {type(entry).__name__}" if several else ""
+            raise UsageError(
+                f"{what} is {holds or 'a ' + type(entry).__name__}, not an array",
+                "give a path, a path per model, or numpy arrays: frames on axis 0, then the shape "
+                "the model takes; a list of them where frames differ in size",
+            )
+        where = f"{called}, entry {index}" if several else called
+        array: Array = np.asarray(entry)
+        found.append(StoredArray.of(array, where))
+    if not found:
+        raise UsageError(f"{called} is an empty list", "give frames, or leave it out")
+    return tuple(found)
+
+
 def _own_stream(
-    model: str,
-    found: Mapping[str, tuple[str, FrameSource]],
-    specs: Mapping[str, Sequence[InputSpec]],
+    model: str, found: Mapping[str, Match], specs: Mapping[str, Sequence[InputSpec]]
 ) -> object:
     """What names the stream of a model that is fed from arrays in memory."""
-    keys = [key for key, _ in found.values()]
+    keys = [match.key for match in found.values()]
     if any(key == m or key.startswith(f"{m}/") for key in keys for m in specs):
-        return tuple(_held(source) for _, source in found.values())
+        return tuple(held(m.source) for m in found.values() if not isinstance(m.source, SameArray))
     return "all"
-
-
-def _held(source: FrameSource) -> tuple[int, ...]:
-    """The objects in memory that a source takes its rows from."""
-    if isinstance(source, ArraySource):
-        return tuple(id(piece.array) for piece in source.pieces)
-    images = source.images
-    return (id(images.array if isinstance(images, ImageArray) else images),)
-
-
-def _identity(source: FrameSource) -> object:
-    """Equal for two sources that give equal rows because they are made from the same object."""
-    recipe = source.preprocessing if isinstance(source, ImageSource) else None
-    return (recipe, _held(source))
-
-
-def _frame_shape(source: FrameSource) -> object:
-    if isinstance(source, ArraySource):
-        return source.frame_shape
-    return source.preprocessing
 
 
 def _batch(model: str, specs: Sequence[InputSpec]) -> int | None:
@@ -381,8 +385,43 @@ def _batch(model: str, specs: Sequence[InputSpec]) -> int | None:
     return next(iter(fixed), None)
 
 
-def _common_count(models: Sequence[str], sources: Mapping[InputRef, FrameSource]) -> int:
-    counted = {ref: len(source) for ref, source in sources.items() if ref[0] in models}
+def _require_whole_batches(
+    model: str,
+    specs: Sequence[InputSpec],
+    sources: Mapping[InputRef, FrameSource],
+    count: int,
+) -> None:
+    """Raise DataError where frames that a fixed batch takes together differ in size."""
+    batch = _batch(model, specs) or 1
+    for spec in specs:
+        source = sources[model, spec.name]
+        if batch == 1 or source.kinds is None:
+            continue
+        blocks = source.kinds[: count // batch * batch].reshape(-1, batch)
+        mixed = np.flatnonzero((blocks != blocks[:, :1]).any(axis=1))
+        if len(mixed):
+            raise DataError(
+                f"model '{model}' takes {batch} frames at a time, and frames {mixed[0] * batch} to "
+                f"{mixed[0] * batch + batch - 1} (counted from 0) of {source.description} differ "
+                "in size",
+                f"sort the frames, so that each {batch} of them are of one size",
+            )
+
+
+def _common_count(
+    models: Sequence[str], sources: Mapping[InputRef, FrameSource]
+) -> tuple[InputRef, int]:
+    """An input that frames are counted by, and how many there are."""
+    counted = {
+        ref: len(source)
+        for ref, source in sources.items()
+        if ref[0] in models and not isinstance(source, SameArray)
+    }
+    if not counted:
+        raise DataError(
+            f"no input of model '{models[0]}' is given more than one array, so there are no frames",
+            "give frames on axis 0 of the inputs that change",
+        )
     (first, count), *others = counted.items()
     for ref, other in others:
         if other != count:
@@ -393,7 +432,7 @@ def _common_count(models: Sequence[str], sources: Mapping[InputRef, FrameSource]
                 "give equally many frames for both"
                 + (", or leave out --same-frames" if ref[0] != first[0] else ""),
             )
-    return count
+    return first, count
 
 
 def _refuse_unknown(given: Mapping[str, Any], specs: Mapping[str, Any], what: str) -> None:

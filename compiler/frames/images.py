@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import DataError
 from .array_files import Array
@@ -25,6 +25,7 @@ _LETTERBOX_GREY = 114
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _CHUNK_NBYTES = 1 << 24
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,35 @@ class ImageSource:
         """Where the images come from, and what is done to them."""
         recipe = self.preprocessing
         size = "x".join(map(str, recipe.size)) if recipe.size else "their own size"
-        return f"{self.images.where} as {recipe.colour} {recipe.layout}, {size}"
+        multiple = f", multiples of {recipe.multiple}" if recipe.multiple else ""
+        return f"{self.images.where} as {recipe.colour} {recipe.layout}, {size}{multiple}"
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def each_shape(self) -> list[tuple[int, ...]]:
+        """The shape of every row, as the model's input takes it."""
+        recipe = self.preprocessing
+        channels = COLOURS[cast("str", recipe.colour)]
+        sizes = [recipe.size_of(*size) for size in self.images.sizes]
+        return [
+            (channels, *size) if recipe.layout == "NCHW" else (*size, channels) for size in sizes
+        ]
+
+    @cached_property
+    def kinds(self) -> Rows | None:
+        """Which rows are of one size, by a number per row; None where all are."""
+        shapes = self.each_shape()
+        numbers = {shape: number for number, shape in enumerate(dict.fromkeys(shapes))}
+        if len(numbers) <= 1:
+            return None
+        return np.array([numbers[shape] for shape in shapes], np.int64)
+
     def rows(self, indices: Rows) -> Array:
-        """Rows [n, ...] as the model's input takes them. Raises DataError for a damaged image."""
+        """Rows [n, ...] of one size as the model's input takes them.
+
+        Raises DataError for a damaged image.
+        """
         return self.preprocessing.apply(self.images.pixels(indices, self.preprocessing), self.dtype)
 
     @cached_property
@@ -61,6 +84,7 @@ class ImageSource:
 class ImageFolder:
     """The images of a folder: headers are read now, pixels when asked for.
 
+    `sizes` are height and width of each as it is to be seen, upright by its EXIF orientation.
     Raises DataError for a file that is no image, too large for Pillow's MAX_IMAGE_PIXELS, or 16
     bits deep.
     """
@@ -71,24 +95,17 @@ class ImageFolder:
         self.sizes: list[tuple[int, int]] = []
         for path in self.paths:
             with _image(path) as image:
-                self.sizes.append((image.height, image.width))
+                height, width = image.height, image.width
+                if _lies_on_its_side(image):
+                    height, width = width, height
+                self.sizes.append((height, width))
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def require_one_size(self, model: str, recipe: Preprocessing) -> None:
-        """Raise DataError if images differ in size and nothing says what size to make them."""
-        if recipe.size is not None:
-            return
-        for path, size in zip(self.paths, self.sizes, strict=True):
-            if size != self.sizes[0]:
-                raise DataError(
-                    f"the images of {self.where} differ in size: {self.paths[0].name} is "
-                    f"{list(self.sizes[0])} (height, width), {path.name} is {list(size)}, "
-                    f"and model '{model}' takes any",
-                    f"say the size in repsimc.toml: [preprocess.{model}] size = "
-                    f"{list(self.sizes[0])}",
-                )
+    def name(self, row: int) -> str:
+        """What to call an image in a message."""
+        return str(self.paths[row])
 
     def pixels(self, rows: Rows, recipe: Preprocessing) -> NDArray[np.uint8]:
         """uint8 [n, height, width, channels] in the size and colour order of `recipe`."""
@@ -97,9 +114,17 @@ class ImageFolder:
             path = self.paths[int(row)]
             with _image(path) as image:
                 try:
-                    made.append(_prepared(image, recipe))
+                    upright = ImageOps.exif_transpose(image)
+                    size = upright.height, upright.width
+                    made.append(_prepared(upright, recipe))
                 except Exception as error:  # Pillow's decoders raise almost anything
                     raise _undecodable(path, error) from error
+            if size != self.sizes[int(row)]:
+                # A PNG may say how it is to be turned behind its pixels, where no header is read.
+                raise DataError(
+                    f"{path} is turned by an orientation that stands behind its pixels",
+                    "save it upright",
+                )
         return np.stack(made)
 
     def content(self) -> Iterator[bytes]:
@@ -113,35 +138,69 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class ImageArray:
-    """uint8 images in an array: [n, height, width, channels] or [n, height, width]."""
+    """uint8 images in arrays: [n, height, width, channels] or [n, height, width] each."""
 
     where: str
-    array: NDArray[np.uint8]
+    arrays: tuple[NDArray[np.uint8], ...]
 
     def __len__(self) -> int:
-        return len(self.array)
+        return int(self._starts[-1])
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *(len(array) for array in self.arrays)], dtype=np.int64)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every image."""
+        return [
+            (array.shape[1], array.shape[2]) for array in self.arrays for _ in range(len(array))
+        ]
+
+    def name(self, row: int) -> str:
+        """What to call an image in a message."""
+        return f"image {row} (counted from 0) of {self.where}"
 
     def pixels(self, rows: Rows, recipe: Preprocessing) -> NDArray[np.uint8]:
         """uint8 [n, height, width, channels] in the size and colour order of `recipe`."""
-        frames = np.asarray(self.array[rows])
-        if frames.ndim == 3:
-            frames = frames[..., None]
-        as_is = recipe.size in (None, frames.shape[1:3])
-        if as_is and frames.shape[3] == COLOURS[cast("str", recipe.colour)]:
-            return frames[..., ::-1] if recipe.colour == "BGR" else frames
-        return np.stack(
-            [
-                _prepared(Image.fromarray(frame[..., 0] if frame.shape[2] == 1 else frame), recipe)
-                for frame in frames
-            ]
-        )
+        if len(self.arrays) == 1:
+            return _array_pixels(self.arrays[0][rows], recipe)
+        made: list[NDArray[np.uint8]] = []
+        for row in rows:
+            piece = int(np.searchsorted(self._starts, row, side="right")) - 1
+            at = int(row - self._starts[piece])
+            made.append(_array_pixels(self.arrays[piece][at : at + 1], recipe))
+        return np.concatenate(made)
 
     def content(self) -> Iterator[bytes]:
         """Shape, then the pixels in order."""
-        yield repr(self.array.shape).encode()
-        step = max(1, _CHUNK_NBYTES // max(1, math.prod(self.array.shape[1:])))
-        for start in range(0, len(self.array), step):
-            yield np.ascontiguousarray(self.array[start : start + step]).tobytes()
+        for array in self.arrays:
+            yield repr(array.shape).encode()
+            step = max(1, _CHUNK_NBYTES // max(1, math.prod(array.shape[1:])))
+            for start in range(0, len(array), step):
+                yield np.ascontiguousarray(array[start : start + step]).tobytes()
+
+
+def _array_pixels(frames: NDArray[np.uint8], recipe: Preprocessing) -> NDArray[np.uint8]:
+    frames = np.asarray(frames)
+    if frames.ndim == 3:
+        frames = frames[..., None]
+    as_is = recipe.size_of(*frames.shape[1:3]) == frames.shape[1:3]
+    if as_is and frames.shape[3] == COLOURS[cast("str", recipe.colour)]:
+        return frames[..., ::-1] if recipe.colour == "BGR" else frames
+    return np.stack(
+        [
+            _prepared(Image.fromarray(frame[..., 0] if frame.shape[2] == 1 else frame), recipe)
+            for frame in frames
+        ]
+    )
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    """Whether EXIF says that height and width are the other way round; decodes no pixels."""
+    # Not image.getexif(): of a PNG that would load the whole image.
+    orientation = Image.Image.getexif(image).get(_ORIENTATION)
+    return orientation in (5, 6, 7, 8)
 
 
 def _image(path: Path) -> Image.Image:
@@ -168,9 +227,12 @@ def _image(path: Path) -> Image.Image:
 
 def _prepared(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
     """One image as uint8 [height, width, channels] in the recipe's size and colour order."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # what Pillow else warns of, on standard error
     image = image.convert("L" if recipe.colour == "GRAY" else "RGB")
-    if recipe.size is not None and (image.height, image.width) != recipe.size:
-        image = _resized(image, recipe.size, recipe.resize)
+    size = recipe.size_of(image.height, image.width)
+    if (image.height, image.width) != size:
+        image = _resized(image, size, recipe.resize)
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         return pixels[..., None]

@@ -2,147 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DataError
-from .array_files import Array, StoredArray
+from .array_files import StoredArray
 from .images import ImageArray, ImageFolder, ImageSource
 from .preprocessing import Preprocessing, ask_for
-from .sets import NAMELESS, ImageFiles, InputSpec, Rows, Table, described
+from .sets import NAMELESS, ImageFiles, InputSpec, Table, described
+from .sources import ArraySource, FrameSource, SameArray, fits, frames_place
 
-_CHUNK_NBYTES = 1 << 24
 
+class Match(NamedTuple):
+    """What feeds an input: the key of the arrays, the source, and the input as it is then fed."""
 
-@dataclass(frozen=True)
-class ArraySource:
-    """A source whose rows are those of arrays, piece after piece, cast to the input's dtype."""
-
-    where: str
-    pieces: tuple[StoredArray, ...]
+    key: str
+    source: FrameSource
     spec: InputSpec
-
-    @property
-    def description(self) -> str:
-        """Where the arrays come from, and what they are."""
-        return f"{self.where} ({described(self.pieces[0].dtype, (len(self), *self.frame_shape))})"
-
-    @cached_property
-    def arrays(self) -> tuple[Array, ...]:
-        """The pieces with frames on axis 0 (a piece without that axis is one frame)."""
-        rank = len(self.spec.shape)
-        return tuple(
-            piece.array if piece.array.ndim == rank else piece.array[None] for piece in self.pieces
-        )
-
-    @cached_property
-    def frame_shape(self) -> tuple[int, ...]:
-        """The shape of one row."""
-        return self.arrays[0].shape[1:]
-
-    @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        return np.cumsum([0, *(len(array) for array in self.arrays)], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def rows(self, indices: Rows) -> Array:
-        """Rows [n, ...] in the input's dtype."""
-        if len(self.arrays) == 1:
-            return np.ascontiguousarray(self.arrays[0][indices], dtype=self.spec.dtype)
-        made = np.empty((len(indices), *self.frame_shape), dtype=self.spec.dtype)
-        piece_of = np.searchsorted(self._starts, indices, side="right") - 1
-        for piece in np.unique(piece_of):
-            here = piece_of == piece
-            made[here] = self.arrays[piece][indices[here] - self._starts[piece]]
-        return made
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the rows as the input takes them."""
-        spec = described(self.spec.dtype, (len(self), *self.frame_shape))
-        state = hashlib.sha256(f"rows {spec}".encode())
-        for _, _, chunk in self._chunks():
-            state.update(np.ascontiguousarray(chunk, dtype=self.spec.dtype).tobytes())
-        return state.hexdigest()
-
-    def check(self) -> None:
-        """Raise DataError, naming file, array and first frame, for values the input can't take.
-
-        Those are NaN, infinity, and numbers outside the range of the input's dtype.
-        """
-        for piece, start, chunk in self._chunks():
-            fault = _first_fault(chunk, self.spec.dtype)
-            if fault is not None:
-                raise DataError(
-                    f"frame {start + fault[0]} (counted from 0) of {self.pieces[piece].where} "
-                    f"holds {fault[1]}",
-                    "repair or remove that frame; frames are never skipped silently",
-                )
-
-    def _chunks(self) -> Iterator[tuple[int, int, Array]]:
-        """(piece, first row in it, rows), a few MiB at a time."""
-        for piece, array in enumerate(self.arrays):
-            step = max(1, _CHUNK_NBYTES // max(1, array[:1].nbytes))
-            for start in range(0, len(array), step):
-                yield piece, start, array[start : start + step]
-
-
-FrameSource = ArraySource | ImageSource
-"""The frames of one input of one model, row by row; equal digests, equal rows."""
-
-
-def _first_fault(chunk: Array, target: np.dtype[Any]) -> tuple[int, str] | None:
-    """The first row with a value that the target dtype can't hold, and what it holds."""
-    if chunk.dtype.kind == "f":
-        wrong, what = ~np.isfinite(chunk), ""
-        if chunk.dtype.itemsize > target.itemsize:
-            with np.errstate(invalid="ignore"):
-                wrong |= np.abs(chunk) > np.finfo(target).max
-            what = f"a number too large for {target}"
-    elif chunk.dtype.kind in "iu" and not np.can_cast(chunk.dtype, target):
-        limits = np.iinfo(target)
-        wrong, what = (chunk < limits.min) | (chunk > limits.max), f"a number outside {target}"
-    else:
-        return None
-    if not wrong.any():
-        return None
-    row = int(np.flatnonzero(wrong.reshape(len(chunk), -1).any(axis=1))[0])
-    if chunk.dtype.kind == "f" and not np.isfinite(chunk[row]).all():
-        what = "NaN" if np.isnan(chunk[row]).any() else "infinity"
-    return row, what
-
-
-def fits(array: StoredArray, spec: InputSpec) -> bool:
-    """Whether the array's shape and dtype are what the input takes."""
-    return _shape_fits(array.shape, spec) and _dtype_fits(array.dtype, spec.dtype)
-
-
-def _shape_fits(shape: Sequence[int], spec: InputSpec) -> bool:
-    frame = spec.shape[1:]
-    offset = len(shape) - len(frame)
-    return offset in (0, 1) and all(
-        not isinstance(wanted, int) or wanted < 1 or wanted == extent
-        for wanted, extent in zip(frame, shape[offset:], strict=True)
-    )
-
-
-def _dtype_fits(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    # Integers into a float input are refused: they are most likely pixels that the model
-    # expects scaled, and the result would be wrong without an error.
-    if given.newbyteorder("=") == wanted:
-        return True
-    return (given.kind == "f" and wanted.kind == "f") or (
-        given.kind in "iu" and wanted.kind in "iu"
-    )
 
 
 def _are_pixels(array: StoredArray) -> bool:
@@ -162,36 +41,46 @@ class Matcher:
     models: Mapping[str, Sequence[InputSpec]]
     preprocessing: Mapping[str, Preprocessing]
 
-    def sources(self, model: str, given: Table | ImageFolder) -> dict[str, tuple[str, FrameSource]]:
-        """For each input of the model, the key that feeds it and the source. Raises DataError."""
+    def sources(self, model: str, given: Table | ImageFolder) -> dict[str, Match]:
+        """For each input of the model what feeds it. Raises DataError."""
         specs = self.models[model]
-        for spec in specs:
-            if not spec.shape:
-                raise DataError(
-                    f"input '{spec.name}' of model '{model}' is a scalar ({spec}): it has no axis "
-                    "of frames",
-                    "make it a constant of the model",
-                )
         if isinstance(given, ImageFolder):
-            if len(specs) != 1:
-                raise DataError(
-                    f"{given.where} holds images, and model '{model}' has {len(specs)} inputs "
-                    f"({', '.join(spec.name for spec in specs)})",
-                    "give frames as .npz keyed by input name",
-                )
-            recipe = self._preprocessing(model, specs[0]) or Preprocessing()
-            recipe = recipe.resolved(model, specs[0], given.where)
-            given.require_one_size(model, recipe)
-            return {specs[0].name: (NAMELESS, ImageSource(given, recipe, specs[0].dtype))}
-        keys = {spec.name: self._named(model, spec, given) for spec in specs}
-        for spec in specs:
-            if keys[spec.name] is None:
-                keys[spec.name] = self._only_fitting(model, spec, given)
-        return {
-            spec.name: (key, self._source(model, spec, given, key))
+            found = {spec.name: self._images(model, spec, given) for spec in self._needed(model)}
+        else:
+            keys = {spec.name: self._named(model, spec, given) for spec in specs}
+            for spec in self._needed(model):
+                if keys[spec.name] is None:
+                    keys[spec.name] = self._only_fitting(model, spec, given)
+            found = {
+                spec.name: Match(key, self._source(model, spec, given, key), spec)
+                for spec in specs
+                if (key := keys[spec.name]) is not None
+            }
+        found |= _repeated(found)
+        states = {
+            spec.name: Match(NAMELESS, _zeros(model, spec, found), spec)
             for spec in specs
-            if (key := keys[spec.name]) is not None
+            if spec.name not in found
         }
+        return {spec.name: (found | states)[spec.name] for spec in specs}
+
+    def _needed(self, model: str) -> list[InputSpec]:
+        """The inputs that frames have to feed: states may be left out."""
+        return [spec for spec in self.models[model] if not spec.state]
+
+    def _images(self, model: str, spec: InputSpec, given: ImageFolder) -> Match:
+        needed = self._needed(model)
+        if len(needed) != 1:
+            raise DataError(
+                f"{given.where} holds images, and model '{model}' has {len(needed)} inputs "
+                f"({', '.join(each.name for each in needed)})",
+                "give frames as .npz keyed by input name",
+            )
+        recipe = self._preprocessing(model, spec) or Preprocessing()
+        recipe = recipe.resolved(model, spec, given.where)
+        source = ImageSource(given, recipe, spec.dtype)
+        _require_sizes(model, spec, source)
+        return Match(NAMELESS, source, spec)
 
     def _preprocessing(self, model: str, spec: InputSpec) -> Preprocessing | None:
         names = (f"{model}/{spec.name}", model, "")
@@ -200,13 +89,14 @@ class Matcher:
     def _named(self, model: str, spec: InputSpec, table: Table) -> str | None:
         """The key that says by its name that it feeds this input."""
         recipe = self._preprocessing(model, spec)
+        needed = self._needed(model)
         if NAMELESS in table.columns:
-            if len(self.models[model]) == 1:
-                return NAMELESS
-            inputs = ", ".join(spec.name for spec in self.models[model])
+            if len(needed) == 1:
+                return None if spec.state else NAMELESS
+            inputs = ", ".join(spec.name for spec in needed)
             raise DataError(
                 f"{table.where} is one array without a name, and model '{model}' has "
-                f"{len(self.models[model])} inputs ({inputs})",
+                f"{len(needed)} inputs ({inputs})",
                 "give frames as .npz keyed by input name",
             )
         if recipe is not None and recipe.array is not None:
@@ -219,7 +109,7 @@ class Matcher:
                     "correct array in repsimc.toml",
                 )
         names = [f"{model}/{spec.name}", spec.name]
-        if len(self.models[model]) == 1:
+        if len(needed) == 1 and not spec.state:
             names.insert(1, model)
         present = [name for name in names if name in table.columns]
         # 'digit' may as well be the labels of model digit: what names no input has to fit one.
@@ -244,7 +134,7 @@ class Matcher:
             if not any(key == m or key.startswith(f"{m}/") for m in self.models)
         }
         usable = [key for key, pieces in free.items() if self._usable(pieces, model, spec)]
-        several = len(self.models[model]) > 1
+        several = len(self._needed(model)) > 1
         if len(usable) == 1 and not several:
             return usable[0]
         asked = f"{table.where} has no array '{spec.name}' for model '{model}' ({spec})"
@@ -262,12 +152,14 @@ class Matcher:
                 ask_for(model, spec, pixels),
             )
         keyword = f"{spec.name}=x" if spec.name.isidentifier() else f"**{{'{spec.name}': x}}"
-        raise DataError(
-            f"{asked}, and none that fits; it holds {table.listing()}",
-            f"save the frames with np.savez(path, {keyword})",
-        )
+        hint = f"save the frames with np.savez(path, {keyword})"
+        if not spec.shape:
+            hint = f"save its value beside the frames, once or one per frame: {keyword}"
+        raise DataError(f"{asked}, and none that fits; it holds {table.listing()}", hint)
 
-    def _source(self, model: str, spec: InputSpec, table: Table, key: str) -> FrameSource:
+    def _source(
+        self, model: str, spec: InputSpec, table: Table, key: str
+    ) -> ArraySource | ImageSource:
         pieces = table.columns[key]
         if key in table.missing:
             raise DataError(
@@ -283,13 +175,6 @@ class Matcher:
         for piece in pieces:
             self._require_fit(model, spec, piece, key)
         source = ArraySource(_where(table, key), pieces, spec)
-        for (first, one), (other, two) in pairwise(zip(pieces, source.arrays, strict=True)):
-            if one.shape[1:] != two.shape[1:]:
-                raise DataError(
-                    f"frames differ in size: {first.where} has frames of {list(one.shape[1:])}, "
-                    f"{other.where} of {list(two.shape[1:])}",
-                    f"bring the frames of input '{spec.name}' of model '{model}' to one size",
-                )
         if not len(source):
             raise DataError(f"{source.description} holds no frames", "save frames in it")
         source.check()
@@ -297,7 +182,7 @@ class Matcher:
 
     def _pixels(
         self, model: str, spec: InputSpec, pieces: Sequence[StoredArray], recipe: Preprocessing
-    ) -> FrameSource:
+    ) -> ImageSource:
         for piece in pieces:
             if not _are_pixels(piece):
                 raise DataError(
@@ -305,20 +190,14 @@ class Matcher:
                     "preprocessing are uint8 [n, height, width, 3] or [n, height, width]",
                     f"correct array in [preprocess.{model}], or save the images so",
                 )
-            if piece.shape[1:] != pieces[0].shape[1:]:
-                raise DataError(
-                    f"images differ in size: {pieces[0].where} has {list(pieces[0].shape[1:])}, "
-                    f"{piece.where} has {list(piece.shape[1:])}",
-                    "bring them to one size, or give them as an image folder",
-                )
         where = pieces[0].where
         resolved = recipe.resolved(model, spec, where)
-        arrays = [piece.array for piece in pieces]
-        # Rare: a folder of uint8 arrays. Joined in memory, once.
-        joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        if not len(joined):
+        arrays = tuple(piece.array for piece in pieces)
+        if not sum(map(len, arrays)):
             raise DataError(f"{where} holds no images", "save images in it")
-        return ImageSource(ImageArray(where, joined), resolved, spec.dtype)
+        source = ImageSource(ImageArray(where, arrays), resolved, spec.dtype)
+        _require_sizes(model, spec, source)
+        return source
 
     def _require_fit(self, model: str, spec: InputSpec, piece: StoredArray, key: str) -> None:
         if fits(piece, spec):
@@ -335,15 +214,71 @@ class Matcher:
                 f"{is_}; pixels can only feed {place} ({spec}) through preprocessing",
                 ask_for(model, spec, key or None),
             )
-        if not _shape_fits(piece.shape, spec):
+        if frames_place(piece.shape, spec) is None:
+            axis = spec.frame_axis
+            counts = "no axis of it counts" if axis is None else f"axis {axis} counts"
             raise DataError(
                 f"{is_}, but {place} takes {spec}",
-                "axis 0 counts frames; the other axes have to be the model's own",
+                f"{counts} frames; the other axes have to be the model's own",
             )
         raise DataError(
             f"{is_}, but {place} takes {spec}, and {piece.dtype} is not turned into {spec.dtype}",
             "save the frames as the model takes them, scaled as in its training",
         )
+
+
+def _repeated(found: Mapping[str, Match]) -> dict[str, Match]:
+    """Inputs that are given one array for all frames of the others."""
+    arrays = {name: m for name, m in found.items() if isinstance(m.source, ArraySource)}
+    counts = [len(m.source) for m in found.values() if not isinstance(m.source, SameArray)]
+    made: dict[str, Match] = {}
+    for name, match in arrays.items():
+        source = match.source
+        assert isinstance(source, ArraySource)
+        whole = match.spec.frame_axis is None
+        same = whole and source.kinds is None
+        if (source.repeats and (whole or len(source) != max(counts))) or same:
+            made[name] = Match(match.key, *source.repeated())
+    return made
+
+
+def _zeros(model: str, spec: InputSpec, found: Mapping[str, Match]) -> SameArray:
+    """Zeros for a state that the frames leave out: what a model begins with."""
+    sizes: dict[str, set[int]] = {}
+    for match in found.values():
+        if isinstance(match.source, ImageSource):
+            continue
+        for shape in match.source.shapes:
+            for dim, extent in zip(match.spec.frame, shape, strict=True):
+                if isinstance(dim, str):
+                    sizes.setdefault(dim, set()).add(extent)
+    extents: list[int] = []
+    for dim in spec.frame:
+        known = {dim} if isinstance(dim, int) and dim > 0 else sizes.get(str(dim), set[int]())
+        if len(known) != 1:
+            raise DataError(
+                f"the frames leave out the state '{spec.name}' of model '{model}' ({spec}), and "
+                f"nothing says how many zeros it begins with",
+                f"give an array '{spec.name}' of one frame",
+            )
+        extents.extend(known)
+    return SameArray(f"zeros for state '{spec.name}'", np.zeros(extents, spec.dtype), made_up=True)
+
+
+def _require_sizes(model: str, spec: InputSpec, source: ImageSource) -> None:
+    """Raise DataError if an image keeps a size that the input does not take."""
+    for row, shape in enumerate(source.each_shape()):
+        wrong = [
+            (wanted, extent)
+            for wanted, extent in zip(spec.frame, shape, strict=True)
+            if isinstance(wanted, int) and 0 < wanted != extent
+        ]
+        if wrong:
+            raise DataError(
+                f"{source.images.name(row)} comes to {list(shape)}, but input '{spec.name}' of "
+                f"model '{model}' takes {spec}",
+                f"say the size in repsimc.toml: [preprocess.{model}] size = [height, width]",
+            )
 
 
 def _where(table: Table, key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -29,8 +29,10 @@ class Preprocessing:
     be given unless the input takes uint8. `mean` and `std` have one value, or one per channel in
     the order of `colour`. `resize` says what happens to another aspect ratio: 'stretch', 'crop'
     (cover the size, cut the middle) or 'letterbox' (fit inside, centred on grey 114); the
-    filter is bilinear. EXIF orientation is not applied. `array` names the uint8 images
-    [n, height, width, channels] (or [n, height, width]) in an .npz. Raises UsageError.
+    filter is bilinear. With `multiple` each image keeps its own size, brought to the nearest
+    multiples of it as `resize` says. Images of a folder are first turned upright, as their EXIF
+    orientation says. `array` names the uint8 images [n, height, width, channels] (or [n, height,
+    width]) in an .npz. Raises UsageError.
     """
 
     size: tuple[int, int] | None = None
@@ -41,6 +43,7 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
     resize: str = "stretch"
     array: str | None = None
+    multiple: int | None = None
 
     def __post_init__(self) -> None:
         # The fields come from TOML too: lists become tuples, a single number one of length 1.
@@ -67,6 +70,15 @@ class Preprocessing:
             if len(given) not in (1, 3) or (name == "std" and 0 in given):
                 raise _wrong(name, getattr(self, name), "one number, or three (one per channel)")
             object.__setattr__(self, name, given)
+        multiple = cast("object", self.multiple)
+        if multiple is not None:
+            if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+                raise _wrong("multiple", multiple, "a whole number of pixels, such as 32")
+            if self.size is not None:
+                raise UsageError(
+                    "preprocessing: size and multiple both say how large an image becomes",
+                    "leave one of them out",
+                )
         if self.array is not None and not isinstance(cast("object", self.array), str):
             raise _wrong("array", self.array, "the name of an array in the .npz")
 
@@ -97,11 +109,11 @@ class Preprocessing:
                 f"correct layout or colour in [preprocess.{model}]",
             )
         size = self.size
-        if size is None and all(isinstance(extent, int) for extent in extents):
+        if size is None and all(isinstance(e, int) and e > 0 for e in extents):
             size = (cast("int", extents[0]), cast("int", extents[1]))
         if size is not None:
             for extent, wanted in zip(size, extents, strict=True):
-                if isinstance(wanted, int) and wanted != extent:
+                if isinstance(wanted, int) and 0 < wanted != extent:
                     raise DataError(
                         f"preprocessing makes images of height and width {list(size)}, "
                         f"but {place} takes {list(extents)}",
@@ -131,7 +143,25 @@ class Preprocessing:
                 f"{where} holds images, and what turns a pixel (0..255) into {place} is not known",
                 f"nothing is guessed; {ask_for(model, spec, self.array)}",
             )
-        return Preprocessing(size, layout, colour, scale, self.mean, self.std, self.resize)
+        multiple = None if size is not None else self.multiple
+        return replace(
+            self,
+            size=size,
+            layout=layout,
+            colour=colour,
+            scale=scale,
+            array=None,
+            multiple=multiple,
+        )
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image of this size becomes."""
+        if self.size is not None:
+            return self.size
+        if self.multiple is None:
+            return height, width
+        unit = self.multiple
+        return max(round(height / unit), 1) * unit, max(round(width / unit), 1) * unit
 
     def apply(self, pixels: NDArray[np.uint8], dtype: np.dtype[Any]) -> Array:
         """Model input from uint8 [n, height, width, channels] already in colour order.

@@ -32,20 +32,32 @@ _ACCEPTED = (
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What one input of a model takes: its own name, dtype, and shape with frames on axis 0.
+    """What one input of a model takes: its own name, dtype and shape.
 
-    A dimension is an int where fixed, a str where symbolic, None where unknown.
+    A dimension is an int where fixed, a str where symbolic, None where unknown. `frame_axis`
+    counts frames; None where a run takes one array whatever the frames: a scalar, a constant. A
+    `state` is what an output of the same model carries on to its next step.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...]
+    frame_axis: int | None = 0
+    state: bool = False
 
     @property
     def batch(self) -> int | None:
         """The fixed number of rows a run takes, None when free."""
-        first = self.shape[0] if self.shape else None
-        return first if isinstance(first, int) and first > 0 else None
+        if self.frame_axis is None or not self.shape:
+            return None
+        size = self.shape[self.frame_axis]
+        return size if isinstance(size, int) and size > 0 else None
+
+    @property
+    def frame(self) -> tuple[int | str | None, ...]:
+        """The shape of one frame: that of the input without its axis of frames."""
+        axis = self.frame_axis
+        return self.shape if axis is None else self.shape[:axis] + self.shape[axis + 1 :]
 
     def __str__(self) -> str:
         return described(self.dtype, self.shape)

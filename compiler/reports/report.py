@@ -169,7 +169,7 @@ class Report(JsonValue):
     `memory_*` is predicted: unique weights + peak of live activations + what the backend needs.
     `budget_nbytes` counts what `budget_counts` says: 'memory', predicted (a budget in bytes), or
     'weights' (a share of the models' weights apart). MACs are per frame of each model.
-    `frames_*` count the calibration frames used.
+    `frames_*` count the calibration frames used. `ties` say which inputs are one, and why.
     """
 
     models: tuple[ModelReport, ...]
@@ -184,6 +184,7 @@ class Report(JsonValue):
     frames_fit: int = 0
     frames_held_out: int = 0
     inputs_tied: bool = False
+    ties: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

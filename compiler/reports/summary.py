@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from ..actions.action import Action, Stage
 from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
+from ..frames.tying import Tying
 from ..graph.program import Program, model_of, own_name
 from ..graph.weights import digest, nbytes_of
 from ..planning.plan import Plan
@@ -35,7 +36,7 @@ def report_of(
     compiled: Compilation,
     memory: Mapping[str, int],
     frames: Frames | None,
-    inputs_tied: bool,
+    tying: Tying,
     notes: tuple[str, ...],
     budget: Budget | None,
 ) -> Report:
@@ -87,7 +88,8 @@ def report_of(
         budget_counts=MEMORY if budget is None or budget.nbytes is not None else WEIGHTS,
         frames_fit=sum(len(rows) for rows in counts),
         frames_held_out=sum(len(rows) for rows in held_out),
-        inputs_tied=inputs_tied,
+        inputs_tied=bool(tying.ties),
+        ties=tuple(map(str, tying.ties)),
         notes=notes,
     )
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")
 # Where the output is no terminal its width is unknown; CI logs and files take this one.
 WIDTH = 100
+# Ties of inputs that a table lists; report.json has all.
+_TIES = 4
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,10 @@ def _summary(report: Report) -> tuple[str, ...]:
             else f"NOT met, {format_bytes(-spare)} too much"
         )
         lines.append(f"budget {_budget_text(report)}: {verdict}")
+    if report.ties:
+        more = len(report.ties) - _TIES
+        rest = f"; and {more} more" if more > 0 else ""
+        lines.append(f"one input: {'; '.join(report.ties[:_TIES])}{rest}")
     return tuple(lines)
 
 

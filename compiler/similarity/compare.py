@@ -59,6 +59,7 @@ def similarity(
     same_frames: bool = False,
     allow_script: bool = False,
     parse_limits: ParseLimits | None = None,
+    frame_axis: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> SimilarityResult:
     """How alike the layers of models are: every layer of one with every layer of the others.
@@ -69,8 +70,9 @@ def similarity(
     `measures` are names of the catalog (`repsimc.compiler.similarity.measures.CATALOG`); the first
     decides the best matches. At most `frames` frames are used (default 1024), drawn by `seed`.
     `sketch` bounds memory and time for large models, at the error the result states. `sites` also
-    marks where the planner would try a swap. `cache` keeps what was computed, by content, for the
-    next call. `parse_limits` is what opening a model may take.
+    marks where the planner would try a swap. `frame_axis` names axes of frames ('model.input=1')
+    where the models do not tell. `cache` keeps what was computed, by content, for the next call.
+    `parse_limits` is what opening a model may take.
 
     Raises UsageError (unknown measures, models), ModelError and DataError.
     """
@@ -97,6 +99,7 @@ def similarity(
                         seed=seed,
                         limit=DEFAULT_FRAMES if frames is None else frames,
                         held_out=None,
+                        axes=tuple(frame_axis),
                     ),
                     recipe,
                     Stores(

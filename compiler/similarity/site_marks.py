@@ -12,6 +12,7 @@ from ..actions.share_prefix import sites_among, values_to_sample
 from ..execution.feeds import StreamFeeds
 from ..execution.samples import sample_values
 from ..frames.calibration import Frames
+from ..frames.tying import tied_groups
 from ..frontends.join import join
 from ..graph.arrays import Int64
 from ..graph.program import Program, own_name
@@ -34,7 +35,7 @@ def site_marks(
     One more pass over at most 512 frames: the planner looks at values before activations, and at
     programs in which equal weights are one.
     """
-    program = join(list(programs.values()), frames.tied_groups())
+    program = join(list(programs.values()), tied_groups(frames))
     run_exact(program)
     bills = Bills(program)
     after = {bills.replaced(name, 1): name for name in program.values()}

@@ -10,6 +10,7 @@ import pytest
 from repsimc.compiler.errors import DataError, UsageError
 from repsimc.compiler.frames.calibration import FrameOptions, load_frames, load_labels
 from repsimc.compiler.frames.preprocessing import Preprocessing
+from repsimc.compiler.frames.tying import tied_groups
 from tests.frames.given_frames import (
     ONE,
     PAIR,
@@ -34,7 +35,7 @@ def test_plain_array_and_arrays_by_input_name():
     for calibration in (x, {"x": x}):
         frames = load_frames(calibration, inputs)
         assert frames.aligned("a", "b")
-        assert frames.tied_groups() == [[("a", "x"), ("b", "x")]]
+        assert tied_groups(frames) == [[("a", "x"), ("b", "x")]]
 
 
 def test_arrays_by_model_are_separate_streams_unless_they_are_the_same():
@@ -44,12 +45,12 @@ def test_arrays_by_model_are_separate_streams_unless_they_are_the_same():
         frames = load_frames(calibration, inputs)
         assert not frames.aligned("a", "b")
         assert (frames.count("a"), frames.count("b")) == (20, 30)
-        assert frames.tied_groups() == []
+        assert tied_groups(frames) == []
     same = load_frames({"a": x, "b": x}, inputs)
     assert same.aligned("a", "b")
     said = load_frames({"a": x, "b": x + 1}, inputs, FrameOptions(same_frames=True))
     assert said.aligned("a", "b")
-    assert said.tied_groups() == []  # the same frames, but not the same arrays
+    assert tied_groups(said) == []  # the same frames, but not the same arrays
 
 
 def test_a_path_per_model(tmp_path):
@@ -60,11 +61,11 @@ def test_a_path_per_model(tmp_path):
     inputs = {name: [spec()] for name in "abc"}
     apart = load_frames(paths, inputs)
     assert apart.streams == (("a",), ("b",), ("c",))
-    assert apart.tied_groups() == []
+    assert tied_groups(apart) == []
     together = load_frames(paths, inputs, FrameOptions(same_frames=True))
     assert together.streams == (("a", "b", "c"),)
     # a.npz and b.npz have the same content, so one array can feed both
-    assert together.tied_groups() == [[("a", "x"), ("b", "x")]]
+    assert tied_groups(together) == [[("a", "x"), ("b", "x")]]
     linked = tmp_path / "link.npz"
     linked.symlink_to(tmp_path / "a.npz")
     same_file = load_frames({"a": tmp_path / "a.npz", "b": linked}, {k: inputs[k] for k in "ab"})
@@ -76,22 +77,22 @@ def test_models_of_one_stream_share_the_split(tmp_path):
     inputs = {"a": [spec()], "b": [spec("y", ("N", 7))]}
     frames = load_frames(tmp_path / "c.npz", inputs)
     np.testing.assert_array_equal(frames.fit_rows("a"), frames.fit_rows("b"))
-    assert frames.tied_groups() == []
+    assert tied_groups(frames) == []
 
 
 def test_different_batch_or_preprocessing_is_not_tied():
     inputs = {"a": [spec()], "b": [spec(shape=(1, 3, 4, 4))], "c": [spec()]}
-    assert load_frames(floats(), inputs).tied_groups() == [[("a", "x"), ("c", "x")]]
+    assert tied_groups(load_frames(floats(), inputs)) == [[("a", "x"), ("c", "x")]]
     recipes = {"": UNIT, "c": Preprocessing(scale=2.0)}
     images = load_frames(pixels(), inputs, FrameOptions(preprocessing=recipes))
-    assert images.tied_groups() == []
+    assert tied_groups(images) == []
     assert images.aligned("a", "c")
 
 
 def test_two_inputs_of_a_model_stay_apart():
     x = floats()
     inputs = {"a": [spec("l"), spec("r")], "b": [spec("l"), spec("r")]}
-    groups = load_frames({"l": x, "r": x}, inputs).tied_groups()
+    groups = tied_groups(load_frames({"l": x, "r": x}, inputs))
     assert groups == [[("a", "l"), ("b", "l")], [("a", "r"), ("b", "r")]]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from repsimc.compiler.frames.calibration import FrameOptions, load_frames
 from repsimc.compiler.frames.preprocessing import Preprocessing
+from repsimc.compiler.frames.tying import tied_groups
 from tests.frames.given_frames import (
     ONE,
     PAIR,
@@ -45,7 +46,7 @@ def test_npz_with_one_usable_array_feeds_every_model(tmp_path):
     frames = load_frames(tmp_path / "c.npz", inputs)
     np.testing.assert_array_equal(fed(frames, "b", "data"), x)
     assert frames.streams == (("a", "b"),)
-    assert frames.tied_groups() == [[("a", "x"), ("b", "data")]]
+    assert tied_groups(frames) == [[("a", "x"), ("b", "data")]]
 
 
 def test_labels_named_like_a_model_are_not_its_frames(tmp_path):

@@ -145,6 +145,7 @@ class ArrayFrames:
     arrays: Mapping[str, Array]
     batch: int = 16
     walks: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    mixed: bool = False
 
     @property
     def count(self) -> int:
@@ -155,6 +156,11 @@ class ArrayFrames:
     def groups(self) -> None:
         """No two frames are alike."""
         return None
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of frames in each batch."""
+        return [min(self.batch, self.count - start) for start in range(0, self.count, self.batch)]
 
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Arrays for the inputs in `values`, batch by batch."""
