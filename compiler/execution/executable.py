@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from ..errors import ModelError
 from ..graph.arrays import Array, Int64
-from ..graph.export import to_proto, write_model
+from ..graph.export import every_node, to_proto, write_model
 from ..graph.program import Program, constants_of
 from ..graph.weights import nbytes_of
 
@@ -60,7 +60,7 @@ class Executable:
             return
         values = program.values()
         needed = program.needed_nodes([values[name] for name in self._computed], stop=inputs or ())
-        weight_nbytes = sum(map(nbytes_of, constants_of(needed)))
+        weight_nbytes = sum(map(nbytes_of, constants_of(every_node(needed))))
         try:
             if weight_nbytes < _INLINE_NBYTES:
                 proto = to_proto(program, inputs=inputs, outputs=self._computed)

@@ -11,7 +11,7 @@ from onnx import checker, defs
 
 from ..errors import ModelError
 from ..graph.export import every_node, to_proto
-from ..graph.program import Program, own_name
+from ..graph.program import Program, constants_of, own_name
 from ..graph.weights import array_of, chunks, nbytes_of
 from .prepare import LIGHT_ELEMENTS, all_nodes
 
@@ -99,7 +99,7 @@ def check_runs(program: Program, where: str) -> None:
         return
     message = _refusal(to_proto(program, light_elements=LIGHT_ELEMENTS))
     if message is not None:
-        nbytes = sum(map(nbytes_of, program.weights().values()))
+        nbytes = sum(map(nbytes_of, constants_of(every_node(program.graph.nodes))))
         message = _refusal(to_proto(program)) if nbytes < _WHOLE_NBYTES else message
     if message is not None:
         raise ModelError(

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx_graphsurgeon as gs
-
 from ..actions.action import Action, Stage
 from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
-from ..graph.program import Program, model_of, own_name
-from ..graph.weights import digest, nbytes_of
+from ..graph.program import Program, constants_of, constants_of_bodies, model_of, own_name
+from ..graph.weights import held_key, nbytes_of
 from ..planning.plan import Plan
 from ..structure.cost import model_cost, program_cost
 from ..units import Budget
@@ -98,12 +96,12 @@ def _divided_weights(program: Program) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name in program.models:
         for node in program.nodes_of(name):
-            for tensor in node.inputs:
-                if isinstance(tensor, gs.Constant):
-                    key = digest(tensor)
-                    sizes[key] = nbytes_of(tensor)
-                    if name not in readers.setdefault(key, []):
-                        readers[key].append(name)
+            read = [(tensor, held_key(tensor)) for tensor in constants_of([node])]
+            read += [(t, held_key(t, in_body=True)) for t in constants_of_bodies([node])]
+            for tensor, key in read:
+                sizes[key] = nbytes_of(tensor)
+                if name not in readers.setdefault(key, []):
+                    readers[key].append(name)
     parts = dict.fromkeys(program.models, 0)
     for key, names in readers.items():
         each, rest = divmod(sizes[key], len(names))
