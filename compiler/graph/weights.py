@@ -40,6 +40,11 @@ def element_type(dtype: Any) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
+def element_name(dtype: Any) -> str:
+    """NumPy's or ml_dtypes' name of a dtype that may be a number of onnx.TensorProto."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(element_type(dtype))).name
+
+
 @cache
 def element_nbits(onnx_type: int) -> int:
     """Bits that one element takes in ONNX's raw data: 4 for int4, of which two share a byte."""

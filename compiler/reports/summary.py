@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import onnx_graphsurgeon as gs
+
 from ..actions.action import Action, Stage
 from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
