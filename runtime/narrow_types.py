@@ -37,25 +37,29 @@ _FLOATS = {
 
 
 def run_session(
-    session: onnxruntime.InferenceSession, outputs: Sequence[str], feeds: Mapping[str, Any]
+    session: onnxruntime.InferenceSession,
+    outputs: Sequence[str],
+    feeds: Mapping[str, Any],
+    options: onnxruntime.RunOptions | None = None,
 ) -> list[Any]:
     """The outputs in order: arrays, and OrtValues of types that NumPy has no word for.
 
-    `feeds` may hold such OrtValues. Raises what ONNX Runtime raises.
+    `feeds` may hold such OrtValues; `options` can stop the run. Raises what ONNX Runtime raises.
     """
     if not outputs:
         return []
     types = {value.name: str(value.type) for value in session.get_outputs()}
     opaque = [name for name in outputs if is_narrow(types[name])]
     if not opaque and all(isinstance(value, np.ndarray) for value in feeds.values()):
-        return session.run(list(outputs), dict(feeds))
-    from onnxruntime import OrtValue
+        return session.run(list(outputs), dict(feeds), options)
+    import onnxruntime
 
+    ort: Any = onnxruntime  # its stubs know half of OrtValue
     given = {
-        name: OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
+        name: ort.OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
         for name, value in feeds.items()
     }
-    made = session.run_with_ort_values(list(outputs), given)
+    made: list[Any] = session.run_with_ort_values(list(outputs), given, options)
     return [
         value if name in opaque or not value.is_tensor() else value.numpy()
         for name, value in zip(outputs, made, strict=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from ...runtime.narrow_types import readable, run_session
 from ..errors import ModelError
 from ..graph.arrays import Array, Int64
 from ..graph.export import every_node, to_proto, write_model
@@ -73,7 +74,7 @@ class Executable:
         except Exception as error:
             models = sorted({name.split("/", 1)[0] for name in outputs})
             raise ModelError(
-                f"ONNX Runtime cannot run {', '.join(models)}: {_first_line(error)}",
+                f"ONNX Runtime cannot run {', '.join(models)}: {first_line(error)}",
                 "check that the model itself runs in ONNX Runtime",
             ) from error
         self._read = [value.name for value in self._session.get_inputs()]
@@ -84,11 +85,12 @@ class Executable:
         if not self._computed:
             return [feeds[name] for name in self.outputs]
         try:
-            made = self._session.run(self._computed, {name: feeds[name] for name in self._read})
+            given = {name: feeds[name] for name in self._read}
+            made = map(readable, run_session(self._session, self._computed, given))
         except Exception as error:
             raise ModelError(
                 f"running the graph up to {', '.join(self.outputs[:3])} failed: "
-                f"{_first_line(error)}",
+                f"{first_line(error)}",
                 "check that the frames have the shape and value range the model expects",
             ) from error
         arrays = {**feeds, **dict(zip(self._computed, made))}
@@ -163,5 +165,6 @@ def batches_of(rows: Int64, batch: int) -> Iterator[Int64]:
         yield rows[start : start + batch]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, cut where it is long."""
     return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__

@@ -93,9 +93,7 @@ def check_runs(program: Program, where: str) -> None:
     tried without its weights first, and with them only if that fails, since a few kernels want
     constants.
     """
-    functions = {function.domain for function in program.graph.functions}
-    domains = {node.domain or "" for node in every_node(program.graph.nodes)}
-    if not domains - functions <= KNOWN_DOMAINS:
+    if foreign_domains(program):
         return
     message = _refusal(to_proto(program, light_elements=LIGHT_ELEMENTS))
     if message is not None:
@@ -107,6 +105,16 @@ def check_runs(program: Program, where: str) -> None:
             "a model that ONNX Runtime loads can be compiled; operators of your own, in a domain "
             "of their own, are left as they are",
         )
+
+
+def foreign_domains(program: Program) -> set[str]:
+    """Domains of operators that ONNX Runtime does not bring along, and the program has no body of.
+
+    What has them can be looked at, shared and written, but not run here.
+    """
+    functions = {function.domain for function in program.graph.functions}
+    domains = {node.domain or "" for node in every_node(program.graph.nodes)}
+    return domains - functions - KNOWN_DOMAINS
 
 
 def _refusal(proto: onnx.ModelProto) -> str | None:
