@@ -108,12 +108,12 @@ def exact_program(
             "this is a fault of repsimc, not of your model: please report it with the file",
         )
     names = tuple(dict.fromkeys(step.name for step in reversed(EXACT)))
-    for left_out in [*((name,) for name in names), names]:
+    for name in names:
         program = original.copy()
-        run_exact(program, without=left_out)
+        run_exact(program, without=(name,))
         if difference(program, probes, given) is None:
-            break
-    return program, left_out
+            return program, (name,)
+    return original.copy(), names
 
 
 def _probes(

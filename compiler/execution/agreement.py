@@ -125,15 +125,16 @@ def difference(
             return Difference(name, own, np.inf, 0.0, error.message)
         found = dict(zip(segment.outputs, made))
         for name, own, value in refs:
-            wrong = _judged(program, probe, (name, own), found[value], given)
+            wrong = judged(program, probe, (name, own), found[value], given)
             if wrong is not None:
                 return wrong
     return None
 
 
-def _judged(
+def judged(
     program: Program, probe: Probe, output: tuple[str, str], found: Any, given: Originals | None
 ) -> Difference | None:
+    """What is wrong with what was found for a (model, output) of a probe; None if nothing is."""
     model, own = output
     expected = probe.expected[model][own]
     apart, allowed = gap(expected, found), tolerance(program, model, expected)
@@ -167,7 +168,9 @@ def _is_float(value: Any) -> bool:
         return any(_is_float(one) for one in cast("list[Any]", value))
     if isinstance(value, dict):
         return any(_is_float(one) for one in cast("dict[Any, Any]", value).values())
-    return isinstance(value, float) or (isinstance(value, np.ndarray) and value.dtype.kind in "fc")
+    if isinstance(value, np.ndarray):
+        return cast("Array", value).dtype.kind in "fc"
+    return isinstance(value, float)
 
 
 def gap(expected: Any, found: Any) -> float:
@@ -177,7 +180,7 @@ def gap(expected: Any, found: Any) -> float:
     differs. Infinite for other types, shapes and texts, and where one has numbers and one has none.
     """
     if isinstance(expected, np.ndarray) and isinstance(found, np.ndarray):
-        return _array_gap(expected, found)
+        return _array_gap(cast("Array", expected), cast("Array", found))
     if isinstance(expected, dict) and isinstance(found, dict):
         one, other = cast("dict[Any, Any]", expected), cast("dict[Any, Any]", found)
         if one.keys() != other.keys():
@@ -189,8 +192,9 @@ def gap(expected: Any, found: Any) -> float:
             return np.inf
         return max((gap(a, b) for a, b in zip(ours, theirs)), default=0.0)
     if isinstance(expected, (int, float)) and isinstance(found, (int, float)):
-        return _array_gap(np.asarray(expected), np.asarray(found))
-    return 0.0 if type(expected) is type(found) and bool(expected == found) else np.inf
+        return _array_gap(np.asarray(cast("float", expected)), np.asarray(cast("float", found)))
+    same = cast("object", expected) == cast("object", found)
+    return 0.0 if same is True else np.inf
 
 
 def _array_gap(expected: Array, found: Array) -> float:

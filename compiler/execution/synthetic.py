@@ -189,4 +189,4 @@ class _Timed:
 
 
 def _is_free(size: Any) -> bool:
-    return not isinstance(size, (int, np.integer)) or int(size) < 0
+    return not isinstance(size, int) or size < 0

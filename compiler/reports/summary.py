@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
@@ -22,13 +22,15 @@ from .report import MEMORY, WEIGHTS, ModelReport, OutputFidelity, Report, Sharin
 class Compilation:
     """What a compilation came to: from `original` (as read) to `program` by the plan.
 
-    `compared` are the outputs of the two beside each other.
+    `compared` are the outputs of the two beside each other, `unverified` models that could not be
+    compared with their files, and why.
     """
 
     original: Program
     program: Program
     plan: Plan
     compared: Sequence[OutputComparison]
+    unverified: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def report_of(
@@ -71,6 +73,7 @@ def report_of(
                     for c in compiled.compared
                     if c.model == name
                 ),
+                compiled.unverified.get(name, ""),
             )
         )
     counts = [] if frames is None else [frames.fit_rows(s[0]) for s in frames.streams]
