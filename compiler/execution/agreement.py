@@ -198,14 +198,15 @@ def gap(expected: Any, found: Any) -> float:
 
 
 def _array_gap(expected: Array, found: Array) -> float:
-    if expected.shape != found.shape or expected.dtype.kind != found.dtype.kind:
+    text = expected.dtype.kind in "OUS" and found.dtype.kind in "OUS"
+    if expected.shape != found.shape or (expected.dtype != found.dtype and not text):
         return np.inf
     if not expected.size:
         return 0.0
-    if expected.dtype.kind in "OUS":
+    if text:
         return 0.0 if np.array_equal(expected, found) else np.inf
     if expected.dtype.kind not in "fc":
-        return float(np.mean(expected != found))
+        return int(np.count_nonzero(expected != found)) / expected.size
     finite = np.isfinite(expected)
     if not np.array_equal(expected[~finite], found[~finite], equal_nan=True):
         return np.inf
