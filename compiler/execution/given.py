@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -23,11 +24,16 @@ class Originals(Protocol):
         ...
 
 
+# Files whose sessions stay open: beyond, one that is asked for takes the others' place.
+KEPT_NBYTES = 1 << 30
+
+
 class GivenModels:
     """The users' files, opened where they lie, with ONNX Runtime's default settings.
 
     What was imported from them is a reading of ours, and may be wrong; the files are what users
-    run today. A file is opened when it is first asked for, and once.
+    run today. A file is opened when it is first asked for, and stays open while all that are take
+    less than KEPT_NBYTES.
     """
 
     def __init__(self, models: Mapping[str, Model]) -> None:
@@ -72,14 +78,19 @@ class GivenModels:
     def open(self, model: str) -> ort.InferenceSession:
         """The session of a model's file. Raises ModelError if ONNX Runtime does not open it."""
         if model not in self._sessions:
+            self._make_room(model)
             options = ort.SessionOptions()
             options.log_severity_level = 4
             # Not a matter of results: threads must not spin on cores that the next step wants.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             path = self._models[model].source.path
             try:
+                # Of a name that is no Unicode ONNX Runtime takes only the content.
+                printable = os.fsdecode(path).isprintable()
                 self._sessions[model] = ort.InferenceSession(
-                    str(path), options, providers=["CPUExecutionProvider"]
+                    str(path) if printable else path.read_bytes(),
+                    options,
+                    providers=["CPUExecutionProvider"],
                 )
             except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
                 raise ModelError(
@@ -89,3 +100,8 @@ class GivenModels:
                     "model so that ONNX Runtime opens it",
                 ) from error
         return self._sessions[model]
+
+    def _make_room(self, model: str) -> None:
+        nbytes = sum(self._models[name].source.nbytes for name in (*self._sessions, model))
+        if nbytes > KEPT_NBYTES:
+            self._sessions.clear()
