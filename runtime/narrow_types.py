@@ -24,6 +24,15 @@ _PLAIN_NAMES = (
     "complex64 complex128"
 )
 _PLAIN = frozenset(f"tensor({name})" for name in _PLAIN_NAMES.split())
+# onnx.TensorProto's numbers of types that ml_dtypes adds to NumPy, an element to a byte or two.
+_NUMBERS = {
+    "bfloat16": 16,
+    "float8_e4m3fn": 17,
+    "float8_e4m3fnuz": 18,
+    "float8_e5m2": 19,
+    "float8_e5m2fnuz": 20,
+    "float8_e8m0fnu": 24,
+}
 # Bits of an element and whether it has a sign, of integers that share a byte.
 _INTEGERS = {"int4": (4, True), "uint4": (4, False), "int2": (2, True), "uint2": (2, False)}
 # Bits of exponent and mantissa, bias, and which codes are no numbers, by onnx.proto.
@@ -44,19 +53,21 @@ def run_session(
 ) -> list[Any]:
     """The outputs in order: arrays, and OrtValues of types that NumPy has no word for.
 
-    `feeds` may hold such OrtValues; `options` can stop the run. Raises what ONNX Runtime raises.
+    `feeds` may hold such OrtValues, and arrays of ml_dtypes' types; `options` can stop the run.
+    Raises what ONNX Runtime raises.
     """
     if not outputs:
         return []
     types = {value.name: str(value.type) for value in session.get_outputs()}
     opaque = [name for name in outputs if is_narrow(types[name])]
-    if not opaque and all(isinstance(value, np.ndarray) for value in feeds.values()):
+    plain = not any(hasattr(v, "data_ptr") or _number_of(v) for v in feeds.values())
+    if plain and not opaque:
         return session.run(list(outputs), dict(feeds), options)
     import onnxruntime
 
     ort: Any = onnxruntime  # its stubs know half of OrtValue
     given = {
-        name: ort.OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
+        name: value if hasattr(value, "data_ptr") else _held(ort.OrtValue, value)
         for name, value in feeds.items()
     }
     made: list[Any] = session.run_with_ort_values(list(outputs), given, options)
@@ -64,6 +75,19 @@ def run_session(
         value if name in opaque or not value.is_tensor() else value.numpy()
         for name, value in zip(outputs, made, strict=True)
     ]
+
+
+def _number_of(value: Any) -> int:
+    """The number in onnx.TensorProto of an array's type that NumPy has from ml_dtypes; else 0."""
+    return _NUMBERS.get(value.dtype.name, 0) if isinstance(value, np.ndarray) else 0
+
+
+def _held(kind: Any, value: Any) -> Any:
+    """The array as ONNX Runtime holds it."""
+    if number := _number_of(value):
+        bits = np.asarray(value, order="C").view(f"u{value.dtype.itemsize}")
+        return kind.ortvalue_from_numpy_with_onnx_type(bits, number)
+    return kind.ortvalue_from_numpy(value)
 
 
 def is_narrow(kind: str) -> bool:

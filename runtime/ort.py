@@ -105,7 +105,7 @@ class OnnxRuntimeExecution:
                 graph = GraphFile(inside(self.path, self.manifest.graph).read_bytes())
                 self._files.require_same()  # not replaced between that look and the reading
                 self._check_interface(set(graph.inputs), set(graph.outputs))
-                cut = graph.parts(wanted)
+                cut = graph.parts(wanted, shapes=False)
                 if cut is None:
                     self._parts = []
                 else:

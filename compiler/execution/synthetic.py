@@ -26,6 +26,7 @@ _RANKS = (2, 1, 4, 3, 0)  # where not even the number of axes is known
 # A file whose runs on made-up inputs take longer, or whose inputs are larger, is left at that.
 _SECONDS = 10.0
 _MOST_ELEMENTS = 1 << 24
+_FEW = 8
 _TEXTS = ("a", "text", "two words", "")
 
 
@@ -34,8 +35,9 @@ class Choice:
     """How inputs are made up: what free sizes and ranks are, and the kind of whole numbers.
 
     Whole numbers may be indices, sizes or counts, so that few are valid: 'bits' are 0 and 1 at
-    random, 'ones' are 1, 'zeros' 0, 'signed' are from -3 to 3. With 'signed' floats are spread
-    wider, so that what is clipped or saturates shows.
+    random, 'ones' are 1, 'zeros' 0, 'signed' are from -3 to 3. Floats are noise, but for inputs of
+    a few numbers (scales, ratios) with 'ones' and 'zeros'. With 'signed' they are spread wider, so
+    that what is clipped or saturates shows.
     """
 
     size: int
@@ -52,8 +54,8 @@ def choices(program: Program, model: Model, sizes: Mapping[str, int]) -> Iterato
     ranks = _RANKS if None in shapes else (2,)
     free = any(_is_free(size) and size not in sizes for s in shapes for size in (s or ())[1:])
     batches = any(_is_free(size) and size not in sizes for s in shapes for size in (s or ())[:1])
-    whole = any(v.dtype is not None and np.dtype(v.dtype).kind == "i" for v in own)
-    kinds = ("bits", "ones", "zeros") if whole else ("bits",)
+    picky = any(_is_count(v) or _is_few(v.shape) for v in own)
+    kinds = ("bits", "ones", "zeros") if picky else ("bits",)
     for size, batch, rank, kind in itertools.product(
         _SIZES if free or None in shapes else _SIZES[:1],
         _BATCHES if batches else _BATCHES[:1],
@@ -87,6 +89,8 @@ def made_up(value: gs.Variable, choice: Choice, sizes: Mapping[str, int], seed: 
         return np.asarray(draws.integers(0, 2, shape)).astype(bool)
     if dtype.kind in "iu":
         return np.asarray(_whole(draws, dtype, shape, choice)).astype(dtype)
+    if choice.integers in ("ones", "zeros") and _is_few(value.shape):
+        return np.full(shape, float(choice.integers == "ones"), dtype)
     spread = 4.0 if choice.integers == "signed" else 1.0
     return np.asarray(spread * draws.standard_normal(shape)).astype(dtype)
 
@@ -186,6 +190,17 @@ class _Timed:
 
     def run(self, model: str, feeds: Mapping[str, Array]) -> dict[str, Any]:
         return self._given.run(model, feeds, _SECONDS)
+
+
+def _is_count(value: gs.Variable) -> bool:
+    return value.dtype is not None and np.dtype(value.dtype).kind in "iu"
+
+
+def _is_few(shape: Any) -> bool:
+    """Whether an input is a number or a few: a scale or a threshold, and no data."""
+    return shape is not None and (
+        not shape or (len(shape) == 1 and not _is_free(shape[0]) and shape[0] <= _FEW)
+    )
 
 
 def _is_free(size: Any) -> bool:

@@ -43,6 +43,19 @@ def test_values_are_those_of_ml_dtypes(kind: str) -> None:
     np.testing.assert_array_equal(readable(z), -x)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "int" not in kind])
+@pytest.mark.parametrize("shape", [(6,), ()])
+def test_arrays_of_such_types_are_fed(kind: str, shape: tuple[int, ...]) -> None:
+    _, dtype, _ = KINDS[kind]
+    size = ",".join(map(str, shape))
+    proto = model_of_text(f"""<ir_version: 10, opset_import: ["" : 21]>
+        g ({kind}[{size}] x) => (float[{size}] y) {{ y = Cast<to=1>(x) }}""")
+    session = ort.InferenceSession(proto.SerializeToString())
+    x = np.asarray(np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    (y,) = run_session(session, ["y"], {"x": x})
+    np.testing.assert_array_equal(y, x.astype(np.float32))
+
+
 def test_plain_types_and_what_is_no_tensor_are_left_alone() -> None:
     assert not is_narrow("tensor(float)")
     assert not is_narrow("seq(tensor(float))")
