@@ -18,6 +18,7 @@ from repsimc.compiler.actions.site import Site
 from repsimc.compiler.case import Case
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import fit_feeds
+from repsimc.compiler.execution.given import GivenModels
 from repsimc.compiler.execution.samples import Samples, sample_values
 from repsimc.compiler.fitting.affine_ranking import AffineRanking
 from repsimc.compiler.fitting.cka import debiased_cka
@@ -110,7 +111,8 @@ class Trials:
         self.program = original.copy()
         run_exact(self.program)
         options = CompileOptions(models=tuple((name, zoo.model(name)) for name in names))
-        case = Case(options, tuple(apart), original, self.program, self._frames)
+        given = GivenModels(original.models)
+        case = Case(options, tuple(apart), original, self.program, self._frames, given=given)
         self.bench = Workbench(case, NoProgress())
         self._judged = {
             value: _images(zoo, pair, name, "dev4000", judged)

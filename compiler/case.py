@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..passes.pipeline import run_exact
+from ..passes.pipeline import EXACT, run_exact
+from .errors import ModelError
+from .execution.agreement import Probe, difference, frame_probes
 from .execution.feeds import input_specs
 from .execution.first_frame import run_first_frame
+from .execution.given import GivenModels, Originals
 from .execution.measured_sizes import bind_to_frames, bind_to_shapes, take_sizes
+from .execution.synthetic import synthetic_probes
 from .frames.axes import with_axes
 from .frames.calibration import FrameOptions, Frames, InputSpec, load_frames
 from .frames.tying import Tying, tying
+from .frontends.check import foreign_domains
 from .frontends.join import join
 from .frontends.read import read_model
 from .graph.program import Program
@@ -25,7 +30,9 @@ class Case:
 
     `apart` are the models as programs of their own, `original` the same in one program, in which
     the inputs of `tying` are one, `program` that after the exact passes. Without `frames` only
-    exact rewrites can be made and nothing is compared.
+    exact rewrites can be made. `given` are the users' files, which everything is compared with. On
+    `probes` the program was found to be theirs, but for models that are `unverified` (and why).
+    `left_out` names exact passes that were not run because the program did not stay the files'.
     """
 
     options: CompileOptions
@@ -33,7 +40,11 @@ class Case:
     original: Program
     program: Program
     frames: Frames | None
+    given: Originals
     tying: Tying = field(default_factory=Tying)
+    probes: tuple[Probe, ...] = ()
+    unverified: Mapping[str, str] = field(default_factory=dict[str, str])
+    left_out: tuple[str, ...] = ()
 
 
 def read_models(options: CompileOptions, progress: Progress) -> list[Program]:
@@ -47,7 +58,11 @@ def read_models(options: CompileOptions, progress: Progress) -> list[Program]:
 
 
 def case_of(apart: Sequence[Program], options: CompileOptions, progress: Progress) -> Case:
-    """The case of these models and the options' frames. Raises DataError, UsageError."""
+    """The case of these models and the options' frames.
+
+    Raises DataError, UsageError, and ModelError where what was read of a file does not compute what
+    the file does.
+    """
     frames = frames_of(options, apart)
     tied = tying(
         _specs(apart, options) if frames is None else frames.inputs,
@@ -61,11 +76,67 @@ def case_of(apart: Sequence[Program], options: CompileOptions, progress: Progres
     _bind(original, frames, options)
     for one in apart:
         take_sizes(one, original)
+    progress.stage("running the files", None)
+    given = GivenModels(original.models)
+    unverified = {
+        name: f"ONNX Runtime does not know its operators of domain {', '.join(sorted(domains))}"
+        for program in apart
+        for name in program.models
+        if (domains := foreign_domains(program))
+    }
+    probes, unknown = _probes(original, frames, given, tuple(unverified))
+    unverified |= unknown
     progress.stage("sharing what is equal", None)
+    program, left_out = exact_program(original, probes, given)
+    _bind(program, frames, options)
+    return Case(
+        options,
+        tuple(apart),
+        original,
+        program,
+        frames,
+        given,
+        tied,
+        probes=tuple(probes),
+        unverified=unverified,
+        left_out=left_out,
+    )
+
+
+def exact_program(
+    original: Program, probes: Sequence[Probe], given: Originals
+) -> tuple[Program, tuple[str, ...]]:
+    """The program after the exact passes, as it computes what the files do.
+
+    Passes that move an output are left out: none, else the first that mends it alone, else all.
+    Their names come with the program. Raises ModelError if the program as it was read differs from
+    the files, too.
+    """
     program = original.copy()
     run_exact(program)
-    _bind(program, frames, options)
-    return Case(options, tuple(apart), original, program, frames, tied)
+    if difference(program, probes, given) is None:
+        return program, ()
+    if wrong := difference(original, probes, given):
+        source = original.models[wrong.model].source.path
+        raise ModelError(
+            f"repsimc reads {source} wrongly: beside the file, as ONNX Runtime runs it, {wrong}",
+            "this is a fault of repsimc, not of your model: please report it with the file",
+        )
+    names = tuple(dict.fromkeys(step.name for step in reversed(EXACT)))
+    for name in names:
+        program = original.copy()
+        run_exact(program, without=(name,))
+        if difference(program, probes, given) is None:
+            return program, (name,)
+    return original.copy(), names
+
+
+def _probes(
+    original: Program, frames: Frames | None, given: GivenModels, foreign: Sequence[str]
+) -> tuple[list[Probe], dict[str, str]]:
+    if frames is not None:
+        return frame_probes(original, frames, given)
+    return synthetic_probes(original, given, [n for n in original.models if n not in foreign])
 
 
 def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | None:

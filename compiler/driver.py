@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,13 @@ from .actions.action import Stage
 from .actions.kinds import chosen
 from .bundle.lowering import is_quantised
 from .bundle.references import references_of
+from .bundle.rehearsal import Rehearsal
 from .bundle.writing import BundleContents, check_output, write_bundle
 from .case import Case, case_of, read_models
 from .errors import FidelityError, UsageError
 from .execution.outputs import OutputComparison
 from .frames.warnings import frame_warnings
+from .frontends.check import foreign_domains
 from .graph.program import Program
 from .naming import model_names
 from .options import CompileOptions
@@ -84,15 +86,16 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
     if plan is not None:
         check_plan(plan, case.program)
         trial = bench.replay(plan)
-        _enforce_floors(trial.outputs)
+        _enforce_floors(trial.outputs, case, plan, replayed=True)
         budgets.enforce(trial.program)
     else:
         plan, trial = Planner(bench, budgets, progress).planned()
+        _enforce_floors(trial.outputs, case, plan, replayed=False)
 
     program, frames = trial.program, case.frames
     memory = predicted_memory(program, apart)
     notes = _notes(case, plan)
-    compiled = Compilation(case.original, program, plan, trial.outputs)
+    compiled = Compilation(case.original, program, plan, trial.outputs, case.unverified)
     report = report_of(compiled, memory, frames, case.tying, notes, options.budget)
     bundle = None
     if writing:
@@ -112,29 +115,51 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
                 options.layout,
                 options.precision,
                 None if frames is None else references_of(program, frames),
+                _check_of(case, program, _moved(bench, plan)),
             ),
             options.overwrite,
         )
     return CompileResult(report, plan, program, bundle)
 
 
-def _enforce_floors(compared: Sequence[OutputComparison]) -> None:
-    missed = [output for output in compared if not output.met]
+def _moved(bench: Workbench, plan: Plan) -> set[str]:
+    """The models whose outputs inexact rewrites move."""
+    return {name for one in plan.actions for name in bench.bills.affected(one.action)}
+
+
+def _check_of(case: Case, program: Program, moved: set[str]) -> Callable[[Path], None] | None:
+    """What a finished bundle is held against; nothing can be where operators are not known here."""
+    if any(foreign_domains(one) for one in case.apart):
+        return None
+    return Rehearsal(program, case.probes, case.given, moved).check
+
+
+def _enforce_floors(
+    compared: Sequence[OutputComparison], case: Case, plan: Plan, replayed: bool
+) -> None:
+    # What is random in the file itself is no output's loss.
+    missed = [one for one in compared if not one.met and one.model not in case.unverified]
     if missed:
         lines = ", ".join(
             f"{output.model}/{output.output} {output.metric} {output.value:.4f} < {output.floor:g}"
             for output in missed
         )
-        raise FidelityError(
-            f"the plan misses the fidelity floor: {lines}",
-            "edit the plan, lower --min-fidelity, or let repsimc plan by leaving out --plan",
-        )
+        if replayed:
+            hint = "edit the plan, lower --min-fidelity, or let repsimc plan by leaving out --plan"
+        else:
+            hint = "lower --min-fidelity, choose another metric, or give more frames"
+        what = "the plan" if plan.actions else "what is exact but for rounding"
+        raise FidelityError(f"{what} misses the fidelity floor: {lines}", hint)
 
 
 def _notes(case: Case, plan: Plan) -> tuple[str, ...]:
-    notes: list[str] = []
-    frames = case.frames
-    if frames is None and len(case.options.models) > 1:
+    options, frames = case.options, case.frames
+    notes = [f"{name} is unverified: {why}" for name, why in case.unverified.items()]
+    if case.left_out:
+        notes.append(
+            f"left out: {', '.join(case.left_out)}, after which outputs were not those of the files"
+        )
+    if frames is None and len(options.models) > 1:
         notes.append(
             "no frames were given, so only what is exact was shared and nothing was measured; "
             "--calib PATH lets models share approximately too"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import zip_longest
 from time import perf_counter
 
@@ -92,16 +92,21 @@ def run_passes(
     return everything
 
 
-def run_exact(program: Program, on_pass: OnPass | None = None) -> list[Change]:
-    """Run the exact passes until they find nothing more; see `run_passes`.
+def run_exact(
+    program: Program, on_pass: OnPass | None = None, without: Collection[str] = ()
+) -> list[Change]:
+    """Run the exact passes until they find nothing more, but those named; see `run_passes`.
 
     One folding makes room for another: operators that merged leave a weight to fewer readers, or
     make a value that is never negative.
     """
     everything: list[Change] = []
     while True:
-        changes = run_passes(program, _EQUAL, on_pass)
-        folded = run_passes(program, _FOLDED, on_pass)
+        equal, folding = (
+            [step for step in steps if step.name not in without] for steps in (_EQUAL, _FOLDED)
+        )
+        changes = run_passes(program, equal, on_pass)
+        folded = run_passes(program, folding, on_pass)
         everything += changes + folded
         if not folded:
             return everything

@@ -14,13 +14,15 @@ from onnx import defs, helper, numpy_helper
 
 from ..compiler.graph.edit import remove_nodes
 from ..compiler.graph.program import Names, Note, Program, model_of
-from ..compiler.graph.weights import digest
+from ..compiler.graph.weights import digest, element_name
 from .base import Change, add_source
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
      "Bernoulli"}
 )  # fmt: skip
+# ONNX Runtime has no Identity for them: an output of such a type keeps the node that makes it.
+_NOT_COPIED = frozenset({"int4", "uint4", "int2", "uint2", "float4_e2m1fn", "float8_e8m0fnu"})
 # a + b and b + a are the same bits in IEEE arithmetic, as are a * b and b * a.
 _COMMUTATIVE = frozenset({"Add", "Mul"})
 
@@ -50,7 +52,7 @@ class ShareEqualPrefixes:
         for node in graph.nodes:
             key = _key(node, graph.opset, outputs)
             first = node if key is None else kept.setdefault(key, node)
-            if first is node:
+            if first is node or any(_keeps_its_maker(v, outputs) for v in node.outputs):
                 nodes.append(node)
                 continue
             for ours, value in zip(first.outputs, list(node.outputs), strict=True):
@@ -78,6 +80,12 @@ class ShareEqualPrefixes:
 def _change(node: gs.Node, first: gs.Node) -> Change:
     where = "within the model" if model_of(node.name) == model_of(first.name) else "once for both"
     return Change(f"{node.op} '{node.name}' equals '{first.name}' and runs {where}", node.name)
+
+
+def _keeps_its_maker(value: gs.Tensor, outputs: set[str]) -> bool:
+    if value.dtype is None or value.name not in outputs:
+        return False
+    return element_name(value.dtype) in _NOT_COPIED
 
 
 def _identity(

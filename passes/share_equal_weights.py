@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from ..compiler.graph.program import Program
-from ..compiler.graph.weights import digest, nbytes_of
+from ..compiler.graph.program import Program, constants_of_bodies
+from ..compiler.graph.weights import SMALL_NBYTES, digest, nbytes_of
 from .base import Change
 
 
@@ -16,8 +16,8 @@ from .base import Change
 class ShareEqualWeights:
     """Weights of equal type, shape and bytes become one, within and across models.
 
-    The first in graph order stays. Weights that a body of If, Loop or Scan holds itself are
-    left alone; those it reads from outside are shared like any other.
+    The first in graph order stays. So do large weights that bodies of If, Loop or Scan read, which
+    the file then holds outside of them; small ones of a body stay with it.
     """
 
     name: ClassVar[str] = "share-equal-weights"
@@ -27,9 +27,12 @@ class ShareEqualWeights:
         """One change for every weight that is no longer held."""
         kept: dict[str, gs.Constant] = {}
         changes: list[Change] = []
-        for weight in program.weights().values():
+        nodes = program.graph.nodes
+        inside = [t for t in constants_of_bodies(nodes) if nbytes_of(t) > SMALL_NBYTES]
+        for weight in [*program.weights().values(), *inside]:
             first = kept.setdefault(digest(weight), weight)
-            if first is not weight:
+            # Copies of a program have one tensor a body of what is, by its name, one weight.
+            if first.name != weight.name:
                 program.replace_uses(weight, first)
                 changes.append(
                     Change(

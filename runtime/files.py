@@ -79,6 +79,49 @@ def check_files(folder: Path, manifest: Manifest, names: Iterable[str] | None = 
             )
 
 
+class OpenedFiles:
+    """The files of a bundle as a session found them: what it reads later must be the same.
+
+    Another bundle may take the folder's place while a session is open (that is how bundles are
+    replaced). What the session holds in memory goes on as it was; what it has to read anew would
+    be the other bundle's. `hashed` says that the files are held against the manifest now.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, hashed: bool) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._stamps = self._now()  # before the hashing: a later change shows in them
+        if hashed:
+            check_files(folder, manifest)
+
+    def require_same(self) -> None:
+        """Nothing, if the files are those that were opened, or equal. Raises ModelError."""
+        now = self._now()
+        if now == self._stamps:
+            return
+        try:
+            check_files(self._folder, self._manifest)
+        except ModelError as error:
+            raise ModelError(
+                f"{self._folder} was changed or replaced since this session was opened, and its "
+                f"graph has to be read again: {error.message}",
+                "open the bundle again with repsimc.load",
+            ) from error
+        self._stamps = now
+
+    def _now(self) -> dict[str, tuple[int, ...] | None]:
+        return {name: _stamp(self._folder / name) for name in sorted(self._manifest.files)}
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another in its place, or from itself with other content."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def file_entry(*paths: Path) -> FileEntry:
     """Size and sha256 of the files' content, one after another."""
     found = hashlib.sha256()

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import BackendError, DataError, ModelError, UsageError
 from .feeds import Array
-from .files import DAMAGED, check_external_files, inside
+from .files import DAMAGED, OpenedFiles, check_external_files, inside
 from .manifest import MANIFEST, TRUNK_HEADS, Manifest
 from .memory import release_memory
+from .narrow_types import readable, run_session
 from .wire import GraphFile, GraphPart
 
 if TYPE_CHECKING:
@@ -22,11 +23,20 @@ class OnnxRuntimeExecution:
     """The merged graph, opened whole, or in parts where the layout is 'trunk-heads'.
 
     A whole graph is cut when some of the models are asked for alone: from then on it stays in
-    parts, so that weights are never held twice. Raises ModelError, BackendError.
+    parts, so that weights are never held twice. The files are hashed first unless `verify_hashes`
+    is False; what is read later has to be the same. Raises ModelError, BackendError.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, layout: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        layout: str,
+        threads: int | None,
+        verify_hashes: bool = True,
+    ) -> None:
         self.path = path
+        self._files = OpenedFiles(path, manifest, verify_hashes)
         self.manifest = manifest
         self._threads = threads
         self._lock = threading.Lock()
@@ -35,11 +45,7 @@ class OnnxRuntimeExecution:
         self._whole: onnxruntime.InferenceSession | None = None
         check_external_files(path, manifest, manifest.graph)
         if layout != TRUNK_HEADS or not self._open_parts():
-            self._whole = self._open(str(inside(path, manifest.graph)))
-            self._check_interface(
-                {value.name for value in self._whole.get_inputs()},
-                {value.name for value in self._whole.get_outputs()},
-            )
+            self._open_whole()
 
     def run(self, models: tuple[str, ...], feeds: dict[str, Array]) -> dict[str, Any] | None:
         """The values that these models need, by name; None where all inputs must be given.
@@ -73,9 +79,9 @@ class OnnxRuntimeExecution:
             raise UsageError("this session is closed", "open another one")
         if parts:
             return self._run_parts(parts, feeds)
-        assert whole is not None
         names = list(dict.fromkeys(s.value for e in self.manifest.models for s in e.outputs))
-        return dict(zip(names, _execute(whole, names, feeds)))
+        made = _execute(whole or self._open_whole(), names, feeds)
+        return {name: readable(value) for name, value in zip(names, made)}
 
     def _run_parts(
         self,
@@ -86,7 +92,7 @@ class OnnxRuntimeExecution:
         for part, session in parts:
             made = _execute(session, part.outputs, {name: values[name] for name in part.inputs})
             values.update(zip(part.outputs, made))
-        return values
+        return {name: readable(value) for name, value in values.items()}
 
     def _open_parts(self) -> list[tuple[GraphPart, onnxruntime.InferenceSession]]:
         """The graph in parts, opened at the first call; empty if it cannot be cut."""
@@ -95,16 +101,41 @@ class OnnxRuntimeExecution:
                 raise UsageError("this session is closed", "open another one")
             if self._parts is None:
                 wanted = {e.name: [s.value for s in e.outputs] for e in self.manifest.models}
+                self._files.require_same()
                 graph = GraphFile(inside(self.path, self.manifest.graph).read_bytes())
+                self._files.require_same()  # not replaced between that look and the reading
                 self._check_interface(set(graph.inputs), set(graph.outputs))
-                cut = graph.parts(wanted)
+                cut = graph.parts(wanted, shapes=False)
                 if cut is None:
                     self._parts = []
                 else:
                     self._whole = None  # before the parts come: never hold the weights twice
                     release_memory()
-                    self._parts = [(part, self._open(part.content)) for part in cut]
+                    opened = self._opened(cut)
+                    self._files.require_same()  # weights beside the graph were read just now
+                    self._parts = opened
             return self._parts
+
+    def _opened(self, cut: list[GraphPart]) -> list[tuple[GraphPart, onnxruntime.InferenceSession]]:
+        """The parts and their sessions; none if ONNX Runtime takes one only within the whole."""
+        try:
+            return [(part, self._open(part.content)) for part in cut]
+        except BackendError:
+            return []
+
+    def _open_whole(self) -> onnxruntime.InferenceSession:
+        """The graph as one, opened again where it was closed for parts that then did not open."""
+        with self._lock:
+            if self._whole is None:
+                self._files.require_same()
+                whole = self._open(str(inside(self.path, self.manifest.graph)))
+                self._files.require_same()
+                self._check_interface(
+                    {value.name for value in whole.get_inputs()},
+                    {value.name for value in whole.get_outputs()},
+                )
+                self._whole = whole
+            return self._whole
 
     def _open(self, model: str | bytes) -> onnxruntime.InferenceSession:
         ort = import_onnxruntime()
@@ -139,7 +170,7 @@ def _execute(
 ) -> list[Any]:
     known = {value.name for value in session.get_inputs()}
     try:
-        return session.run(list(outputs), {k: v for k, v in feeds.items() if k in known})
+        return run_session(session, list(outputs), {k: v for k, v in feeds.items() if k in known})
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
         raise DataError(f"ONNX Runtime could not run this frame: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from .errors import UsageError
 from .feeds import Array, Inputs, arrange, choose_models
-from .files import check_files, read_manifest
+from .files import read_manifest
 from .manifest import LAYOUTS, Manifest
 
 Outputs = dict[str, dict[str, Array]]  # {model: {output: array}}
@@ -38,6 +39,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._session: Session | None = None
+        self._lock = threading.Lock()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -59,9 +61,11 @@ class Bundle:
 
     def run(self, inputs: Inputs, models: Iterable[str] | str | None = None) -> Outputs:
         """The outputs of all models, or those named, on one frame: see `Session.run`."""
-        if self._session is None:
-            self._session = self.session()
-        return self._session.run(inputs, models)
+        with self._lock:  # of several threads' first calls one opens the session
+            if self._session is None:
+                self._session = self.session()
+            session = self._session
+        return session.run(inputs, models)
 
     def __repr__(self) -> str:
         return f"Bundle('{self.path}', models: {', '.join(self.models)})"
@@ -149,12 +153,10 @@ class Session:
                 f"ONNX Runtime runs the bundle in fp32, not in {options.precision}",
                 "leave precision out, or use backend='tensorrt'",
             )
-        if options.verify_hashes:
-            check_files(self.path, self.manifest)
         from .ort import OnnxRuntimeExecution
 
         self._execution = OnnxRuntimeExecution(
-            self.path, self.manifest, self.layout, options.threads
+            self.path, self.manifest, self.layout, options.threads, options.verify_hashes
         )
 
     @property

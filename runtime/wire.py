@@ -199,13 +199,30 @@ class GraphFile:
         types = _payloads(memoryview(self._types.get(name, b"")), 2)
         return next((tensor for kind in types for tensor in _payloads(kind, 1)), memoryview(b""))
 
-    def parts(self, wanted: Mapping[str, Iterable[str]]) -> list[GraphPart] | None:
+    def _input_type(self, name: str, shapes: bool) -> bytes:
+        """What a part says of an input: of a value from another part, with or without its shape."""
+        told = self._types[name]
+        if shapes or name in self.inputs:
+            return told
+        return b"".join(
+            _field(2, _without_shape(payload))
+            if number == 2 and payload is not None
+            else bytes(whole)
+            for number, payload, whole in _fields(memoryview(told))
+        )
+
+    def parts(
+        self, wanted: Mapping[str, Iterable[str]], shapes: bool = True
+    ) -> list[GraphPart] | None:
         """The graph cut by which models need a node, in an order in which they can run.
 
         `wanted` maps models to the values they ask for. Running the parts whose `models` name
         one of some models computes exactly what those models need. A weight that several parts
         read is in each of them. None if the file does not tell the type of a value that would
         cross from one part to another, or asks for a value that no node makes.
+
+        What a file tells of the shapes of values that it computes may be stale. ONNX Runtime passes
+        over that within a graph, but not for inputs: without `shapes` only their types are told.
         """
         maker = {name: i for i, node in enumerate(self.nodes) for name in node.makes if name}
         needed_by: list[set[str]] = [set() for _ in self.nodes]
@@ -235,19 +252,36 @@ class GraphFile:
             inputs = tuple(n for n in sorted(given) if n in maker or n in self.inputs)
             if any(name not in self._types for name in (*inputs, *outputs)):
                 return None
-            content = self._model(groups[models], inputs, outputs, given)
+            content = self._model(groups[models], inputs, outputs, given, shapes)
             found.append(GraphPart(models, inputs, outputs, content))
         return found
 
     def _model(
-        self, nodes: list[Node], inputs: Iterable[str], outputs: Iterable[str], given: set[str]
+        self,
+        nodes: list[Node],
+        inputs: Iterable[str],
+        outputs: Iterable[str],
+        given: set[str],
+        shapes: bool,
     ) -> bytes:
         graph = [node.content for node in nodes]
         graph += self._rest
         graph += [weight for name, weight in self._weights.items() if name in given]
-        graph += [_field(_INPUT, self._types[name]) for name in inputs]
+        graph += [_field(_INPUT, self._input_type(name, shapes)) for name in inputs]
         graph += [_field(_OUTPUT, self._types[name]) for name in outputs]
         return b"".join(self._head) + _field(_GRAPH, b"".join(graph))
+
+
+def _without_shape(kind: memoryview) -> bytes:
+    """A TypeProto whose tensor, if it is one, has any shape."""
+    written: list[bytes] = []
+    for number, payload, whole in _fields(kind):
+        if number == 1 and payload is not None:
+            kept = b"".join(bytes(part) for inner, _, part in _fields(payload) if inner != 2)
+            written.append(_field(1, kept))
+        else:
+            written.append(bytes(whole))
+    return b"".join(written)
 
 
 # What a message holds that leads to tensors: field number -> kind of message, as in onnx.proto.

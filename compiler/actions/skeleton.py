@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from ..graph.arrays import Int64
 from ..graph.layout import pre_activation
-from ..graph.program import Program, node_inputs
-from ..graph.weights import digest, nbytes_of
+from ..graph.program import Program, constants_of_bodies, node_inputs
+from ..graph.weights import held_key, nbytes_of
 from ..structure.cost import node_macs
 
 
 @dataclass(frozen=True)
 class Bone:
-    """A node: what it reads, its weights (input index, content digest, bytes), MACs per frame."""
+    """A node: what it reads, its weights (input index, key of what is held once, bytes), its MACs.
+
+    Weights of bodies come after those of the inputs. MACs are per frame.
+    """
 
     name: str
     reads: tuple[str, ...]
@@ -40,13 +43,17 @@ class Skeleton:
         self._producer: dict[str, int] = {}
         self._pre: dict[str, str] = {}
         for index, node in enumerate(program.graph.nodes):
-            weights = tuple(
-                (position, digest(t), nbytes_of(t))
+            weights = [
+                (position, held_key(t), nbytes_of(t))
                 for position, t in enumerate(node.inputs)
                 if isinstance(t, gs.Constant)
-            )
+            ]
+            weights += [
+                (len(node.inputs) + further, held_key(t, in_body=True), nbytes_of(t))
+                for further, t in enumerate(constants_of_bodies([node]))
+            ]
             reads = tuple(t.name for t in node_inputs(node) if isinstance(t, gs.Variable))
-            self._bones.append(Bone(node.name, reads, weights, node_macs(node)))
+            self._bones.append(Bone(node.name, reads, tuple(weights), node_macs(node)))
             needed = 0
             for name in reads:
                 self._number(name)

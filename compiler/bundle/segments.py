@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import onnx_graphsurgeon as gs
 
 from ...runtime.manifest import Segment
+from ..graph.export import held_nbytes
 from ..graph.program import Program, node_inputs
-from ..graph.weights import unique_nbytes
 from ..structure.cost import node_macs
 
 
@@ -43,7 +43,6 @@ def segments_of(program: Program) -> tuple[Segment, ...]:
 def _segment(models: frozenset[str], nodes: list[gs.Node], elsewhere: set[str]) -> Segment:
     made = [value.name for node in nodes for value in node.outputs if not value.is_empty()]
     tensors = {t.name: t for node in nodes for t in node_inputs(node)}
-    weights = [t for t in tensors.values() if isinstance(t, gs.Constant)]
     inside = {*made, *_inner(nodes)}
     given = [n for n, t in tensors.items() if n not in inside and not isinstance(t, gs.Constant)]
     return Segment(
@@ -51,7 +50,7 @@ def _segment(models: frozenset[str], nodes: list[gs.Node], elsewhere: set[str]) 
         inputs=tuple(sorted(given)),
         outputs=tuple(name for name in made if name in elsewhere),
         macs=sum(node_macs(node, 1) for node in nodes),
-        weights_nbytes=unique_nbytes(weights),
+        weights_nbytes=held_nbytes(nodes),
     )
 
 

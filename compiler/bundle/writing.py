@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ class BundleContents:
     `plan` and `report` are JSON values; `memory` and `fidelity` (per model, one mapping per
     output) go into the manifest, as do the `layout` and the `precision` that the bundle is meant
     for; any but fp32 puts a graph in half precision beside the plain one. `references` are what
-    engines will be checked against.
+    engines will be checked against. `check` is asked whether the finished folder may be put in
+    place, and raises if not.
     """
 
     program: Program
@@ -62,6 +63,7 @@ class BundleContents:
     layout: str = MERGED
     precision: str = "fp32"
     references: References | None = None
+    check: Callable[[Path], None] | None = None
 
 
 def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = False) -> Path:
@@ -85,6 +87,8 @@ def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = Fa
             narrow_integers(program)
             ready = replace(contents, program=program)
             _fill(partial, manifest_of(ready, target), ready)
+            if contents.check is not None:
+                contents.check(partial)
             (partial / _MARK).unlink()
             sync(partial)
             check_output(target, overwrite)

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from ..naming import model_names
-from ..units import parse_bytes
+from ..units import parse_bytes, printable
 from ..units import parse_seconds as seconds_of
-from ..units import printable
 from .console import call_of
 from .options import FormatOption, ParseMemory, ParseSeconds, Verbose, examples
 

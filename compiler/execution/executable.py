@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from ...runtime.narrow_types import readable, run_session
 from ..errors import InternalFault, ModelError
-from ..frontends.check import KNOWN_DOMAINS
+from ..frontends.check import foreign_domains
 from ..graph.arrays import Array, Int64
 from ..graph.export import every_node, to_proto, write_model
 from ..graph.program import Program, constants_of
@@ -64,7 +65,7 @@ class Executable:
             return
         values = program.values()
         needed = program.needed_nodes([values[name] for name in self._computed], stop=inputs or ())
-        weight_nbytes = sum(map(nbytes_of, constants_of(needed)))
+        weight_nbytes = sum(map(nbytes_of, constants_of(every_node(needed))))
         try:
             if weight_nbytes < _INLINE_NBYTES:
                 proto = to_proto(program, inputs=inputs, outputs=self._computed)
@@ -86,11 +87,12 @@ class Executable:
         if not self._computed:
             return [feeds[name] for name in self.outputs]
         try:
-            made = self._session.run(self._computed, {name: feeds[name] for name in self._read})
+            given = {name: feeds[name] for name in self._read}
+            made = map(readable, run_session(self._session, self._computed, given))
         except Exception as error:
             raise ModelError(
                 f"running the graph up to {', '.join(self.outputs[:3])} failed: "
-                f"{_first_line(error)}",
+                f"{first_line(error)}",
                 "check that the frames have the shape and value range the model expects",
             ) from error
         arrays = {**feeds, **dict(zip(self._computed, made))}
@@ -173,10 +175,8 @@ def _not_opened(
     Models were refused when they were read if ONNX Runtime cannot open them.
     """
     models = ", ".join(sorted({name.split("/", 1)[0] for name in outputs}))
-    message = f"ONNX Runtime cannot run {models}: {_first_line(error)}"
-    functions = {function.domain for function in program.graph.functions}
-    domains = {node.domain or "" for node in every_node(program.graph.nodes)} - functions
-    if own := sorted(domains - KNOWN_DOMAINS):
+    message = f"ONNX Runtime cannot run {models}: {first_line(error)}"
+    if own := sorted(foreign_domains(program)):
         return ModelError(
             message,
             f"operators of the domain '{own[0]}' run nowhere here, so nothing can be measured: "
@@ -185,5 +185,6 @@ def _not_opened(
     return InternalFault(message)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, cut where it is long."""
     return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__

@@ -12,6 +12,7 @@ from ..graph.program import Program
 from .executable import Activations, Executable
 from .feeds import FrameSet
 from .fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_for
+from .given import Originals
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,23 @@ class Certainty:
 class OriginalOutputs:
     """The original models' outputs on held-out frames, computed once, compared often.
 
-    `feeds` gives each model's held-out frames; `floor(model, output)` and `metric(model, output)`
-    (None: by shape) are the user's wishes; `certainty` is that of the bounds.
+    They are what `given` makes of the frames: the users' files. `original` says how the models are
+    fed. `feeds` gives each model's held-out frames; `floor(model, output)` and
+    `metric(model, output)` (None: by shape) are the user's wishes; `certainty` is that of the
+    bounds.
     """
 
     def __init__(
         self,
         original: Program,
+        given: Originals,
         feeds: Mapping[str, FrameSet],
         floor: Callable[[str, str], float],
         metric: Callable[[str, str], str | None],
         certainty: Certainty | None = None,
     ) -> None:
         self._original = original
+        self._given = given
         self._feeds = feeds
         self._floor = floor
         self._metric = metric
@@ -152,11 +157,11 @@ class OriginalOutputs:
         if model in self._held:
             return
         held = Activations()
-        outputs = self._original.models[model].outputs
-        segment = Executable(self._original, None, list(outputs.values()))
-        for batch in self._feeds[model].batches(segment.inputs):
-            for own, array in zip(outputs, segment(batch)):
-                held.append(own, array)
+        inputs = self._original.models[model].inputs
+        for batch in self._feeds[model].batches(list(inputs.values())):
+            own = {name: batch[value] for name, value in inputs.items()}
+            for name, array in self._given.run(model, own).items():
+                held.append(name, array)
         self._held[model] = held
 
 

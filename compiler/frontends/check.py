@@ -12,7 +12,7 @@ from onnx import defs, helper
 
 from ..errors import ModelError
 from ..graph.export import any_rank_allowed, every_node, to_proto
-from ..graph.program import Program, own_name
+from ..graph.program import Program, constants_of, own_name
 from ..graph.weights import array_of, chunks, nbytes_of
 from ..isolation.allowance import ModelAllowance
 from ..isolation.steps import Refused, check_model, open_session
@@ -119,14 +119,12 @@ def check_runs(program: Program, where: str, allowance: ModelAllowance) -> None:
     tried without its weights first, and with them only if that fails, since a few kernels want
     constants.
     """
-    functions = {function.domain for function in program.graph.functions}
-    domains = {node.domain or "" for node in every_node(program.graph.nodes)}
-    if not domains - functions <= KNOWN_DOMAINS:
+    if foreign_domains(program):
         return
     light = to_proto(program, light_elements=LIGHT_ELEMENTS)
     message = _refusal(light, allowance)
     if message is not None:
-        nbytes = sum(map(nbytes_of, program.weights().values()))
+        nbytes = sum(map(nbytes_of, constants_of(every_node(program.graph.nodes))))
         if nbytes < _WHOLE_NBYTES:
             message = _refusal(to_proto(program), allowance)
     if message is not None:
@@ -135,6 +133,16 @@ def check_runs(program: Program, where: str, allowance: ModelAllowance) -> None:
             "a model that ONNX Runtime loads can be compiled; operators of your own, in a domain "
             "of their own, are left as they are",
         )
+
+
+def foreign_domains(program: Program) -> set[str]:
+    """Domains of operators that ONNX Runtime does not bring along, and the program has no body of.
+
+    What has them can be looked at, shared and written, but not run here.
+    """
+    functions = {function.domain for function in program.graph.functions}
+    domains = {node.domain or "" for node in every_node(program.graph.nodes)}
+    return domains - functions - KNOWN_DOMAINS
 
 
 def check_opens(path: Path, nbytes: int, allowance: ModelAllowance) -> str | None:

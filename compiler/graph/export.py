@@ -14,15 +14,21 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelError
 from .opaque import LocalFunction, NonTensorValue
-from .program import Dimension, Model, Program, constants_of, node_inputs
-from .weights import array_of, byte_chunks, element_type, nbytes_of
+from .program import (
+    Dimension,
+    Model,
+    Program,
+    constants_of,
+    constants_of_bodies,
+    node_inputs,
+)
+from .weights import SMALL_NBYTES, array_of, byte_chunks, element_type, held_key, nbytes_of
 
 # Node metadata needs IR 10; runtimes on devices lag behind, so newer only if an opset needs it.
 COMMON_IR = 10
 INLINE_LIMIT_NBYTES = 64 * 2**20  # weights above this go to a file of their own
 _PAGE, _LINE = 4096, 64  # alignment of weights that are worth mapping, and of others
 _PAGED_NBYTES = 2**20
-_SMALL_NBYTES = 4096  # stays in the model, where tools can read shapes and scales
 GRAPH_KEY = "repsimc.graph."  # Model.metadata: what the model's GraphProto said of itself
 MODEL_KEY = "repsimc.model."  # ModelProto.metadata_props of a program of several models
 
@@ -109,6 +115,22 @@ def write_model(
         proto = to_proto(program, inputs=inputs, outputs=outputs, data=into)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return [path, data]
+
+
+def held_nbytes(nodes: Iterable[gs.Node]) -> int:
+    """Bytes of the weights that the nodes and their bodies read, as a file holds them.
+
+    Equal ones count once, as they are once the program shares them; small ones of a body, which
+    stay in it, count each.
+    """
+    nodes = list(nodes)
+    sizes = {held_key(t): nbytes_of(t) for t in constants_of(nodes)}
+    # One that the top level reads too is held there, whatever its size.
+    above = {t.name for t in constants_of(nodes)}
+    for tensor in constants_of_bodies(nodes):
+        if tensor.name not in above:
+            sizes[held_key(tensor, in_body=True)] = nbytes_of(tensor)
+    return sum(sizes.values())
 
 
 class DataFile:
@@ -274,7 +296,7 @@ def _top_constants(
     return {
         name: tensor
         for name, tensor in found.items()
-        if 0 in readers[name] or len(readers[name]) > 1 or nbytes_of(tensor) > _SMALL_NBYTES
+        if 0 in readers[name] or len(readers[name]) > 1 or nbytes_of(tensor) > SMALL_NBYTES
     }
 
 
@@ -316,7 +338,7 @@ class _Exporter:
         array = array_of(tensor)
         if self.light_elements is not None and array.size > self.light_elements:
             self.top.input.append(value_info(tensor))
-        elif self.data is not None and array.dtype != object and nbytes_of(tensor) > _SMALL_NBYTES:
+        elif self.data is not None and array.dtype != object and nbytes_of(tensor) > SMALL_NBYTES:
             proto.initializer.append(self.data.append(tensor))
         else:
             proto.initializer.append(tensor_proto(tensor))

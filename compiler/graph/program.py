@@ -223,6 +223,12 @@ def constants_of(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
     return list({id(t): t for t in read if isinstance(t, gs.Constant)}.values())
 
 
+def constants_of_bodies(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
+    """The constants that bodies (If, Loop, Scan) of the nodes read, in order and once each."""
+    bodies = (body for node in nodes for body in node.subgraphs(recursive=True))
+    return constants_of(inner for body in bodies for inner in body.nodes)
+
+
 def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:
     """The tensors a node reads, those its subgraphs capture from outside included."""
     yield from (tensor for tensor in node.inputs if not tensor.is_empty())

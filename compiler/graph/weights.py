@@ -18,6 +18,10 @@ from .arrays import Array
 # Bytes of a weight that are looked at in one go: weights may be memory-mapped and larger than RAM.
 CHUNK_NBYTES = 16 * 2**20
 
+# A body's weight up to this size stays with the body, since some kernels want their constants at
+# hand (shapes, scales, axes); larger ones are held at the top level, once for all that read them.
+SMALL_NBYTES = 4096
+
 # By id of the array, since arrays are not hashable; the weak reference tells a new array that
 # reuses the address from the one that was hashed.
 _digests: dict[int, tuple[weakref.ref[Array], tuple[int, ...], str]] = {}
@@ -34,6 +38,11 @@ def element_type(dtype: Any) -> int:
     if isinstance(dtype, int):
         return dtype
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def element_name(dtype: Any) -> str:
+    """NumPy's or ml_dtypes' name of a dtype that may be a number of onnx.TensorProto."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(element_type(dtype))).name
 
 
 @cache
@@ -83,6 +92,13 @@ def unique_nbytes(constants: Iterable[gs.Constant]) -> int:
     """Bytes of all constants, equal ones (by content) counted once."""
     sizes = {digest(constant): nbytes_of(constant) for constant in constants}
     return sum(sizes.values())
+
+
+def held_key(constant: gs.Constant, in_body: bool = False) -> str:
+    """What weights that a program and its file hold once have in common; see SMALL_NBYTES."""
+    if in_body and nbytes_of(constant) <= SMALL_NBYTES:
+        return constant.name
+    return digest(constant)
 
 
 def chunks(array: Array, nbytes: int = CHUNK_NBYTES) -> Iterator[Array]:

@@ -214,7 +214,7 @@ class Workbench:
             for group in self.evidence.groups:
                 feeds |= dict.fromkeys(group, self._judges(group, effort))
             self._outputs[key] = OriginalOutputs(
-                self.case.original, feeds, options.floor, options.metric
+                self.case.original, self.case.given, feeds, options.floor, options.metric
             )
         return self._outputs[key]
 

@@ -64,6 +64,9 @@ def _optional_integer(reader: Reader) -> int | None:
     return None if reader.value is None else reader.integer()
 
 
+_LATER: Mapping[str, Any] = {"unverified": ""}  # fields that reports did not always have
+
+
 class _ReportReader(Reader):
     """Reads a report; an error names the field and the object that it is of."""
 
@@ -82,6 +85,8 @@ class _ReportReader(Reader):
         return _fault(self, f"is not {wanted}")
 
     def missing(self, key: str) -> Reader:
+        if key in _LATER:
+            return self.at(key, _LATER[key])
         raise _fault(self.at(key, None), "is missing")
 
 
@@ -143,7 +148,8 @@ class ModelReport(JsonValue):
     """One model before and after: bytes of weights, MACs per frame, peak bytes of activations.
 
     `weights_after_nbytes` divides a weight that several models read evenly among them, so that
-    the models add up to the total.
+    the models add up to the total. `unverified` says why the model could not be compared with its
+    file, '' where it was.
     """
 
     name: str
@@ -155,6 +161,7 @@ class ModelReport(JsonValue):
     activations_after_nbytes: int
     sharing: tuple[Sharing, ...] = ()
     fidelity: tuple[OutputFidelity, ...] = ()
+    unverified: str = ""
 
     @property
     def worst(self) -> OutputFidelity | None:

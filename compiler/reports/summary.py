@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
@@ -11,8 +11,8 @@ from ..actions.action import Action, Stage
 from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
 from ..frames.tying import Tying
-from ..graph.program import Program, model_of, own_name
-from ..graph.weights import digest, nbytes_of
+from ..graph.program import Program, constants_of, constants_of_bodies, model_of, own_name
+from ..graph.weights import held_key, nbytes_of
 from ..planning.plan import Plan
 from ..structure.cost import model_cost, program_cost
 from ..units import Budget
@@ -23,13 +23,15 @@ from .report import MEMORY, WEIGHTS, ModelReport, OutputFidelity, Report, Sharin
 class Compilation:
     """What a compilation came to: from `original` (as read) to `program` by the plan.
 
-    `compared` are the outputs of the two beside each other.
+    `compared` are the outputs of the two beside each other, `unverified` models that could not be
+    compared with their files, and why.
     """
 
     original: Program
     program: Program
     plan: Plan
     compared: Sequence[OutputComparison]
+    unverified: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def report_of(
@@ -72,6 +74,7 @@ def report_of(
                     for c in compiled.compared
                     if c.model == name
                 ),
+                compiled.unverified.get(name, ""),
             )
         )
     counts = [] if frames is None else [frames.fit_rows(s[0]) for s in frames.streams]
@@ -100,12 +103,12 @@ def _divided_weights(program: Program) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name in program.models:
         for node in program.nodes_of(name):
-            for tensor in node.inputs:
-                if isinstance(tensor, gs.Constant):
-                    key = digest(tensor)
-                    sizes[key] = nbytes_of(tensor)
-                    if name not in readers.setdefault(key, []):
-                        readers[key].append(name)
+            read = [(tensor, held_key(tensor)) for tensor in constants_of([node])]
+            read += [(t, held_key(t, in_body=True)) for t in constants_of_bodies([node])]
+            for tensor, key in read:
+                sizes[key] = nbytes_of(tensor)
+                if name not in readers.setdefault(key, []):
+                    readers[key].append(name)
     parts = dict.fromkeys(program.models, 0)
     for key, names in readers.items():
         each, rest = divmod(sizes[key], len(names))

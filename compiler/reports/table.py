@@ -207,6 +207,8 @@ def fidelity_value(output: OutputFidelity) -> str:
 
 
 def _fidelity_text(model: ModelReport) -> str:
+    if model.unverified:
+        return "unverified"
     worst = model.worst
     if worst is None:
         return "exact" if all(sharing.exact for sharing in model.sharing) else "not measured"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..graph.export import held_nbytes
 from ..graph.free_size import sizes_of
 from ..graph.program import Program, is_standard, node_inputs
-from ..graph.weights import unique_nbytes
 
 # What ONNX Runtime takes besides weights and activations, for a session and for each of its
 # nodes. Measured (1.31, x86, USS of fresh processes with 1, 4 and 7 sessions; MiB per session):
@@ -140,7 +140,7 @@ def _cost(program: Program, models: Sequence[str], batch: int) -> Cost:
     nodes = program.needed_nodes(outputs)
     peak, unknown = _activations_peak(nodes, names, batch)
     return Cost(
-        weights_nbytes=unique_nbytes(_weights(nodes)),
+        weights_nbytes=held_nbytes(nodes),
         macs=sum(node_macs(node, batch) for node in nodes),
         activations_peak_nbytes=peak,
         nodes=len(nodes),
@@ -218,9 +218,4 @@ def cost_of_only(program: Program, value: str, keep: Iterable[str] = ()) -> tupl
         inside = {id(node) for node in (*after, *more)}
         after = [node for node in before if id(node) in inside]
     macs = sum(map(node_macs, before)) - sum(map(node_macs, after))
-    return unique_nbytes(_weights(before)) - unique_nbytes(_weights(after)), macs
-
-
-def _weights(nodes: Sequence[gs.Node]) -> list[gs.Constant]:
-    found = {id(t): t for n in nodes for t in node_inputs(n) if isinstance(t, gs.Constant)}
-    return list(found.values())
+    return held_nbytes(before) - held_nbytes(after), macs

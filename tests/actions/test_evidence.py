@@ -15,7 +15,7 @@ from tests.nets.residual import (
     images,
     residual_net,
 )
-from tests.programs import program_of
+from tests.programs import AsRead, program_of
 
 
 @pytest.mark.parametrize("effort", [CURVE, TRIAL, GLANCE])
@@ -24,7 +24,8 @@ def test_fits_see_as_many_frames_as_their_effort_says(effort: Effort) -> None:
     few = replace(effort, frames=effort.frames // 8)
     options = CompileOptions(models=(("a", Path("a.onnx")),), calibration=images(200))
     program = program_of(residual_net(2))
-    case = Case(options, (program,), program, program, frames_of(options, [program]))
+    frames = frames_of(options, [program])
+    case = Case(options, (program,), program, program, frames, given=AsRead(program))
     evidence = Evidence(case)
     reference = evidence.reference("a", few)
     assert reference.frames.count == few.frames

@@ -87,7 +87,7 @@ def test_weights_in_a_file_of_their_own_travel(
 
     monkeypatch.setattr("repsimc.compiler.bundle.writing.write_model", outside)
     program = pair(NET.replace("float[2, 1, 3, 3] w", "float[2, 1, 3, 3] w"))
-    monkeypatch.setattr(writer, "_SMALL_NBYTES", 8)
+    monkeypatch.setattr(writer, "SMALL_NBYTES", 8)
     path = bundle(tmp_path, program)
     assert (path / "merged.onnx.data").is_file()
     for layout in ("merged", "trunk-heads"):

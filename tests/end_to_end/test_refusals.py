@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from repsimc.compiler.errors import (
 from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning.plan import Plan, PlannedAction
+from repsimc.compiler.planning.trial import Trial
+from repsimc.compiler.planning.workbench import Workbench
 from repsimc.compiler.units import Budget
 from tests.nets.networks import smooth_images
 
@@ -40,6 +43,26 @@ def refused(kind: type[RepsimcError], work: Work, folder: Path, **wishes: Any) -
     assert type(caught.value) is kind
     assert list(folder.iterdir()) == []
     return caught.value
+
+
+# -- fidelity ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exact_only", [True, False])
+def test_the_floor_holds_for_what_is_exact_too(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact_only: bool
+) -> None:
+    real = Workbench.measure
+
+    def worse(bench: Workbench, *asked: Any, **more: Any) -> Trial:
+        trial = real(bench, *asked, **more)
+        return replace(trial, outputs=tuple(replace(one, value=0.5) for one in trial.outputs))
+
+    monkeypatch.setattr(Workbench, "measure", worse)
+    wishes = {"exact_only": True} if exact_only else {"budget": "100%"}
+    error = refused(FidelityError, work, tmp_path / "none", models="ab", **wishes)
+    assert error.exit_code == 4
+    assert "a/y top-1 agreement 0.5000 < 0.9" in error.message
 
 
 # -- budgets -----------------------------------------------------------------------------------

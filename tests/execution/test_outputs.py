@@ -11,7 +11,7 @@ from repsimc.compiler.execution.outputs import OriginalOutputs, OutputComparison
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.planning.trial import Trial
 from tests.nets.networks import ArrayFrames, Net, smooth_images
-from tests.programs import joined
+from tests.programs import AsRead, joined
 
 
 def programs() -> Program:
@@ -42,6 +42,7 @@ OTHERS = ArrayFrames({"c/x": smooth_images(30, seed=5)}, batch=30)
 def outputs_of(program: Program, wishes: dict[str, str] | None = None) -> OriginalOutputs:
     return OriginalOutputs(
         program,
+        AsRead(program),
         {"a": FRAMES, "b": FRAMES, "c": OTHERS},
         lambda model, output: 0.9 if model == "a" else 0.5,
         lambda model, output: (wishes or {}).get(f"{model}/{output}"),
@@ -93,7 +94,7 @@ def test_the_original_runs_once() -> None:
     program = programs()
     frames = ArrayFrames(FRAMES.arrays)
     compared = OriginalOutputs(
-        program, {"a": frames, "b": frames}, lambda m, o: 0.9, lambda m, o: None
+        program, AsRead(program), {"a": frames, "b": frames}, lambda m, o: 0.9, lambda m, o: None
     )
     compared.compare(program, ["a"])
     assert len(frames.walks) == 2  # the original, and the program

@@ -20,7 +20,7 @@ from tests.nets.residual import (
     images,
     residual_net,
 )
-from tests.programs import program_of
+from tests.programs import AsRead, program_of
 
 PROGRAM = program_of(residual_net(6, scale=0.4))
 SKELETON = Bills(PROGRAM)
@@ -32,7 +32,7 @@ def bench() -> Workbench:
     """A workbench for the program that nothing was asked of yet."""
     options = CompileOptions(models=(("a", Path("a.onnx")),), calibration=images(200))
     frames = frames_of(options, [PROGRAM])
-    case = Case(options, (PROGRAM,), PROGRAM, PROGRAM, frames)
+    case = Case(options, (PROGRAM,), PROGRAM, PROGRAM, frames, given=AsRead(PROGRAM))
     return Workbench(case, NoProgress())
 
 

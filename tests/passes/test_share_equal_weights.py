@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given, settings
 
+from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.graph.weights import nbytes_of, unique_nbytes
+from repsimc.compiler.structure.cost import program_cost
 from repsimc.passes.share_equal_weights import ShareEqualWeights
 from tests.nets.random_graphs import siblings
 from tests.programs import assert_close, joined, program_of, run
@@ -76,6 +79,49 @@ def test_within_a_model_and_in_bodies() -> None:
     assert change.node == "a/v"
     feeds = {"a/x": np.ones((1, 2), np.float32), "a/flag": np.array(True)}
     assert_close(run(program, feeds)["a/y"], run(before, feeds)["a/y"], 0, 0)
+
+
+def branches(then: float, other: float, size: int = 40) -> onnx.ModelProto:
+    """An If whose branches hold a weight each and the model none; equal ones where told so."""
+    net = f"net (float[N,{size}] x, bool flag) => (float[N,{size}] y)"
+    model = onnx.parser.parse_model(f"""{HEAD} {net} {{
+      y = If (flag) <then_branch = t () => (float[N,{size}] a) {{ p = MatMul(x, w) a = Neg(p) }},
+        else_branch = e () => (float[N,{size}] b) {{ b = MatMul(x, v) }}> }}""")
+    for attribute, name, value in zip(model.graph.node[0].attribute, "wv", (then, other)):
+        array = np.full((size, size), value, np.float32)
+        attribute.g.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return model
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_large_weights_of_bodies_are_held_once(copied: bool) -> None:
+    program = joined([[("a", "x"), ("b", "x")]], a=branches(1, 1), b=branches(1, 2))
+    before = program.copy()
+    changes = ShareEqualWeights().run(program)
+    assert sorted(change.node for change in changes) == ["a/v", "b/w"]
+    program = program.copy() if copied else program
+    assert ShareEqualWeights().run(program) == []
+    verify(program)
+    # What is predicted is what the file holds.
+    held = to_proto(program)
+    arrays = sum(len(t.raw_data) for t in weights_of(held.graph))
+    assert arrays == program_cost(program).weights_nbytes == 2 * 40 * 40 * 4
+    feeds = {"x": np.ones((1, 40), np.float32), "a/flag": np.array(True), "b/flag": np.array(False)}
+    for name, expected in run(before, feeds).items():
+        assert_close(run(program, feeds)[name], expected, 0, 0)
+
+
+def test_small_weights_of_bodies_stay_with_them() -> None:
+    program = joined([[("a", "x"), ("b", "x")]], a=branches(1, 1, 4), b=branches(1, 2, 4))
+    assert ShareEqualWeights().run(program) == []
+    arrays = sum(len(t.raw_data) for t in weights_of(to_proto(program).graph))
+    assert arrays == program_cost(program).weights_nbytes == 4 * 4 * 4 * 4
+
+
+def weights_of(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """The initializers of the graph and of its bodies."""
+    bodies = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return [*graph.initializer, *(t for body in bodies for t in weights_of(body))]
 
 
 @settings(max_examples=20, deadline=None)

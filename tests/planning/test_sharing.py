@@ -25,7 +25,7 @@ from repsimc.compiler.progress import NoProgress
 from repsimc.compiler.structure.cost import program_cost
 from tests.end_to_end.conftest import siblings
 from tests.nets.networks import smooth_images
-from tests.programs import joined
+from tests.programs import AsRead, joined
 
 
 @pytest.fixture
@@ -37,7 +37,8 @@ def bench() -> Workbench:
     options = CompileOptions(
         models=tuple((name, Path(f"{name}.onnx")) for name in models), min_fidelity=0.85
     )
-    return Workbench(Case(options, (), program, program.copy(), frames), NoProgress())
+    case = Case(options, (), program, program.copy(), frames, given=AsRead(program))
+    return Workbench(case, NoProgress())
 
 
 def shares_on(bench: Workbench) -> SharingPlanner:

@@ -10,9 +10,10 @@ import pytest
 
 from repsimc.compiler.graph import export
 from repsimc.compiler.graph.program import Program
+from repsimc.passes.pipeline import run_exact
 from repsimc.runtime.errors import BackendError, DataError, ModelError
 from repsimc.runtime.session import load
-from tests.programs import assert_close
+from tests.programs import assert_close, joined
 from tests.runtime.bundles import (
     EXTRA,
     INDEX,
@@ -73,12 +74,37 @@ def test_weights_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_graph_that_cannot_be_cut_runs_whole(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repsimc.runtime.wire.GraphFile.parts", lambda *_: None)
+    monkeypatch.setattr("repsimc.runtime.wire.GraphFile.parts", lambda *_, **__: None)
     session = load(shared).session()
     frame = {"x": X, "extra": EXTRA, "index": INDEX}
     assert list(session.run(frame, "trunk")) == ["trunk"]
     with pytest.raises(DataError, match="no array for input 'index'"):
         session.run({"x": X, "extra": EXTRA}, "trunk")
+
+
+def test_parts_take_other_shapes_than_a_stale_file_tells(tmp_path: Path) -> None:
+    program = trunk_and_pick()
+    program.values()["trunk/t"].shape = (1, 3)
+    program.values()["trunk/y"].shape = (7, 3)
+    session = load(bundled(tmp_path, program)).session()
+    frame = {"x": X, "extra": EXTRA, "index": INDEX}
+    for models in (None, "pick", "trunk", None):  # whole, then in parts
+        found = session.run(frame, models)
+        for model, output, wanted in (("trunk", "z", T + EXTRA), ("pick", "y", T[:, INDEX])):
+            if model in found:
+                assert_close(found[model][output], wanted)
+
+
+def test_lists_pass_from_one_part_to_another(tmp_path: Path) -> None:
+    split = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] x) => (float[N,K] y)
+        {{ one = Constant<value_int = 1>() s = SplitToSequence<axis=1>(x, one) {head} }}"""
+    one = split.format(head="i = Constant<value_int = 2>() y = SequenceAt(s, i)")
+    other = split.format(head="y = ConcatFromSequence<axis=1>(s)")
+    program = joined([[("a", "x"), ("b", "x")]], a=one, b=other)
+    run_exact(program)
+    session = load(bundled(tmp_path, program)).session()
+    assert_close(session.run(X, "a")["a"]["y"], X[:, 2:])
+    assert_close(session.run(X)["b"]["y"], X)
 
 
 def edited(path: Path, edit: Any) -> Path:

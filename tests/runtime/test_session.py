@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 import repsimc
 from repsimc.runtime.errors import UsageError
-from repsimc.runtime.session import load
+from repsimc.runtime.session import Bundle, Session, load
 from tests.programs import assert_close
 from tests.runtime.bundles import (
     X,
@@ -42,6 +44,25 @@ def test_an_unknown_backend_and_no_threads_are_refused(tied: Path) -> None:
         load(tied).session(backend="tensorflow")
     with pytest.raises(UsageError, match="0 threads"):
         load(tied).session(threads=0)
+
+
+def test_first_calls_of_several_threads_open_one_session(
+    tied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Session] = []
+    real = Bundle.session
+
+    def slow(bundle: Bundle) -> Session:
+        time.sleep(0.05)
+        opened.append(real(bundle))
+        return opened[-1]
+
+    monkeypatch.setattr(Bundle, "session", slow)
+    bundle = load(tied)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: bundle.run(X), range(8)):
+            assert_close(found["b"]["y"], -X)
+    assert len(opened) == 1
 
 
 def test_hashes_can_be_trusted(tmp_path: Path) -> None:

@@ -1,0 +1,207 @@
+"""Made-up inputs that the users' files accept, for comparing where no frames are given."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..errors import ModelError
+from ..graph.arrays import Array
+from ..graph.opaque import NonTensorValue
+from ..graph.program import Model, Program
+from .agreement import Probe, twice
+from .given import GivenModels
+
+# Free sizes are tried in this order. Eight keeps most networks going and costs little; images
+# have to outlast all strides; some exports only take one.
+_SIZES = (8, 1, 2, 3, 4, 16, 32, 64, 128, 224, 320, 512)
+_BATCHES = (2, 1)  # for a free first axis; in a batch of one some mistakes do not show
+_RANKS = (2, 1, 4, 3, 0)  # where not even the number of axes is known
+# A file whose runs on made-up inputs take longer, or whose inputs are larger, is left at that.
+_SECONDS = 10.0
+_MOST_ELEMENTS = 1 << 24
+_FEW = 8
+_TEXTS = ("a", "text", "two words", "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How inputs are made up: what free sizes and ranks are, and the kind of whole numbers.
+
+    Whole numbers may be indices, sizes or counts, so that few are valid: 'bits' are 0 and 1 at
+    random, 'ones' are 1, 'zeros' 0, 'signed' are from -3 to 3. Floats are noise, but for inputs of
+    a few numbers (scales, ratios) with 'ones' and 'zeros'. With 'signed' they are spread wider, so
+    that what is clipped or saturates shows.
+    """
+
+    size: int
+    batch: int
+    rank: int
+    integers: str = "bits"
+
+
+def choices(program: Program, model: Model, sizes: Mapping[str, int]) -> Iterator[Choice]:
+    """Ways to make up a model's inputs, those first that suit most models."""
+    values = {value.name: value for value in program.graph.inputs}
+    own = [values[name] for name in model.inputs.values()]
+    shapes = [value.shape for value in own]
+    ranks = _RANKS if None in shapes else (2,)
+    free = any(_is_free(size) and size not in sizes for s in shapes for size in (s or ())[1:])
+    batches = any(_is_free(size) and size not in sizes for s in shapes for size in (s or ())[:1])
+    picky = any(_is_count(v) or _is_few(v.shape) for v in own)
+    kinds = ("bits", "ones", "zeros") if picky else ("bits",)
+    for size, batch, rank, kind in itertools.product(
+        _SIZES if free or None in shapes else _SIZES[:1],
+        _BATCHES if batches else _BATCHES[:1],
+        ranks,
+        kinds,
+    ):
+        yield Choice(size, batch, rank, kind)
+
+
+def made_up(value: gs.Variable, choice: Choice, sizes: Mapping[str, int], seed: int) -> Array:
+    """An array for a graph input; the same for the same arguments. Raises ModelError if it can't.
+
+    `sizes` are those of symbols that are known.
+    """
+    if isinstance(value, NonTensorValue) or value.dtype is None:
+        raise ModelError(f"input '{value.name}' is no tensor, and cannot be made up")
+    shape: list[int] = []
+    told = (None,) * choice.rank if value.shape is None else tuple(value.shape)
+    for axis, size in enumerate(told):
+        if not _is_free(size):
+            shape.append(int(size or 0))
+        else:
+            shape.append(sizes.get(size or "", choice.size if axis else choice.batch))
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise ModelError(f"input '{value.name}' is too large to be made up")
+    draws = np.random.default_rng([seed, *value.name.encode()])
+    dtype = np.dtype(value.dtype)
+    if dtype.kind in "OUS":
+        return np.array(draws.choice(np.array(_TEXTS, object), shape), object).reshape(shape)
+    if dtype.kind == "b":
+        return np.asarray(draws.integers(0, 2, shape)).astype(bool)
+    if dtype.kind in "iu":
+        return np.asarray(_whole(draws, dtype, shape, choice)).astype(dtype)
+    if choice.integers in ("ones", "zeros") and _is_few(value.shape):
+        return np.full(shape, float(choice.integers == "ones"), dtype)
+    spread = 4.0 if choice.integers == "signed" else 1.0
+    return np.asarray(spread * draws.standard_normal(shape)).astype(dtype)
+
+
+def _whole(
+    draws: np.random.Generator, dtype: np.dtype[Any], shape: list[int], choice: Choice
+) -> Array:
+    if dtype.itemsize == 1:  # too narrow for indices: pixels, bytes, quantised values
+        limits = np.iinfo(dtype)
+        return np.asarray(draws.integers(limits.min, limits.max + 1, shape))
+    if choice.integers in ("ones", "zeros"):
+        return np.full(shape, int(choice.integers == "ones"))
+    if choice.integers == "signed":
+        return np.asarray(draws.integers(-3 if dtype.kind == "i" else 0, 4, shape))
+    return np.asarray(draws.integers(0, 2, shape))
+
+
+def synthetic_probes(
+    original: Program,
+    given: GivenModels,
+    models: Sequence[str],
+    sizes: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> tuple[list[Probe], dict[str, str]]:
+    """Made-up inputs with what the files make of them; and models that nothing can be said of.
+
+    Of those it says why: no inputs that were tried suit the file, or its outputs are random.
+    Models that accept the same inputs have one probe. Raises ModelError if a file does not open.
+    """
+    known = dict(sizes or {})
+    found: dict[tuple[Choice, int], dict[str, dict[str, Any]]] = {}
+    unverified: dict[str, str] = {}
+    for name in models:
+        accepted = _accepted(original, original.models[name], given, known, seed)
+        if isinstance(accepted, str):
+            unverified[name] = accepted
+            continue
+        for choice, outputs in accepted.items():
+            found.setdefault((choice, seed), {})[name] = outputs
+    probes: list[Probe] = []
+    for (choice, drawn), expected in found.items():
+        needed = {value for name in expected for value in original.models[name].inputs.values()}
+        feeds = {
+            value.name: made_up(value, choice, known, drawn)
+            for value in original.graph.inputs
+            if value.name in needed
+        }
+        probes.append(Probe(feeds, expected))
+    return probes, unverified
+
+
+def _accepted(
+    original: Program, model: Model, given: GivenModels, sizes: Mapping[str, int], seed: int
+) -> dict[Choice, dict[str, Any]] | str:
+    """What the file makes of the first inputs that suit it, and of others of their shapes."""
+    values = {value.name: value for value in original.graph.inputs}
+    given.open(model.name)
+    reason = ""
+
+    def outputs(choice: Choice) -> dict[str, Any] | str:
+        feeds = {
+            value: made_up(values[value], choice, sizes, seed) for value in model.inputs.values()
+        }
+        return twice(original, model.name, feeds, _Timed(given))
+
+    empty: dict[Choice, dict[str, Any]] = {}
+    for choice in choices(original, model, sizes):
+        try:
+            made = outputs(choice)
+        except ModelError as error:
+            reason = reason or error.message
+            continue
+        if isinstance(made, str):
+            return made
+        if any(isinstance(one, np.ndarray) and not one.size for one in made.values()):
+            empty = empty or {choice: made}  # nothing to compare: larger inputs may give something
+            continue
+        return {choice: made, **_wider(choice, outputs)}
+    return empty or f"ONNX Runtime runs the file on no inputs that were made up: {reason}"
+
+
+def _wider(choice: Choice, outputs: Any) -> dict[Choice, dict[str, Any]]:
+    """The same shapes with values that spread wider, if the file takes them."""
+    wider = Choice(choice.size, choice.batch, choice.rank, "signed")
+    try:
+        made = outputs(wider)
+    except ModelError:
+        return {}
+    return {} if isinstance(made, str) else {wider: made}
+
+
+class _Timed:
+    """The files, with runs that are stopped when they take too long."""
+
+    def __init__(self, given: GivenModels) -> None:
+        self._given = given
+
+    def run(self, model: str, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        return self._given.run(model, feeds, _SECONDS)
+
+
+def _is_count(value: gs.Variable) -> bool:
+    return value.dtype is not None and np.dtype(value.dtype).kind in "iu"
+
+
+def _is_few(shape: Any) -> bool:
+    """Whether an input is a number or a few: a scale or a threshold, and no data."""
+    return shape is not None and (
+        not shape or (len(shape) == 1 and not _is_free(shape[0]) and shape[0] <= _FEW)
+    )
+
+
+def _is_free(size: Any) -> bool:
+    return not isinstance(size, int) or size < 0
