@@ -194,7 +194,7 @@ class Settings:
     parse_seconds: Annotated[
         float | None,
         Option(
-            "Processor time that opening a model may take: 60s (default: 4 s and 4 s per MB).",
+            "Processor time that opening a model may take: 60s (default: 3 s and 4 s per MB).",
             metavar="TIME",
             parse=parse_seconds,
             such_as="a time such as '60s'",

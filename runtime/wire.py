@@ -16,6 +16,8 @@ from .errors import ModelError
 _GRAPH, _FUNCTIONS = 7, 25  # of ModelProto
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO, _SPARSE = 1, 5, 11, 12, 13, 15  # of GraphProto
 _QUANTIZATION = 14
+_KINDS = frozenset({1, 4, 5, 7, 8, 9})  # of TypeProto: tensor, sequence, map, ...
+_NOTHING = memoryview(b"")
 _MAX_DEPTH = 32  # of If/Loop/Scan bodies within each other; a file is untrusted
 
 
@@ -76,8 +78,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | None, memoryvi
         yield key >> 3, payload, data[start:at]
 
 
-def _damaged() -> ModelError:
-    return ModelError("the graph file is damaged: it is not an ONNX model", "compile it again")
+def _damaged(why: str = "it is not an ONNX model") -> ModelError:
+    return ModelError(f"the graph file is damaged: {why}", "compile it again")
 
 
 def _text(data: memoryview) -> str:
@@ -91,8 +93,21 @@ def _payloads(data: memoryview, number: int) -> Iterator[memoryview]:
     return (p for field, p, _ in _fields(data) if field == number and p is not None)
 
 
-def _first_text(data: memoryview, number: int) -> str:
-    return next((_text(p) for p in _payloads(data, number)), "")
+def _single(data: memoryview, number: int) -> memoryview | None:
+    """The payload of a field that may stand there once.
+
+    Of two, protobuf takes the last, or merges them: a file that says things twice is made to be
+    read in two ways.
+    """
+    found = list(_payloads(data, number))
+    if len(found) > 1:
+        raise _damaged(f"it has field {number} of a message twice")
+    return found[0] if found else None
+
+
+def _name(data: memoryview, number: int) -> str:
+    found = _single(data, number)
+    return "" if found is None else _text(found)
 
 
 def _length(size: int) -> bytes:
@@ -124,19 +139,22 @@ def _reads(node: memoryview, depth: int = 0) -> set[str]:
     for body in _bodies(node):
         for inner in _payloads(body, _NODE):
             found |= _reads(inner, depth + 1)
-        found |= {_first_text(output, 1) for output in _payloads(body, _OUTPUT)}
+        found |= {_name(output, 1) for output in _payloads(body, _OUTPUT)}
     return found - {""}
 
 
 def _dimension(data: memoryview) -> int | str | None:
+    found: list[int | str | None] = []
     for number, payload, whole in _fields(data):
         if number == 1 and payload is None:
             _, at = _varint(whole, 0)
             size, _ = _varint(whole, at)
-            return size if size < 1 << 63 else None  # negative: nobody knows
-        if number == 2 and payload is not None and len(payload):
-            return _text(payload)
-    return None
+            found.append(size if size < 1 << 63 else None)  # negative: nobody knows
+        if number == 2 and payload is not None:
+            found.append(_text(payload) or None)
+    if len(found) > 1:
+        raise _damaged("a dimension has two sizes")
+    return found[0] if found else None
 
 
 class GraphFile:
@@ -161,13 +179,12 @@ class GraphFile:
                 makes = tuple(_text(p) for p in _payloads(payload, 2))
                 self.nodes.append(Node(frozenset(_reads(payload)), makes, bytes(whole)))
             elif number == _INITIALIZER:
-                self._weights[_first_text(payload, 8)] = bytes(whole)
+                self._weights[_name(payload, 8)] = bytes(whole)
             elif number == _SPARSE:
-                values = next(_payloads(payload, 1), memoryview(b""))
-                self._weights[_first_text(values, 8)] = bytes(whole)
+                self._weights[_name(_single(payload, 1) or _NOTHING, 8)] = bytes(whole)
             elif number in (_INPUT, _OUTPUT, _VALUE_INFO):
-                name = _first_text(payload, 1)
-                if any(True for _ in _payloads(payload, 2)):
+                name = _name(payload, 1)
+                if _single(payload, 2) is not None:
                     self._types.setdefault(name, bytes(payload))
                 if number == _INPUT:
                     self.inputs.append(name)
@@ -182,22 +199,27 @@ class GraphFile:
 
         None where the file tells no shape, or the value is no tensor.
         """
-        for shape in _payloads(self._tensor_type(name), 2):
-            return tuple(_dimension(size) for size in _payloads(shape, 1))
-        return None
+        shape = _single(self._tensor_type(name), 2)
+        return None if shape is None else tuple(map(_dimension, _payloads(shape, 1)))
 
     def element_type(self, name: str) -> int:
         """The number of a tensor's type in onnx.TensorProto; 0 where the file does not tell."""
+        found = [0]
         for number, payload, whole in _fields(self._tensor_type(name)):
             if number == 1 and payload is None:
                 _, at = _varint(whole, 0)
-                return _varint(whole, at)[0]
-        return 0
+                found.append(_varint(whole, at)[0])
+        if len(found) > 2:
+            raise _damaged(f"'{name}' has two types")
+        return found[-1]
 
     def _tensor_type(self, name: str) -> memoryview:
         """The TypeProto.Tensor of a value; nothing where it is no tensor."""
-        types = _payloads(memoryview(self._types.get(name, b"")), 2)
-        return next((tensor for kind in types for tensor in _payloads(kind, 1)), memoryview(b""))
+        kind = _single(memoryview(self._types.get(name, b"")), 2) or _NOTHING
+        said = [number for number, payload, _ in _fields(kind) if payload is not None]
+        if len(_KINDS.intersection(said)) > 1:
+            raise _damaged(f"'{name}' has two types")
+        return _single(kind, 1) or _NOTHING
 
     def _input_type(self, name: str, shapes: bool) -> bytes:
         """What a part says of an input: of a value from another part, with or without its shape."""
@@ -307,10 +329,10 @@ def external_files(content: bytes) -> list[str]:
     """Names of the files that hold weights of a serialized model, as written in it, sorted."""
     return sorted(
         {
-            _first_text(entry, 2)
+            _name(entry, 2)
             for tensor in _tensors(memoryview(content), "model", 0)
             for entry in _payloads(tensor, 13)
-            if _first_text(entry, 1) == "location"
+            if _name(entry, 1) == "location"
         }
     )
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import ModelError, RepsimcError
+from ..errors import BackendError, ModelError, RepsimcError
 from ..units import format_bytes
 from .allowance import ModelAllowance
 from .messages import Message, receive, send
@@ -49,6 +49,7 @@ class _Child:
         module = f"{__package__}.work"
         path = [entry or str(Path.cwd()) for entry in sys.path]
         self.owner = os.getpid()
+        self.answered = False
         self.process = subprocess.Popen(
             [sys.executable, "-c", _START.format(module), *path],
             stdin=subprocess.PIPE,
@@ -108,6 +109,7 @@ class _Watch:
             while not ready.poll(_PERIOD_SECONDS * 1000):
                 self._look()
         reply = receive(self._child.replies)
+        self._child.answered |= reply is not None
         self._allowance.spend(self._child.seconds() - self._began[1])
         return reply
 
@@ -197,6 +199,11 @@ def _ended(child: _Child, broken: str, allowance: ModelAllowance, step: str) -> 
             "if the file is to be trusted, allow more with --parse-seconds",
         )
     code = child.process.returncode
+    if code > 0 and not child.answered:
+        return BackendError(
+            "the process in which models are opened cannot start",
+            f"see what it says: {sys.executable} -c 'import onnx, onnxruntime'",
+        )
     how = f"exit status {code}"
     if code < 0:
         how = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
