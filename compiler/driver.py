@@ -92,7 +92,7 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
 
     program, frames, tied = trial.program, case.frames, case.tied
     memory = predicted_memory(program, apart)
-    notes = _notes(options, frames, tied, plan)
+    notes = (*_remarks(program), *_notes(options, frames, tied, plan))
     compiled = Compilation(case.original, program, plan, trial.outputs)
     report = report_of(compiled, memory, frames, bool(tied), notes, options.budget)
     bundle = None
@@ -130,6 +130,10 @@ def _enforce_floors(compared: Sequence[OutputComparison]) -> None:
             f"the plan misses the fidelity floor: {lines}",
             "edit the plan, lower --min-fidelity, or let repsimc plan by leaving out --plan",
         )
+
+
+def _remarks(program: Program) -> tuple[str, ...]:
+    return tuple(remark for model in program.models.values() for remark in model.remarks)
 
 
 def _notes(

@@ -18,8 +18,14 @@ from .prepare import LIGHT_ELEMENTS, all_nodes
 
 # Domains whose operators ONNX Runtime brings along.
 KNOWN_DOMAINS = {"", "ai.onnx.ml", "com.microsoft", "com.ms.internal.nhwc"}
-# The input that is a weight of a linear map: infinite there, every output is infinite or NaN.
+# The inputs that are weights of a linear map: infinite there, every output is infinite or NaN.
 LINEAR = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1)}
+# Those that are trained: NaN there comes of a training that failed.
+TRAINED = {
+    **LINEAR, "BatchNormalization": (1, 2, 3, 4), "GRU": (1, 2, 3), "GroupNormalization": (1, 2),
+    "InstanceNormalization": (1, 2), "LSTM": (1, 2, 3), "LayerNormalization": (1, 2),
+    "PRelu": (1,), "RNN": (1, 2, 3),
+}  # fmt: skip
 
 _WHOLE_NBYTES = 2**30  # above, a model is not tried with its weights: protobuf stops at 2 GB
 
@@ -80,12 +86,13 @@ def _without_deprecated(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_weights(program: Program, where: str) -> None:
-    """Raises ModelError if a weight holds NaN, or is infinite where a linear map reads it.
+    """Raises ModelError if a trained weight holds NaN, or that of a linear map infinity.
 
-    Infinite constants elsewhere are usual (attention masks, initial values of Max). Weights are
-    read piece by piece.
+    Elsewhere infinity is usual (attention masks, initial values of Max), and NaN can mean
+    something (missing values, padding): it becomes a remark. Weights are read piece by piece.
     """
     linear: set[int] = set()
+    trained: set[int] = set()
     constants: dict[int, Any] = {}
     for node in every_node(program.graph.nodes):
         for index, tensor in enumerate(node.inputs):
@@ -93,6 +100,8 @@ def check_weights(program: Program, where: str) -> None:
                 constants[id(tensor)] = tensor
                 if not node.domain and index in LINEAR.get(node.op, ()):
                     linear.add(id(tensor))
+                if not node.domain and index in TRAINED.get(node.op, ()):
+                    trained.add(id(tensor))
     for key, constant in constants.items():
         array = array_of(constant)
         if not _is_float(array):
@@ -101,6 +110,10 @@ def check_weights(program: Program, where: str) -> None:
             if bool(np.isfinite(piece).all()):
                 continue
             nan = bool(np.isnan(piece).any())
+            if nan and key not in trained:
+                (model,) = program.models.values()
+                model.remarks += (f"constant '{constant.name}' holds NaN, which is kept",)
+                break
             if nan or key in linear:
                 raise ModelError(
                     f"weight '{own_name(constant.name)}' of {where} holds "

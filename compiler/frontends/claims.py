@@ -51,7 +51,9 @@ def _forget(graph: onnx.GraphProto, opaque: set[str], believed: int) -> None:
         _clear_shape(info.type)
     # Inference takes an output's entry for all that is known of an input or weight handed out.
     given = {info.name: info for info in graph.input}
-    given |= {t.name: make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer}
+    given |= {
+        t.name: make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer
+    }
     for info in graph.output:
         if info.name in given:
             info.CopyFrom(given[info.name])

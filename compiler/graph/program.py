@@ -63,7 +63,8 @@ class Model:
     """One model's place in the program.
 
     `inputs` and `outputs` map the model's own names to value names of the program, in the
-    model's order. Several models may map to one value (tied inputs, shared outputs).
+    model's order. Several models may map to one value (tied inputs, shared outputs). `remarks`
+    are what was odd about the file and may surprise its user.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Model:
     outputs: dict[str, str]
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     doc_string: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass
