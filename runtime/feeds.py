@@ -57,12 +57,13 @@ def arrange(manifest: Manifest, models: Sequence[str], inputs: Inputs) -> dict[s
     `inputs` is one array, where one value feeds everything asked for; or a mapping whose keys
     are models (values: an array, or arrays by input name) or input names. Arrays for models
     that were not asked for are ignored; inputs that no output depends on may be left out and
-    are then zeros. Raises DataError.
+    are then zeros, and so may those that have a default. Raises DataError.
     """
     needed = list(required(manifest, models))
     idle = list(unused(manifest, models))
+    optional = [(entry, s) for entry in map(manifest.model, models) for s in entry.optional]
     given: dict[str, Array] = {}
-    for spec, where, array in _given(manifest, needed, idle, inputs):
+    for spec, where, array in _given(manifest, needed, [*idle, *optional], inputs):
         ready = check(array, spec, where)
         earlier = given.setdefault(spec.value, ready)
         if earlier is not ready and not _same(earlier, ready):
@@ -84,7 +85,8 @@ def arrange(manifest: Manifest, models: Sequence[str], inputs: Inputs) -> dict[s
     for _, spec in idle:
         if spec.value not in given:
             given[spec.value] = placeholder(spec)
-    return {spec.value: given[spec.value] for _, spec in (*needed, *idle)}
+    wanted = (*needed, *idle, *(pair for pair in optional if pair[1].value in given))
+    return {spec.value: given[spec.value] for _, spec in wanted}
 
 
 def placeholder(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Array:
@@ -132,7 +134,8 @@ def _given(
             continue
         named = [(entry, spec) for entry, spec in known if spec.name == key]
         if not named:
-            names = [*models, *dict.fromkeys(s.name for e in manifest.models for s in e.inputs)]
+            specs = [s for e in manifest.models for s in (*e.inputs, *e.optional)]
+            names = [*models, *dict.fromkeys(s.name for s in specs)]
             if key in names:
                 continue  # an input of models that were not asked for
             raise DataError(
@@ -152,9 +155,10 @@ def _given_to_model(
     entry: ModelEntry, value: Any, known: Sequence[tuple[ModelEntry, TensorSpec]]
 ) -> Iterator[tuple[TensorSpec, str, Any]]:
     wanted = {spec.value for _, spec in known}
-    specs = {spec.name: spec for spec in entry.inputs}
+    specs = {spec.name: spec for spec in (*entry.inputs, *entry.optional)}
     if not isinstance(value, Mapping):
-        used = [name for name in specs if name not in entry.unused] or list(specs)
+        own = [spec.name for spec in entry.inputs]
+        used = [name for name in own if name not in entry.unused] or own
         if len(used) != 1:
             raise DataError(
                 f"model '{entry.name}' has {len(used)} inputs ({', '.join(used)}), "

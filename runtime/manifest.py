@@ -118,9 +118,10 @@ class SourceFile(JsonValue):
 class ModelEntry(JsonValue):
     """One model of the bundle.
 
-    `needs` are inputs of other models, as (model, input), that this model's outputs depend on
-    besides its own inputs; `unused` are own inputs that they no longer depend on. `fidelity`
-    holds one mapping per output, as in the report.
+    `optional` are inputs that have a default in the graph; they are none of `inputs`. `needs` are
+    inputs of other models, as (model, input), that this model's outputs depend on besides its own;
+    `unused` are own inputs that they no longer depend on. `fidelity` holds one mapping per output,
+    as in the report.
     """
 
     name: ModelName
@@ -130,11 +131,23 @@ class ModelEntry(JsonValue):
     needs: tuple[Annotated[tuple[str, str], _need], ...] = ()
     unused: tuple[str, ...] = ()
     fidelity: tuple[Annotated[dict[str, Any], _fidelity], ...] = ()
+    optional: tuple[TensorSpec, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The entry as JSON values."""
         needs = [{"model": model, "input": name} for model, name in self.needs]
-        return {**super().to_json(), "needs": needs}
+        found = {**super().to_json(), "needs": needs}
+        return found if self.optional else {k: v for k, v in found.items() if k != "optional"}
+
+
+def _models(reader: Reader) -> tuple[ModelEntry, ...]:
+    """The models; `optional` is written only where there is some."""
+
+    def entry(one: Reader) -> ModelEntry:
+        there = "optional" in one.entries(Reader.anything)
+        return one.record(ModelEntry, absent=() if there else ("optional",))
+
+    return tuple(reader.each(entry))
 
 
 @dataclass(frozen=True)
@@ -191,7 +204,7 @@ class Manifest(JsonValue):
     graph: FileName = GRAPH
     plan: FileName = PLAN
     report: FileName = REPORT
-    models: tuple[ModelEntry, ...]
+    models: Annotated[tuple[ModelEntry, ...], _models]
     files: Annotated[dict[str, FileEntry], _files]
     memory: dict[str, int] = field(default_factory=dict[str, int])
     layout: Annotated[str, _layout] = MERGED
@@ -257,12 +270,13 @@ def _check(manifest: Manifest) -> None:
         raise refuse("two models have one name")
     dtypes: dict[str, str] = {}
     for entry in manifest.models:
-        for kind, specs in (("inputs", entry.inputs), ("outputs", entry.outputs)):
+        taken = (*entry.inputs, *entry.optional)
+        for kind, specs in (("inputs", taken), ("outputs", entry.outputs)):
             if len({spec.name for spec in specs}) != len(specs):
                 raise refuse(f"two {kind} of model '{entry.name}' have one name")
         if not entry.outputs:
             raise refuse(f"model '{entry.name}' has no outputs")
-        for spec in entry.inputs:
+        for spec in taken:
             if dtypes.setdefault(spec.value, spec.dtype) != spec.dtype:
                 raise refuse(f"input value '{spec.value}' has two dtypes")
         if odd := set(entry.unused) - {spec.name for spec in entry.inputs}:

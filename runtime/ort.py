@@ -37,7 +37,7 @@ class OnnxRuntimeExecution:
         if layout != TRUNK_HEADS or not self._open_parts():
             self._whole = self._open(str(inside(path, manifest.graph)))
             self._check_interface(
-                {value.name for value in self._whole.get_inputs()},
+                fed(self._whole),
                 {value.name for value in self._whole.get_outputs()},
             )
 
@@ -84,7 +84,7 @@ class OnnxRuntimeExecution:
     ) -> dict[str, Any]:
         values: dict[str, Any] = dict(feeds)
         for part, session in parts:
-            made = _execute(session, part.outputs, {name: values[name] for name in part.inputs})
+            made = _execute(session, part.outputs, _of(values, part))
             values.update(zip(part.outputs, made))
         return values
 
@@ -96,7 +96,7 @@ class OnnxRuntimeExecution:
             if self._parts is None:
                 wanted = {e.name: [s.value for s in e.outputs] for e in self.manifest.models}
                 graph = GraphFile(inside(self.path, self.manifest.graph).read_bytes())
-                self._check_interface(set(graph.inputs), set(graph.outputs))
+                self._check_interface({*graph.inputs, *graph.optional}, set(graph.outputs))
                 cut = graph.parts(wanted)
                 if cut is None:
                     self._parts = []
@@ -125,7 +125,8 @@ class OnnxRuntimeExecution:
             ) from error
 
     def _check_interface(self, inputs: set[str], outputs: set[str]) -> None:
-        told = {spec.value for entry in self.manifest.models for spec in entry.inputs}
+        entries = self.manifest.models
+        told = {s.value for entry in entries for s in (*entry.inputs, *entry.optional)}
         promised = {spec.value for entry in self.manifest.models for spec in entry.outputs}
         if wrong := (inputs ^ told) | (promised - outputs):
             raise ModelError(
@@ -137,11 +138,23 @@ class OnnxRuntimeExecution:
 def _execute(
     session: onnxruntime.InferenceSession, outputs: Iterable[str], feeds: dict[str, Any]
 ) -> list[Any]:
-    known = {value.name for value in session.get_inputs()}
+    known = fed(session)
     try:
         return session.run(list(outputs), {k: v for k, v in feeds.items() if k in known})
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
         raise DataError(f"ONNX Runtime could not run this frame: {error}") from error
+
+
+def fed(session: onnxruntime.InferenceSession) -> set[str]:
+    """The names of the inputs of a session, those that have a default too."""
+    values = (*session.get_inputs(), *session.get_overridable_initializers())
+    return {value.name for value in values}
+
+
+def _of(values: dict[str, Any], part: GraphPart) -> dict[str, Any]:
+    """What a part is fed: its inputs, and those that have a default where they are given."""
+    found = {name: values[name] for name in part.inputs}
+    return found | {name: values[name] for name in part.optional if name in values}
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:

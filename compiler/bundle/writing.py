@@ -203,7 +203,7 @@ def _model_entry(
     program: Program, model: Model, directory: Path, fidelity: Sequence[Mapping[str, Any]]
 ) -> ModelEntry:
     values = program.values()
-    own = set(model.inputs.values())
+    own = {*model.inputs.values()}.union(*(m.optional.values() for m in program.models.values()))
     behind = _inputs_behind(program, model, values)
     return ModelEntry(
         name=model.name,
@@ -216,6 +216,9 @@ def _model_entry(
         inputs=tuple(_input(values[value], name, model) for name, value in model.inputs.items()),
         outputs=tuple(_spec(values[value], name) for name, value in model.outputs.items()),
         needs=tuple(_owner(program, value) for value in behind if value not in own),
+        optional=tuple(
+            _input(values[value], name, model) for name, value in model.optional.items()
+        ),
         unused=tuple(name for name, value in model.inputs.items() if value not in behind),
         fidelity=tuple(dict(entry) for entry in fidelity),
     )

@@ -14,19 +14,11 @@ from ..graph.export import any_rank_allowed, every_node, to_proto
 from ..graph.program import Program, own_name
 from ..graph.weights import array_of, chunks, nbytes_of
 from .opset import DEPRECATED
+from .overridable import LINEAR, TRAINED
 from .prepare import LIGHT_ELEMENTS, all_nodes
 
 # Domains whose operators ONNX Runtime brings along.
 KNOWN_DOMAINS = {"", "ai.onnx.ml", "com.microsoft", "com.ms.internal.nhwc"}
-# The inputs that are weights of a linear map: infinite there, every output is infinite or NaN.
-LINEAR = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1)}
-# Those that are trained: NaN there comes of a training that failed.
-TRAINED = {
-    **LINEAR, "BatchNormalization": (1, 2, 3, 4), "GRU": (1, 2, 3), "GroupNormalization": (1, 2),
-    "InstanceNormalization": (1, 2), "LSTM": (1, 2, 3), "LayerNormalization": (1, 2),
-    "PRelu": (1,), "RNN": (1, 2, 3),
-}  # fmt: skip
-
 _WHOLE_NBYTES = 2**30  # above, a model is not tried with its weights: protobuf stops at 2 GB
 
 

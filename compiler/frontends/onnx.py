@@ -17,6 +17,7 @@ from .claims import drop_claims
 from .external_data import TensorFiles
 from .inference import add_types, with_types
 from .opset import WIDELY_RUN, oldest_for, raise_opset
+from .overridable import are_weights, listed_initializers, take_defaults
 from .prepare import prepare
 
 
@@ -49,13 +50,16 @@ def read_onnx(path: Path, name: str) -> Program:
     hashed, nbytes = hashlib.sha256(content), len(content)
     del content
     files = TensorFiles(path.parent, where)
-    weights = prepare(proto, files)
+    defaults, remarks = _defaults(proto)
+    weights = prepare(proto, files, defaults)
     for data in sorted(files.paths, key=lambda data: data.name):
         nbytes += data.stat().st_size
         with data.open("rb") as stream:
             while piece := stream.read(2**20):
                 hashed.update(piece)
-    return _program(proto, weights, name, Source(path, nbytes, hashed.hexdigest()), where)
+    program = _program(proto, weights, name, Source(path, nbytes, hashed.hexdigest()), where)
+    program.models[name].remarks += remarks
+    return program
 
 
 def import_model(
@@ -66,7 +70,19 @@ def import_model(
     copy.CopyFrom(proto)
     _check_name(name)
     where = f"model '{name}' ({source.path})"
-    return _program(copy, prepare(copy, TensorFiles(base, where)), name, source, where)
+    weights = prepare(copy, TensorFiles(base, where), _defaults(copy)[0])
+    return _program(copy, weights, name, source, where)
+
+
+def _defaults(proto: onnx.ModelProto) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The initializers that callers may override, and what is to be said where that is unclear."""
+    listed = listed_initializers(proto)
+    if not listed or not are_weights(proto, listed):
+        return listed, ()
+    return frozenset(), (
+        f"the file lists {len(listed)} of its weights as inputs; they are taken for weights, "
+        "which callers of the bundle cannot override",
+    )
 
 
 def _check_name(name: str) -> None:
@@ -80,7 +96,9 @@ def _program(
     proto: onnx.ModelProto, weights: dict[str, Array], name: str, source: Source, where: str
 ) -> Program:
     drop_claims(proto)
+    defaults = take_defaults(proto)
     proto = with_types(proto)
+    proto.graph.initializer.extend(defaults)
     check_proto(proto, where)
     program = build(proto, weights, name, source)
     if program.graph.opset < WIDELY_RUN:

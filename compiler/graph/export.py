@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
-from .opaque import LocalFunction, NonTensorValue
+from .opaque import DefaultInput, LocalFunction, NonTensorValue
 from .program import Model, Program, constants_of, node_inputs
 from .weights import array_of, byte_chunks, element_type, nbytes_of
 
@@ -292,7 +292,10 @@ class _Exporter:
         constants: dict[str, gs.Constant],
         visible: Iterable[str],
     ) -> None:
-        proto.input.extend(value_info(value) for value in inputs)
+        for value in inputs:
+            proto.input.append(value_info(value))
+            if isinstance(value, DefaultInput) and self.light_elements is None:
+                proto.initializer.append(numpy_helper.from_array(value.default, value.name))
         proto.output.extend(value_info(value) for value in outputs)
         typed = {value.name for value in outputs}
         visible = {*visible, *constants}
