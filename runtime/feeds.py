@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, UsageError
-from .manifest import Manifest, ModelEntry, TensorSpec
+from .manifest import Manifest, ModelEntry, TensorSpec, held
 
 Array = NDArray[Any]
 Inputs = Any  # an array, {input: array}, {model: array} or {model: {input: array}}
@@ -178,8 +179,12 @@ def _given_to_model(
 def check(array: Any, spec: TensorSpec, where: str) -> Array:
     """The array, if its dtype and shape are those of the input. Raises DataError.
 
-    Symbolic and unknown dimensions fit any size. Text inputs take arrays of str.
+    Symbolic and unknown dimensions fit any size. Text inputs take arrays of str; sequences a list
+    of arrays, optional inputs None too.
     """
+    holder, inner = held(spec.dtype)
+    if holder:
+        return _check_held(array, replace(spec, dtype=inner, shape=None), where, holder)
     try:
         found: Array = np.asarray(array)
     except ValueError as error:
@@ -203,6 +208,19 @@ def check(array: Any, spec: TensorSpec, where: str) -> Array:
     return found
 
 
+def _check_held(value: Any, spec: TensorSpec, where: str, holder: str) -> Any:
+    """The value of an input that holds what `spec` describes. Raises DataError."""
+    if holder == "optional":
+        return None if value is None else check(value, spec, where)
+    if not isinstance(value, (list, tuple)):
+        raise DataError(
+            f"{where} is {type(value).__name__}, needs a sequence of {spec.dtype}",
+            "pass a list of arrays",
+        )
+    items = cast("Sequence[Any]", value)
+    return [check(item, spec, f"item {index} of {where}") for index, item in enumerate(items)]
+
+
 def _fits(shape: tuple[int, ...], wanted: tuple[int | str | None, ...]) -> bool:
     return len(shape) == len(wanted) and all(
         not isinstance(want, int) or size == want for size, want in zip(shape, wanted)
@@ -223,7 +241,7 @@ def _check_symbols(
     """Inputs of one model that share a symbol must agree; other models' symbols are their own."""
     sizes: dict[str, tuple[int, str]] = {}
     for entry, spec in needed:
-        for size, symbol in zip(given[spec.value].shape, spec.shape or ()):
+        for size, symbol in zip(given[spec.value].shape if spec.shape else (), spec.shape or ()):
             if not isinstance(symbol, str):
                 continue
             earlier, where = sizes.setdefault(symbol, (size, f"'{spec.name}' of '{entry.name}'"))
@@ -235,7 +253,12 @@ def _check_symbols(
                 )
 
 
-def _same(first: Array, second: Array) -> bool:
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, list) and isinstance(second, list):
+        pairs = zip(cast("list[Any]", first), cast("list[Any]", second))
+        return len(first) == len(second) and all(_same(one, other) for one, other in pairs)
+    if not isinstance(first, np.ndarray) or not isinstance(second, np.ndarray):
+        return first is second
     if first.dtype != second.dtype or first.shape != second.shape:
         return False
     return bool(np.array_equal(first, second, equal_nan=first.dtype.kind in "fc"))

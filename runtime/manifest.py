@@ -37,13 +37,24 @@ _DTYPE_NAMES = (
     "float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn int4 uint4 int2 uint2"
 )
 DTYPES = frozenset(_DTYPE_NAMES.split())
+HOLDERS = ("sequence", "optional")  # of inputs that are no tensors: "optional(sequence(float32))"
 
 
 # -- how fields are read that say more than their type ---------------------------------------
 
 
+def held(dtype: str) -> tuple[str, str]:
+    """Of "sequence(int64)" what holds and what is held: "sequence" and "int64"; "" of tensors."""
+    holder, bracket, rest = dtype.partition("(")
+    return (holder, rest.removesuffix(")")) if bracket else ("", dtype)
+
+
 def _dtype(reader: Reader) -> str:
-    if reader.text() not in DTYPES:
+    inner = reader.text()
+    for _ in HOLDERS:
+        holder, rest = held(inner)
+        inner = rest if holder in HOLDERS and inner == f"{holder}({rest})" else inner
+    if inner not in DTYPES:
         raise reader.wrong("a dtype that repsimc knows")
     return reader.text()
 
@@ -92,7 +103,8 @@ class TensorSpec(JsonValue):
     """An input or output of a model.
 
     `name` is the model's own name, `value` the name in the merged graph. `shape` is None where
-    the rank is unknown; a dimension is a size, a symbol, or None where nothing is known.
+    the rank is unknown; a dimension is a size, a symbol, or None where nothing is known. Inputs
+    may be sequences of tensors or optional, see `HOLDERS`.
     """
 
     name: str

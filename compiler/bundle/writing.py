@@ -33,6 +33,7 @@ from ...runtime.manifest import (
 from ...runtime.placing import alive, put_in_place, sync, write_file
 from ..errors import ModelError, RepsimcError, UsageError
 from ..graph.export import any_rank_allowed, write_model
+from ..graph.opaque import NonTensorValue
 from ..graph.program import Model, Program, node_inputs
 from .lowering import is_quantised, narrow_integers, to_half
 from .references import References, write_references
@@ -233,10 +234,12 @@ def _relative(path: Path, directory: Path) -> str:
 
 def _input(value: gs.Variable, name: str, model: Model) -> TensorSpec:
     spec = _spec(value, name)
+    if isinstance(value, NonTensorValue):
+        spec = replace(spec, dtype=_held_name(value.type_proto))
     if spec.dtype == "unknown":
         raise ModelError(
             f"input '{name}' of model '{model.name}' is not a tensor of a known type",
-            "only models whose inputs are tensors can be bundled",
+            "only models whose inputs are tensors, sequences of them or optional can be bundled",
         )
     return spec
 
@@ -244,6 +247,18 @@ def _input(value: gs.Variable, name: str, model: Model) -> TensorSpec:
 def _spec(value: gs.Variable, name: str) -> TensorSpec:
     shape = None if value.shape is None else tuple(_dimension(size) for size in value.shape)
     return TensorSpec(name, value.name, _dtype_name(value.dtype), shape)
+
+
+def _held_name(kind: onnx.TypeProto) -> str:
+    """The type of a value as the manifest calls it: "sequence(float32)"; "unknown" of maps."""
+    which = kind.WhichOneof("value")
+    if which == "tensor_type":
+        return _dtype_name(kind.tensor_type.elem_type)
+    if which not in ("sequence_type", "optional_type"):
+        return "unknown"
+    holder = which.removesuffix("_type")
+    inner = _held_name(getattr(kind, which).elem_type)
+    return "unknown" if inner == "unknown" else f"{holder}({inner})"
 
 
 def _dimension(size: Any) -> int | str | None:
