@@ -19,6 +19,7 @@ from .inference import add_types, with_types
 from .opset import WIDELY_RUN, oldest_for, raise_opset
 from .overridable import are_weights, listed_initializers, take_defaults
 from .prepare import prepare
+from .scalars import make_ranges_scalar
 
 
 def read_onnx(path: Path, name: str) -> Program:
@@ -107,6 +108,7 @@ def _program(
     if program.graph.opset < oldest:
         raise_opset(program, oldest, where)
         add_types(program)
+    make_ranges_scalar(program)
     check_weights(program, where)
     check_runs(program, where)
     return program
