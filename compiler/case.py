@@ -10,6 +10,7 @@ from .execution.feeds import input_specs
 from .frames.calibration import FrameOptions, Frames, InputRef, load_frames
 from .frontends.join import join
 from .frontends.read import read_model
+from .graph.opaque import NonTensorValue
 from .graph.program import Program
 from .options import CompileOptions
 from .progress import Progress
@@ -84,6 +85,8 @@ def _tied(
         (model,) = program.models.values()
         values = program.values()
         for own, value in model.inputs.items():
+            if isinstance(values[value], NonTensorValue):
+                continue  # sequences and maps of equal name say too little of what they hold
             shape = tuple(
                 size if isinstance(size, int) else None for size in values[value].shape or ()
             )

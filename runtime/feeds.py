@@ -180,7 +180,7 @@ def check(array: Any, spec: TensorSpec, where: str) -> Array:
     """The array, if its dtype and shape are those of the input. Raises DataError.
 
     Symbolic and unknown dimensions fit any size. Text inputs take arrays of str; sequences a list
-    of arrays, optional inputs None too.
+    of arrays, maps a mapping, optional inputs None too.
     """
     holder, inner = held(spec.dtype)
     if holder:
@@ -212,6 +212,11 @@ def _check_held(value: Any, spec: TensorSpec, where: str, holder: str) -> Any:
     """The value of an input that holds what `spec` describes. Raises DataError."""
     if holder == "optional":
         return None if value is None else check(value, spec, where)
+    if holder == "map":
+        if not isinstance(value, Mapping):
+            told = f"{where} is {type(value).__name__}, needs a map ({spec.dtype})"
+            raise DataError(told, "pass a dict")
+        return dict(cast("Mapping[Any, Any]", value))
     if not isinstance(value, (list, tuple)):
         raise DataError(
             f"{where} is {type(value).__name__}, needs a sequence of {spec.dtype}",
@@ -254,11 +259,15 @@ def _check_symbols(
 
 
 def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return _same_arrays(cast("Array", first), cast("Array", second))
     if isinstance(first, list) and isinstance(second, list):
-        pairs = zip(cast("list[Any]", first), cast("list[Any]", second))
-        return len(first) == len(second) and all(_same(one, other) for one, other in pairs)
-    if not isinstance(first, np.ndarray) or not isinstance(second, np.ndarray):
-        return first is second
+        one, other = cast("list[Any]", first), cast("list[Any]", second)
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(first == second)
+
+
+def _same_arrays(first: Array, second: Array) -> bool:
     if first.dtype != second.dtype or first.shape != second.shape:
         return False
     return bool(np.array_equal(first, second, equal_nan=first.dtype.kind in "fc"))

@@ -44,7 +44,10 @@ HOLDERS = ("sequence", "optional")  # of inputs that are no tensors: "optional(s
 
 
 def held(dtype: str) -> tuple[str, str]:
-    """Of "sequence(int64)" what holds and what is held: "sequence" and "int64"; "" of tensors."""
+    """Of "sequence(int64)" what holds and what is held: "sequence" and "int64"; "" of tensors.
+
+    Of a map what is held are the types of keys and values: "int64,float32".
+    """
     holder, bracket, rest = dtype.partition("(")
     return (holder, rest.removesuffix(")")) if bracket else ("", dtype)
 
@@ -54,7 +57,8 @@ def _dtype(reader: Reader) -> str:
     for _ in HOLDERS:
         holder, rest = held(inner)
         inner = rest if holder in HOLDERS and inner == f"{holder}({rest})" else inner
-    if inner not in DTYPES:
+    kinds = inner[4:-1].split(",", 1) if inner.startswith("map(") else [inner]
+    if not DTYPES.issuperset(kinds):
         raise reader.wrong("a dtype that repsimc knows")
     return reader.text()
 
@@ -104,7 +108,7 @@ class TensorSpec(JsonValue):
 
     `name` is the model's own name, `value` the name in the merged graph. `shape` is None where
     the rank is unknown; a dimension is a size, a symbol, or None where nothing is known. Inputs
-    may be sequences of tensors or optional, see `HOLDERS`.
+    may be sequences, optional (see `HOLDERS`) or maps: "map(int64,float32)".
     """
 
     name: str

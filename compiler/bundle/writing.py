@@ -178,7 +178,7 @@ def _json(value: Any) -> bytes:
 
 def _check_model(path: Path) -> None:
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = onnx.ModelProto.FromString(path.read_bytes())
         before = proto.ByteSize()
         with any_rank_allowed(proto):
             same = proto.ByteSize() == before
@@ -239,7 +239,7 @@ def _input(value: gs.Variable, name: str, model: Model) -> TensorSpec:
     if spec.dtype == "unknown":
         raise ModelError(
             f"input '{name}' of model '{model.name}' is not a tensor of a known type",
-            "only models whose inputs are tensors, sequences of them or optional can be bundled",
+            "inputs are tensors, sequences of them, optional, or maps; no sparse tensors",
         )
     return spec
 
@@ -250,15 +250,18 @@ def _spec(value: gs.Variable, name: str) -> TensorSpec:
 
 
 def _held_name(kind: onnx.TypeProto) -> str:
-    """The type of a value as the manifest calls it: "sequence(float32)"; "unknown" of maps."""
+    """The type of a value as the manifest calls it: "sequence(float32)"."""
     which = kind.WhichOneof("value")
     if which == "tensor_type":
         return _dtype_name(kind.tensor_type.elem_type)
-    if which not in ("sequence_type", "optional_type"):
-        return "unknown"
-    holder = which.removesuffix("_type")
-    inner = _held_name(getattr(kind, which).elem_type)
-    return "unknown" if inner == "unknown" else f"{holder}({inner})"
+    if which == "map_type":
+        inner = [_dtype_name(kind.map_type.key_type), _held_name(kind.map_type.value_type)]
+    elif which in ("sequence_type", "optional_type"):
+        inner = [_held_name(getattr(kind, which).elem_type)]
+    else:
+        inner = ["unknown"]
+    known = which is not None and "unknown" not in inner
+    return f"{str(which).removesuffix('_type')}({','.join(inner)})" if known else "unknown"
 
 
 def _dimension(size: Any) -> int | str | None:

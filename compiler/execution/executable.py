@@ -74,7 +74,8 @@ class Executable:
             models = sorted({name.split("/", 1)[0] for name in outputs})
             raise ModelError(
                 f"ONNX Runtime cannot run {', '.join(models)}: {_first_line(error)}",
-                "check that the model itself runs in ONNX Runtime",
+                "ONNX Runtime opened the models as they were read: please report this fault of "
+                "repsimc or of ONNX Runtime",
             ) from error
         self._read = [value.name for value in self._session.get_inputs()]
         self.inputs = tuple(dict.fromkeys([*self._read, *self.inputs]))

@@ -224,13 +224,18 @@ def _per_channel(part: OldNode) -> None:
         part.new_constants.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
         return name
 
-    def node(op: str, inputs: list[str], name: str, **attributes: int) -> str:
-        part.result.append(helper.make_node(op, inputs, [name], **attributes))
+    def node(
+        op: str, inputs: list[str], name: str, attributes: dict[str, int] | None = None
+    ) -> str:
+        made = helper.make_node(op, inputs, [name])
+        for key, value in (attributes or {}).items():
+            made.attribute.append(helper.make_attribute(key, value))
+        part.result.append(made)
         return name
 
-    channels = node("Shape", [part.node.input[0]], "channels", start=1, end=2)
+    channels = node("Shape", [part.node.input[0]], "channels", {"start": 1, "end": 2})
     each = node("Div", [channels, constant("groups", [groups])], "channels_of_group")
-    sizes = node("Concat", ["groups", each], "groups_and_channels", axis=0)
+    sizes = node("Concat", ["groups", each], "groups_and_channels", {"axis": 0})
     column, flat = constant("column", [-1, 1]), constant("flat", [-1])
     wide: list[str] = []
     for given, name in zip(part.node.input[1:], ("scale", "bias"), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,7 +197,7 @@ def value_info(value: gs.Tensor) -> onnx.ValueInfoProto:
 
 
 @contextmanager
-def any_rank_allowed(proto: onnx.ModelProto) -> Iterator[None]:
+def any_rank_allowed(proto: onnx.ModelProto) -> Generator[None]:
     """The model in the form that onnx.checker takes, as long as the context lasts.
 
     The checker wants a shape for every input and output; the standard and ONNX Runtime do not.
