@@ -94,7 +94,7 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
 
     program, frames = trial.program, case.frames
     memory = predicted_memory(program, apart)
-    notes = _notes(case, plan)
+    notes = (*_remarks(program), *_notes(case, plan))
     compiled = Compilation(case.original, program, plan, trial.outputs, case.unverified)
     report = report_of(compiled, memory, frames, case.tying, notes, options.budget)
     bundle = None
@@ -150,6 +150,10 @@ def _enforce_floors(
             hint = "lower --min-fidelity, choose another metric, or give more frames"
         what = "the plan" if plan.actions else "what is exact but for rounding"
         raise FidelityError(f"{what} misses the fidelity floor: {lines}", hint)
+
+
+def _remarks(program: Program) -> tuple[str, ...]:
+    return tuple(remark for model in program.models.values() for remark in model.remarks)
 
 
 def _notes(case: Case, plan: Plan) -> tuple[str, ...]:

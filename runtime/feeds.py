@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, UsageError
-from .manifest import Manifest, ModelEntry, TensorSpec
+from .manifest import Manifest, ModelEntry, TensorSpec, held
 
 Array = NDArray[Any]
 Inputs = Any  # an array, {input: array}, {model: array} or {model: {input: array}}
@@ -57,12 +58,13 @@ def arrange(manifest: Manifest, models: Sequence[str], inputs: Inputs) -> dict[s
     `inputs` is one array, where one value feeds everything asked for; or a mapping whose keys
     are models (values: an array, or arrays by input name) or input names. Arrays for models
     that were not asked for are ignored; inputs that no output depends on may be left out and
-    are then zeros. Raises DataError.
+    are then zeros, and so may those that have a default. Raises DataError.
     """
     needed = list(required(manifest, models))
     idle = list(unused(manifest, models))
+    optional = [(entry, s) for entry in map(manifest.model, models) for s in entry.optional]
     given: dict[str, Array] = {}
-    for spec, where, array in _given(manifest, needed, idle, inputs):
+    for spec, where, array in _given(manifest, needed, [*idle, *optional], inputs):
         ready = check(array, spec, where)
         earlier = given.setdefault(spec.value, ready)
         if earlier is not ready and not _same(earlier, ready):
@@ -84,7 +86,8 @@ def arrange(manifest: Manifest, models: Sequence[str], inputs: Inputs) -> dict[s
     for _, spec in idle:
         if spec.value not in given:
             given[spec.value] = placeholder(spec)
-    return {spec.value: given[spec.value] for _, spec in (*needed, *idle)}
+    wanted = (*needed, *idle, *(pair for pair in optional if pair[1].value in given))
+    return {spec.value: given[spec.value] for _, spec in wanted}
 
 
 def placeholder(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Array:
@@ -132,7 +135,8 @@ def _given(
             continue
         named = [(entry, spec) for entry, spec in known if spec.name == key]
         if not named:
-            names = [*models, *dict.fromkeys(s.name for e in manifest.models for s in e.inputs)]
+            specs = [s for e in manifest.models for s in (*e.inputs, *e.optional)]
+            names = [*models, *dict.fromkeys(s.name for s in specs)]
             if key in names:
                 continue  # an input of models that were not asked for
             raise DataError(
@@ -152,9 +156,10 @@ def _given_to_model(
     entry: ModelEntry, value: Any, known: Sequence[tuple[ModelEntry, TensorSpec]]
 ) -> Iterator[tuple[TensorSpec, str, Any]]:
     wanted = {spec.value for _, spec in known}
-    specs = {spec.name: spec for spec in entry.inputs}
+    specs = {spec.name: spec for spec in (*entry.inputs, *entry.optional)}
     if not isinstance(value, Mapping):
-        used = [name for name in specs if name not in entry.unused] or list(specs)
+        own = [spec.name for spec in entry.inputs]
+        used = [name for name in own if name not in entry.unused] or own
         if len(used) != 1:
             raise DataError(
                 f"model '{entry.name}' has {len(used)} inputs ({', '.join(used)}), "
@@ -174,8 +179,12 @@ def _given_to_model(
 def check(array: Any, spec: TensorSpec, where: str) -> Array:
     """The array, if its dtype and shape are those of the input. Raises DataError.
 
-    Symbolic and unknown dimensions fit any size. Text inputs take arrays of str.
+    Symbolic and unknown dimensions fit any size. Text inputs take arrays of str; sequences a list
+    of arrays, maps a mapping, optional inputs None too.
     """
+    holder, inner = held(spec.dtype)
+    if holder:
+        return _check_held(array, replace(spec, dtype=inner, shape=None), where, holder)
     try:
         found: Array = np.asarray(array)
     except ValueError as error:
@@ -199,6 +208,24 @@ def check(array: Any, spec: TensorSpec, where: str) -> Array:
     return found
 
 
+def _check_held(value: Any, spec: TensorSpec, where: str, holder: str) -> Any:
+    """The value of an input that holds what `spec` describes. Raises DataError."""
+    if holder == "optional":
+        return None if value is None else check(value, spec, where)
+    if holder == "map":
+        if not isinstance(value, Mapping):
+            told = f"{where} is {type(value).__name__}, needs a map ({spec.dtype})"
+            raise DataError(told, "pass a dict")
+        return dict(cast("Mapping[Any, Any]", value))
+    if not isinstance(value, (list, tuple)):
+        raise DataError(
+            f"{where} is {type(value).__name__}, needs a sequence of {spec.dtype}",
+            "pass a list of arrays",
+        )
+    items = cast("Sequence[Any]", value)
+    return [check(item, spec, f"item {index} of {where}") for index, item in enumerate(items)]
+
+
 def _fits(shape: tuple[int, ...], wanted: tuple[int | str | None, ...]) -> bool:
     return len(shape) == len(wanted) and all(
         not isinstance(want, int) or size == want for size, want in zip(shape, wanted)
@@ -219,7 +246,7 @@ def _check_symbols(
     """Inputs of one model that share a symbol must agree; other models' symbols are their own."""
     sizes: dict[str, tuple[int, str]] = {}
     for entry, spec in needed:
-        for size, symbol in zip(given[spec.value].shape, spec.shape or ()):
+        for size, symbol in zip(given[spec.value].shape if spec.shape else (), spec.shape or ()):
             if not isinstance(symbol, str):
                 continue
             earlier, where = sizes.setdefault(symbol, (size, f"'{spec.name}' of '{entry.name}'"))
@@ -231,7 +258,16 @@ def _check_symbols(
                 )
 
 
-def _same(first: Array, second: Array) -> bool:
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return _same_arrays(cast("Array", first), cast("Array", second))
+    if isinstance(first, list) and isinstance(second, list):
+        one, other = cast("list[Any]", first), cast("list[Any]", second)
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(first == second)
+
+
+def _same_arrays(first: Array, second: Array) -> bool:
     if first.dtype != second.dtype or first.shape != second.shape:
         return False
     return bool(np.array_equal(first, second, equal_nan=first.dtype.kind in "fc"))

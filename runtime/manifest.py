@@ -37,13 +37,28 @@ _DTYPE_NAMES = (
     "float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn int4 uint4 int2 uint2"
 )
 DTYPES = frozenset(_DTYPE_NAMES.split())
+HOLDERS = ("sequence", "optional")  # of inputs that are no tensors: "optional(sequence(float32))"
 
 
 # -- how fields are read that say more than their type ---------------------------------------
 
 
+def held(dtype: str) -> tuple[str, str]:
+    """Of "sequence(int64)" what holds and what is held: "sequence" and "int64"; "" of tensors.
+
+    Of a map what is held are the types of keys and values: "int64,float32".
+    """
+    holder, bracket, rest = dtype.partition("(")
+    return (holder, rest.removesuffix(")")) if bracket else ("", dtype)
+
+
 def _dtype(reader: Reader) -> str:
-    if reader.text() not in DTYPES:
+    inner = reader.text()
+    for _ in HOLDERS:
+        holder, rest = held(inner)
+        inner = rest if holder in HOLDERS and inner == f"{holder}({rest})" else inner
+    kinds = inner[4:-1].split(",", 1) if inner.startswith("map(") else [inner]
+    if not DTYPES.issuperset(kinds):
         raise reader.wrong("a dtype that repsimc knows")
     return reader.text()
 
@@ -92,7 +107,8 @@ class TensorSpec(JsonValue):
     """An input or output of a model.
 
     `name` is the model's own name, `value` the name in the merged graph. `shape` is None where
-    the rank is unknown; a dimension is a size, a symbol, or None where nothing is known.
+    the rank is unknown; a dimension is a size, a symbol, or None where nothing is known. Inputs
+    may be sequences, optional (see `HOLDERS`) or maps: "map(int64,float32)".
     """
 
     name: str
@@ -118,9 +134,10 @@ class SourceFile(JsonValue):
 class ModelEntry(JsonValue):
     """One model of the bundle.
 
-    `needs` are inputs of other models, as (model, input), that this model's outputs depend on
-    besides its own inputs; `unused` are own inputs that they no longer depend on. `fidelity`
-    holds one mapping per output, as in the report.
+    `optional` are inputs that have a default in the graph; they are none of `inputs`. `needs` are
+    inputs of other models, as (model, input), that this model's outputs depend on besides its own;
+    `unused` are own inputs that they no longer depend on. `fidelity` holds one mapping per output,
+    as in the report.
     """
 
     name: ModelName
@@ -130,11 +147,23 @@ class ModelEntry(JsonValue):
     needs: tuple[Annotated[tuple[str, str], _need], ...] = ()
     unused: tuple[str, ...] = ()
     fidelity: tuple[Annotated[dict[str, Any], _fidelity], ...] = ()
+    optional: tuple[TensorSpec, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The entry as JSON values."""
         needs = [{"model": model, "input": name} for model, name in self.needs]
-        return {**super().to_json(), "needs": needs}
+        found = {**super().to_json(), "needs": needs}
+        return found if self.optional else {k: v for k, v in found.items() if k != "optional"}
+
+
+def _models(reader: Reader) -> tuple[ModelEntry, ...]:
+    """The models; `optional` is written only where there is some."""
+
+    def entry(one: Reader) -> ModelEntry:
+        there = "optional" in one.entries(Reader.anything)
+        return one.record(ModelEntry, absent=() if there else ("optional",))
+
+    return tuple(reader.each(entry))
 
 
 @dataclass(frozen=True)
@@ -191,7 +220,7 @@ class Manifest(JsonValue):
     graph: FileName = GRAPH
     plan: FileName = PLAN
     report: FileName = REPORT
-    models: tuple[ModelEntry, ...]
+    models: Annotated[tuple[ModelEntry, ...], _models]
     files: Annotated[dict[str, FileEntry], _files]
     memory: dict[str, int] = field(default_factory=dict[str, int])
     layout: Annotated[str, _layout] = MERGED
@@ -257,12 +286,13 @@ def _check(manifest: Manifest) -> None:
         raise refuse("two models have one name")
     dtypes: dict[str, str] = {}
     for entry in manifest.models:
-        for kind, specs in (("inputs", entry.inputs), ("outputs", entry.outputs)):
+        taken = (*entry.inputs, *entry.optional)
+        for kind, specs in (("inputs", taken), ("outputs", entry.outputs)):
             if len({spec.name for spec in specs}) != len(specs):
                 raise refuse(f"two {kind} of model '{entry.name}' have one name")
         if not entry.outputs:
             raise refuse(f"model '{entry.name}' has no outputs")
-        for spec in entry.inputs:
+        for spec in taken:
             if dtypes.setdefault(spec.value, spec.dtype) != spec.dtype:
                 raise refuse(f"input value '{spec.value}' has two dtypes")
         if odd := set(entry.unused) - {spec.name for spec in entry.inputs}:

@@ -90,7 +90,7 @@ class OnnxRuntimeExecution:
     ) -> dict[str, Any]:
         values: dict[str, Any] = dict(feeds)
         for part, session in parts:
-            made = _execute(session, part.outputs, {name: values[name] for name in part.inputs})
+            made = _execute(session, part.outputs, _of(values, part))
             values.update(zip(part.outputs, made))
         return {name: readable(value) for name, value in values.items()}
 
@@ -104,7 +104,7 @@ class OnnxRuntimeExecution:
                 self._files.require_same()
                 graph = GraphFile(inside(self.path, self.manifest.graph).read_bytes())
                 self._files.require_same()  # not replaced between that look and the reading
-                self._check_interface(set(graph.inputs), set(graph.outputs))
+                self._check_interface({*graph.inputs, *graph.optional}, set(graph.outputs))
                 cut = graph.parts(wanted, shapes=False)
                 if cut is None:
                     self._parts = []
@@ -131,7 +131,7 @@ class OnnxRuntimeExecution:
                 whole = self._open(str(inside(self.path, self.manifest.graph)))
                 self._files.require_same()
                 self._check_interface(
-                    {value.name for value in whole.get_inputs()},
+                    fed(whole),
                     {value.name for value in whole.get_outputs()},
                 )
                 self._whole = whole
@@ -156,7 +156,8 @@ class OnnxRuntimeExecution:
             ) from error
 
     def _check_interface(self, inputs: set[str], outputs: set[str]) -> None:
-        told = {spec.value for entry in self.manifest.models for spec in entry.inputs}
+        entries = self.manifest.models
+        told = {s.value for entry in entries for s in (*entry.inputs, *entry.optional)}
         promised = {spec.value for entry in self.manifest.models for spec in entry.outputs}
         if wrong := (inputs ^ told) | (promised - outputs):
             raise ModelError(
@@ -168,11 +169,23 @@ class OnnxRuntimeExecution:
 def _execute(
     session: onnxruntime.InferenceSession, outputs: Iterable[str], feeds: dict[str, Any]
 ) -> list[Any]:
-    known = {value.name for value in session.get_inputs()}
+    known = fed(session)
     try:
         return run_session(session, list(outputs), {k: v for k, v in feeds.items() if k in known})
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
         raise DataError(f"ONNX Runtime could not run this frame: {error}") from error
+
+
+def fed(session: onnxruntime.InferenceSession) -> set[str]:
+    """The names of the inputs of a session, those that have a default too."""
+    values = (*session.get_inputs(), *session.get_overridable_initializers())
+    return {value.name for value in values}
+
+
+def _of(values: dict[str, Any], part: GraphPart) -> dict[str, Any]:
+    """What a part is fed: its inputs, and those that have a default where they are given."""
+    found = {name: values[name] for name in part.inputs}
+    return found | {name: values[name] for name in part.optional if name in values}
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:

@@ -32,12 +32,16 @@ class Node:
 
 @dataclass(frozen=True)
 class GraphPart:
-    """A piece of a graph as a model of its own: `content` computes `outputs` from `inputs`."""
+    """A piece of a graph as a model of its own: `content` computes `outputs` from `inputs`.
+
+    `optional` are further inputs, which have a default in it.
+    """
 
     models: frozenset[str]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     content: bytes
+    optional: tuple[str, ...] = ()
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -192,6 +196,7 @@ class GraphFile:
                     self.outputs.append(name)
             elif number != _QUANTIZATION:
                 self._rest.append(bytes(whole))
+        self.optional = [name for name in self.inputs if name in self._weights]
         self.inputs = [name for name in self.inputs if name not in self._weights]
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
@@ -274,8 +279,9 @@ class GraphFile:
             inputs = tuple(n for n in sorted(given) if n in maker or n in self.inputs)
             if any(name not in self._types for name in (*inputs, *outputs)):
                 return None
-            content = self._model(groups[models], inputs, outputs, given, shapes)
-            found.append(GraphPart(models, inputs, outputs, content))
+            optional = tuple(n for n in self.optional if n in given and n in self._types)
+            content = self._model(groups[models], (*inputs, *optional), outputs, given, shapes)
+            found.append(GraphPart(models, inputs, outputs, content, optional))
         return found
 
     def _model(

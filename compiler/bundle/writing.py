@@ -33,6 +33,7 @@ from ...runtime.manifest import (
 from ...runtime.placing import alive, put_in_place, sync, write_file
 from ..errors import InternalFault, ModelError, RepsimcError, UsageError
 from ..graph.export import any_rank_allowed, write_model
+from ..graph.opaque import NonTensorValue
 from ..graph.program import Model, Program, node_inputs
 from .lowering import is_quantised, narrow_integers, to_half
 from .references import References, write_references
@@ -186,7 +187,7 @@ def _json(value: Any) -> bytes:
 
 def _check_model(path: Path) -> None:
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = onnx.ModelProto.FromString(path.read_bytes())
         before = proto.ByteSize()
         with any_rank_allowed(proto):
             same = proto.ByteSize() == before
@@ -209,7 +210,7 @@ def _model_entry(
     program: Program, model: Model, directory: Path, fidelity: Sequence[Mapping[str, Any]]
 ) -> ModelEntry:
     values = program.values()
-    own = set(model.inputs.values())
+    own = {*model.inputs.values()}.union(*(m.optional.values() for m in program.models.values()))
     behind = _inputs_behind(program, model, values)
     return ModelEntry(
         name=model.name,
@@ -222,6 +223,9 @@ def _model_entry(
         inputs=tuple(_input(values[value], name, model) for name, value in model.inputs.items()),
         outputs=tuple(_spec(values[value], name) for name, value in model.outputs.items()),
         needs=tuple(_owner(program, value) for value in behind if value not in own),
+        optional=tuple(
+            _input(values[value], name, model) for name, value in model.optional.items()
+        ),
         unused=tuple(name for name, value in model.inputs.items() if value not in behind),
         fidelity=tuple(dict(entry) for entry in fidelity),
     )
@@ -242,10 +246,12 @@ def _unicode(name: str) -> str:
 
 def _input(value: gs.Variable, name: str, model: Model) -> TensorSpec:
     spec = _spec(value, name)
+    if isinstance(value, NonTensorValue):
+        spec = replace(spec, dtype=_held_name(value.type_proto))
     if spec.dtype == "unknown":
         raise ModelError(
             f"input '{name}' of model '{model.name}' is not a tensor of a known type",
-            "only models whose inputs are tensors can be bundled",
+            "inputs are tensors, sequences of them, optional, or maps; no sparse tensors",
         )
     return spec
 
@@ -253,6 +259,21 @@ def _input(value: gs.Variable, name: str, model: Model) -> TensorSpec:
 def _spec(value: gs.Variable, name: str) -> TensorSpec:
     shape = None if value.shape is None else tuple(_dimension(size) for size in value.shape)
     return TensorSpec(name, value.name, _dtype_name(value.dtype), shape)
+
+
+def _held_name(kind: onnx.TypeProto) -> str:
+    """The type of a value as the manifest calls it: "sequence(float32)"."""
+    which = kind.WhichOneof("value")
+    if which == "tensor_type":
+        return _dtype_name(kind.tensor_type.elem_type)
+    if which == "map_type":
+        inner = [_dtype_name(kind.map_type.key_type), _held_name(kind.map_type.value_type)]
+    elif which in ("sequence_type", "optional_type"):
+        inner = [_held_name(getattr(kind, which).elem_type)]
+    else:
+        inner = ["unknown"]
+    known = which is not None and "unknown" not in inner
+    return f"{str(which).removesuffix('_type')}({','.join(inner)})" if known else "unknown"
 
 
 def _dimension(size: Any) -> int | str | None:

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from ..graph.arrays import Array
 from ..graph.export import GRAPH_KEY
-from ..graph.opaque import LocalFunction, NonTensorValue
+from ..graph.opaque import DefaultInput, LocalFunction, NonTensorValue
 from ..graph.program import Model, Note, Program, Source, free_name, qualified
 from .prepare import all_nodes
 
@@ -37,13 +37,16 @@ def build(proto: onnx.ModelProto, weights: dict[str, Array], name: str, source: 
     metadata |= {f"{GRAPH_KEY}{entry.key}": entry.value for entry in proto.graph.metadata_props}
     if proto.graph.doc_string:
         metadata[f"{GRAPH_KEY}doc_string"] = proto.graph.doc_string
+    inputs = {v.name: qualified(name, v.name) for v in proto.graph.input if v.name not in weights}
+    defaults = {tensor.name for tensor in proto.graph.initializer} - set(weights)
     model = Model(
         name,
         source,
-        {v.name: qualified(name, v.name) for v in proto.graph.input if v.name not in weights},
+        {n: value for n, value in inputs.items() if n not in defaults},
         {v.name: value.name for v, value in zip(proto.graph.output, graph.outputs)},
         metadata,
         proto.doc_string,
+        optional={n: value for n, value in inputs.items() if n in defaults},
     )
     return Program(graph, {name: model}, builder.metadata, builder.docs, builder.notes)
 
@@ -64,12 +67,20 @@ class GraphBuilder:
 
     def graph(self, proto: onnx.GraphProto, scope: Scope, outer: Scope) -> gs.Graph:
         """The graph; `scope` holds constants it already has, `outer` what it may capture."""
+        listed = {} if outer else {value.name: value for value in proto.input}
         for tensor in proto.initializer:
-            if tensor.name not in scope:
+            if tensor.name in listed:
+                array = numpy_helper.to_array(tensor)
+                shape = self.value(listed[tensor.name]).shape
+                scope[tensor.name] = DefaultInput(self.named(tensor.name), array, shape)
+            elif tensor.name not in scope:
                 scope[tensor.name] = gs.Constant(
                     self.named(tensor.name), numpy_helper.to_array(tensor)
                 )
-        inputs = [value for value in proto.input if value.name not in scope]
+        inputs = [
+            value for value in proto.input
+            if value.name not in scope or isinstance(scope[value.name], DefaultInput)
+        ]  # fmt: skip
         made = {name for node in proto.node for name in node.output}
         local = made | {value.name for value in inputs}
         for info in (*inputs, *proto.value_info, *proto.output):

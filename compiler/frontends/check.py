@@ -17,13 +17,11 @@ from ..graph.weights import array_of, chunks, nbytes_of
 from ..isolation.allowance import ModelAllowance
 from ..isolation.steps import Refused, check_model, open_session
 from .opset import DEPRECATED
+from .overridable import LINEAR, TRAINED
 from .prepare import LIGHT_ELEMENTS, all_nodes
 
 # Domains whose operators ONNX Runtime brings along.
 KNOWN_DOMAINS = {"", "ai.onnx.ml", "com.microsoft", "com.ms.internal.nhwc"}
-# The input that is a weight of a linear map: infinite there, every output is infinite or NaN.
-LINEAR = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1)}
-
 _WHOLE_NBYTES = 2**30  # above, a model is not tried with its weights: protobuf stops at 2 GB
 
 
@@ -83,12 +81,13 @@ def _without_deprecated(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_weights(program: Program, where: str) -> None:
-    """Raises ModelError if a weight holds NaN, or is infinite where a linear map reads it.
+    """Raises ModelError if a trained weight holds NaN, or that of a linear map infinity.
 
-    Infinite constants elsewhere are usual (attention masks, initial values of Max). Weights are
-    read piece by piece.
+    Elsewhere infinity is usual (attention masks, initial values of Max), and NaN can mean
+    something (missing values, padding): it becomes a remark. Weights are read piece by piece.
     """
     linear: set[int] = set()
+    trained: set[int] = set()
     constants: dict[int, Any] = {}
     for node in every_node(program.graph.nodes):
         for index, tensor in enumerate(node.inputs):
@@ -96,6 +95,8 @@ def check_weights(program: Program, where: str) -> None:
                 constants[id(tensor)] = tensor
                 if not node.domain and index in LINEAR.get(node.op, ()):
                     linear.add(id(tensor))
+                if not node.domain and index in TRAINED.get(node.op, ()):
+                    trained.add(id(tensor))
     for key, constant in constants.items():
         array = array_of(constant)
         if not _is_float(array):
@@ -104,6 +105,10 @@ def check_weights(program: Program, where: str) -> None:
             if bool(np.isfinite(piece).all()):
                 continue
             nan = bool(np.isnan(piece).any())
+            if nan and key not in trained:
+                (model,) = program.models.values()
+                model.remarks += (f"constant '{constant.name}' holds NaN, which is kept",)
+                break
             if nan or key in linear:
                 raise ModelError(
                     f"weight '{own_name(constant.name)}' of {where} holds "

@@ -192,27 +192,48 @@ def _converted_here(part: OldNode, old: int, new: int, where: str) -> bool:
     if part.node.op_type == "BatchNormalization" and len(part.node.output) > 1 and old < 14 <= new:
         part.result.append(_trained_norm(part, old, where))
         return True
+    if part.node.op_type == "Dropout" and old < 12 <= new and part.node.output[1:]:
+        _empty_mask(part, old)
+        return True
     if part.node.op_type == "GroupNormalization" and old < 21 <= new:
         _per_channel(part)
         return True
     return False
 
 
+def _empty_mask(part: OldNode, old: int) -> None:
+    """Dropout's mask tells what is kept from opset 12 on; before, ONNX Runtime leaves it empty."""
+    value, mask = part.node.input[0], part.node.output[1]
+    kept = "kept" if mask in part.read else ""
+    outputs = [part.node.output[0], kept] if kept else [part.node.output[0]]
+    part.result.append(helper.make_node("Dropout", [value], outputs, part.node.name))
+    if kept:
+        empty = mask if old >= 10 else "nothing"
+        part.result.append(helper.make_node("Not", [kept], [empty]))
+        if empty != mask:
+            part.result.append(helper.make_node("CastLike", [empty, value], [mask]))
+
+
 def _per_channel(part: OldNode) -> None:
-    """A GroupNormalization of a scale and bias per group gets them per channel, as from opset 21."""
+    """A GroupNormalization that has scale and bias per group gets them per channel, as in 21."""
     groups = next(a.i for a in part.node.attribute if a.name == "num_groups")
 
     def constant(name: str, numbers: list[int]) -> str:
         part.new_constants.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
         return name
 
-    def node(op: str, inputs: list[str], name: str, **attributes: int) -> str:
-        part.result.append(helper.make_node(op, inputs, [name], **attributes))
+    def node(
+        op: str, inputs: list[str], name: str, attributes: dict[str, int] | None = None
+    ) -> str:
+        made = helper.make_node(op, inputs, [name])
+        for key, value in (attributes or {}).items():
+            made.attribute.append(helper.make_attribute(key, value))
+        part.result.append(made)
         return name
 
-    channels = node("Shape", [part.node.input[0]], "channels", start=1, end=2)
+    channels = node("Shape", [part.node.input[0]], "channels", {"start": 1, "end": 2})
     each = node("Div", [channels, constant("groups", [groups])], "channels_of_group")
-    sizes = node("Concat", ["groups", each], "groups_and_channels", axis=0)
+    sizes = node("Concat", ["groups", each], "groups_and_channels", {"axis": 0})
     column, flat = constant("column", [-1, 1]), constant("flat", [-1])
     wide: list[str] = []
     for given, name in zip(part.node.input[1:], ("scale", "bias"), strict=True):

@@ -23,7 +23,9 @@ from .dimensions import forget_placeholders, name_batch
 from .external_data import TensorFiles
 from .inference import add_types, with_types
 from .opset import WIDELY_RUN, oldest_for, raise_opset
+from .overridable import are_weights, listed_initializers, take_defaults
 from .prepare import prepare
+from .scalars import make_ranges_scalar
 
 _MAX_NBYTES = 2**31  # of a protobuf message
 
@@ -92,7 +94,8 @@ def _read(path: Path, content: bytes, name: str, allowance: ModelAllowance) -> P
     hashed, nbytes = hashlib.sha256(content), len(content)
     del content
     files = TensorFiles(path.parent, where)
-    weights = prepare(proto, files)
+    defaults, remarks = _defaults(proto)
+    weights = prepare(proto, files, defaults)
     for data in sorted(files.paths, key=lambda data: data.name):
         nbytes += data.stat().st_size
         with data.open("rb") as stream:
@@ -100,6 +103,7 @@ def _read(path: Path, content: bytes, name: str, allowance: ModelAllowance) -> P
                 hashed.update(piece)
     source = Source(path, nbytes, hashed.hexdigest())
     program = _program(proto, weights, name, source, allowance)
+    program.models[name].remarks += remarks
     check_opens(path, nbytes, allowance)
     return program
 
@@ -113,7 +117,19 @@ def import_model(
     _check_name(name)
     where = f"model '{name}' ({source.path})"
     allowance = ModelAllowance(where, copy.ByteSize())
-    return _program(copy, prepare(copy, TensorFiles(base, where)), name, source, allowance)
+    weights = prepare(copy, TensorFiles(base, where), _defaults(copy)[0])
+    return _program(copy, weights, name, source, allowance)
+
+
+def _defaults(proto: onnx.ModelProto) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The initializers that callers may override, and what is to be said where that is unclear."""
+    listed = listed_initializers(proto)
+    if not listed or not are_weights(proto, listed):
+        return listed, ()
+    return frozenset(), (
+        f"the file lists {len(listed)} of its weights as inputs; they are taken for weights, "
+        "which callers of the bundle cannot override",
+    )
 
 
 def _check_name(name: str) -> None:
@@ -133,7 +149,9 @@ def _program(
     where = allowance.where
     forget_placeholders(proto)
     drop_claims(proto)
+    defaults = take_defaults(proto)
     proto = with_types(proto, allowance)
+    proto.graph.initializer.extend(defaults)
     check_sizes(proto, weights, allowance)
     check_proto(proto, where, allowance)
     program = build(proto, weights, name, source)
@@ -143,6 +161,7 @@ def _program(
     if program.graph.opset < oldest:
         raise_opset(program, oldest, where)
         add_types(program, where)
+    make_ranges_scalar(program)
     name_batch(program)
     try:
         verify(program)  # now: later, what is broken would read as a fault of a pass

@@ -8,7 +8,7 @@ Checking, shape inference and version conversion serialise the whole model; prot
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,16 @@ Names = dict[str, str]
 LIGHT_ELEMENTS = 1024
 
 
-def prepare(proto: onnx.ModelProto, files: TensorFiles) -> dict[str, Array]:
+def prepare(
+    proto: onnx.ModelProto, files: TensorFiles, defaults: Container[str] = ()
+) -> dict[str, Array]:
     """Makes `proto` light, in place, and gives all constants of its top level by name.
+
+    Initializers named in `defaults` are none: they stay inputs with an initializer.
 
     Afterwards every node has a name; node names, and value names, are unique in the whole
     model, bodies of If, Loop and Scan included; the ONNX domain is called ''; initializers are
-    not graph inputs, except those taken out; every output is listed once.
+    not graph inputs, except those taken out and `defaults`; every output is listed once.
     """
     _check_fields(proto, files.where)
     proto.ir_version = max(proto.ir_version, 4)  # before, every initializer had to be an input
@@ -47,7 +51,7 @@ def prepare(proto: onnx.ModelProto, files: TensorFiles) -> dict[str, Array]:
     _name_nodes(proto.graph)
     _name_values(proto.graph)
     _plain_functions(proto)
-    weights = _Weights(files)
+    weights = _Weights(files, defaults)
     weights.take(proto.graph)
     for function in proto.functions:
         for node in all_nodes(function.node):
@@ -215,15 +219,16 @@ def _plain_functions(proto: onnx.ModelProto) -> None:
 class _Weights:
     """Takes the constants out of a graph and its bodies."""
 
-    def __init__(self, files: TensorFiles) -> None:
+    def __init__(self, files: TensorFiles, defaults: Container[str]) -> None:
         self.files = files
+        self.defaults = defaults
         self.arrays: dict[str, Array] = {}
 
     def take(self, graph: onnx.GraphProto) -> None:
         """Top level: every constant becomes an entry of `arrays`; small ones stay too."""
         small: list[onnx.TensorProto] = []
         stubs: list[onnx.ValueInfoProto] = []
-        for name, array in self.constants(graph, lambda name, array: True):
+        for name, array in self.constants(graph, lambda name, array: name not in self.defaults):
             if array.size <= LIGHT_ELEMENTS:
                 small.append(numpy_helper.from_array(np.asarray(array), name))
             self._add(name, array)
@@ -235,7 +240,7 @@ class _Weights:
                 stubs.append(helper.make_tensor_value_info(name, kind, array.shape))
         inputs = [value for value in graph.input if value.name not in self.arrays]
         _replace(graph.input, [*inputs, *stubs])
-        _replace(graph.initializer, small)
+        _replace(graph.initializer, [*graph.initializer, *small])
 
     def bodies(self, graph: onnx.GraphProto) -> None:
         """Moves large constants of bodies to the top level; the others stay, inline."""

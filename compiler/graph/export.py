@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
-from .opaque import LocalFunction, NonTensorValue
+from .opaque import DefaultInput, LocalFunction, NonTensorValue
 from .program import (
     Dimension,
     Model,
@@ -225,7 +225,7 @@ def named_sizes(value: gs.Tensor) -> list[Dimension] | None:
 
 
 @contextmanager
-def any_rank_allowed(proto: onnx.ModelProto) -> Iterator[None]:
+def any_rank_allowed(proto: onnx.ModelProto) -> Generator[None]:
     """The model in the form that onnx.checker takes, as long as the context lasts.
 
     The checker wants a shape for every input and output; the standard and ONNX Runtime do not.
@@ -320,7 +320,10 @@ class _Exporter:
         constants: dict[str, gs.Constant],
         visible: Iterable[str],
     ) -> None:
-        proto.input.extend(value_info(value) for value in inputs)
+        for value in inputs:
+            proto.input.append(value_info(value))
+            if isinstance(value, DefaultInput) and self.light_elements is None:
+                proto.initializer.append(numpy_helper.from_array(value.default, value.name))
         proto.output.extend(value_info(value) for value in outputs)
         typed = {value.name for value in outputs}
         visible = {*visible, *constants}

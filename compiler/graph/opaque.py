@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import onnx_graphsurgeon as gs
+
+from .arrays import Array
 
 
 class NonTensorValue(gs.Variable):
@@ -20,6 +24,21 @@ class NonTensorValue(gs.Variable):
     def copy(self) -> NonTensorValue:
         """The same value without producers and readers."""
         return NonTensorValue(self.name, self.type_proto)
+
+
+class DefaultInput(gs.Variable):
+    """An input that callers may leave out: `default` is then its value.
+
+    No pass takes it for a constant. It is exported as an input and an initializer.
+    """
+
+    def __init__(self, name: str, default: Array, shape: Any = None) -> None:
+        super().__init__(name, default.dtype, default.shape if shape is None else shape)
+        self.default = default
+
+    def copy(self) -> DefaultInput:
+        """The same input without readers."""
+        return DefaultInput(self.name, self.default, self.shape)
 
 
 class LocalFunction(gs.Function):

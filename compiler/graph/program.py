@@ -63,7 +63,9 @@ class Model:
     """One model's place in the program.
 
     `inputs` and `outputs` map the model's own names to value names of the program, in the
-    model's order. Several models may map to one value (tied inputs, shared outputs).
+    model's order. Several models may map to one value (tied inputs, shared outputs). `remarks`
+    are what was odd about the file and may surprise its user. `optional` maps inputs with a
+    default, which callers may leave out; they are none of `inputs`.
     """
 
     name: str
@@ -72,6 +74,8 @@ class Model:
     outputs: dict[str, str]
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     doc_string: str = ""
+    remarks: tuple[str, ...] = ()
+    optional: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass
@@ -95,7 +99,12 @@ class Program:
         return Program(
             self.graph.copy(),
             {
-                name: replace(model, inputs=dict(model.inputs), outputs=dict(model.outputs))
+                name: replace(
+                    model,
+                    inputs=dict(model.inputs),
+                    outputs=dict(model.outputs),
+                    optional=dict(model.optional),
+                )
                 for name, model in self.models.items()
             },
             {name: dict(entries) for name, entries in self.metadata.items()},

@@ -38,7 +38,11 @@ def text(program: Program) -> str:
     lines = [f"program opset {graph.opset}"]
     for model in program.models.values():
         lines.append(f"model {model.name}")
-        for kind, mapping in (("input", model.inputs), ("output", model.outputs)):
+        for kind, mapping in (
+            ("input", model.inputs),
+            ("optional input", model.optional),
+            ("output", model.outputs),
+        ):
             for own, name in mapping.items():
                 found = values.get(name)
                 lines.append(f"  {kind} {own} = {declared(found) if found is not None else name}")

@@ -162,6 +162,7 @@ def _models_map_to_graph(facts: _Facts) -> Iterator[str]:
             yield f"model '{model.name}' is listed as '{key}'"
         for kind, mapping, values in (
             ("input", model.inputs, facts.inputs),
+            ("input", model.optional, facts.inputs),
             ("output", model.outputs, facts.outputs),
         ):
             present = {value.name for value in values}

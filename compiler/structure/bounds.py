@@ -27,8 +27,8 @@ _Rule = Callable[[gs.Node, list[Bounds]], Bounds]
 
 # Make infinity or NaN of finite numbers, where nothing is known of these.
 _UNSAFE = frozenset(
-    {"Acos", "Acosh", "Asin", "Atanh", "Cast", "CastLike", "Cosh", "Div", "Exp", "Log", "Mod", "Pow",
-     "Reciprocal", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "Sinh", "Sqrt", "Tan"}
+    {"Acos", "Acosh", "Asin", "Atanh", "Cast", "CastLike", "Cosh", "Div", "Exp", "Log", "Mod",
+     "Pow", "Reciprocal", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "Sinh", "Sqrt", "Tan"}
 )  # fmt: skip
 
 
@@ -80,9 +80,11 @@ def _is_unsafe(node: gs.Node, found: Mapping[str, Bounds], unsafe: set[str]) -> 
     for tensor in node.inputs:
         if tensor.name in unsafe:
             return True
-        if isinstance(tensor, gs.Constant) and array_of(tensor).dtype.kind == "f":
-            if array_of(tensor).size <= MAX_ELEMENTS and not np.isfinite(array_of(tensor)).all():
-                return True
+        array = array_of(tensor) if isinstance(tensor, gs.Constant) else None
+        if array is None or array.dtype.kind != "f" or array.size > MAX_ELEMENTS:
+            continue
+        if not np.isfinite(array).all():
+            return True
     if not is_standard(node) or any(True for _ in node.subgraphs()):
         return True
     if node.op not in _UNSAFE:

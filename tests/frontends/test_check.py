@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repsimc.compiler.errors import ModelError
 from tests.frontends.given_models import check_refused
-from tests.programs import program_of
+from tests.programs import assert_same_outputs, program_of
 
 
 def undefined(model: onnx.ModelProto) -> None:
@@ -106,7 +106,7 @@ def with_number(number: float, op: str, dtype: str = "float32") -> onnx.ModelPro
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
-@pytest.mark.parametrize("op", ["MatMul", "Add"])
+@pytest.mark.parametrize("op", ["MatMul", "PRelu"])
 def test_nan_in_a_weight(op: str, dtype: str):
     with pytest.raises(ModelError, match=r"weight 'w' of model 'a' \(a.onnx\) holds NaN"):
         program_of(with_number(np.nan, op, dtype))
@@ -119,11 +119,17 @@ def test_infinity_in_a_weight(number: float):
     assert "a/w" in program_of(with_number(number, "Add")).weights()
 
 
+def test_nan_in_a_constant_that_is_no_weight_is_kept_and_told():
+    program = program_of(with_number(np.nan, "Max"))
+    assert_same_outputs(with_number(np.nan, "Max"), program)
+    assert program.models["a"].remarks == ("constant 'a/w' holds NaN, which is kept",)
+
+
 def test_nan_inside_a_body():
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (bool c, float[2] x) => (float[2] y) <float[2] w = {1, 2}>
-        { y = If (c) < then_branch = t () => (float[2] o) { o = Add(x, w) },
+        { y = If (c) < then_branch = t () => (float[2] o) { o = PRelu(x, w) },
                        else_branch = e () => (float[2] p) { p = Neg(x) }> }"""
     )
     array = np.array([1, np.nan], np.float32)
