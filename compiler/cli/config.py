@@ -172,8 +172,8 @@ def _number(value: object, where: str, folder: Path) -> float:
     return float(found)
 
 
-def _whole_number(value: object, where: str, folder: Path) -> int:
-    found = _typed(value, int, "a whole number", where)
+def _whole_number(value: object, where: str, folder: Path, what: str = "a whole number") -> int:
+    found = _typed(value, int, what, where)
     if abs(found) >= 1 << 63:
         raise UsageError(f"{where} is {repr(found)[:_SHOWN]}, too large a number")
     return found
