@@ -68,7 +68,10 @@ def write_references(path: Path, references: References) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an .npz of that name that has the same bytes for the same arrays in that order."""
+    """Write an .npz of that name that has the same bytes for the same arrays in that order.
+
+    Raises OSError if the disk is full; what was written until then stays.
+    """
     # Not np.savez: it would add a suffix, and stamps the time of day.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from repsimc.compiler.cli.process import Signals, Stopped, discard, open_streams
-from tests.cli.conftest import MAP, SCORES, save
+from repsimc.runtime.session import load
+from tests.cli.conftest import MAP, SCORES, bundle_of, save
 
 CALL = [sys.executable, "-m", "repsimc"]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and POSIX shells")
@@ -174,3 +175,47 @@ def test_streams_of_a_test_are_left_alone(capsys: pytest.CaptureFixture[str]) ->
     print("said")
     discard("stdout")
     assert "said" in capsys.readouterr().out
+
+
+# -- a full disk, and calls side by side -----------------------------------------------------
+
+
+@linux
+@pytest.mark.parametrize(
+    "line",
+    [
+        "REPSIMC compile a.onnx -o bundle --overwrite",
+        "REPSIMC compile a.onnx -o new",
+        "REPSIMC run bundle --input x.npy -o new.npz",
+        "REPSIMC export bundle --triton new",
+    ],
+)
+def test_a_full_disk_leaves_earlier_files_and_no_halves(tmp_path: Path, line: str) -> None:
+    bundle_of(tmp_path, a=SCORES)
+    np.save(tmp_path / "x.npy", np.ones((1, 3), np.float32))
+    before = held(tmp_path)
+    done = shell(f"ulimit -S -f 0; {line} 2>&1 | cat", tmp_path)  # a file may have no bytes
+    assert "cannot be written: File too large" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert held(tmp_path) == before
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@linux
+@pytest.mark.parametrize(("option", "codes"), [("", [0, 2, 2]), (" --overwrite", [0, 0, 0])])
+def test_three_compiles_into_one_folder(tmp_path: Path, option: str, codes: list[int]) -> None:
+    save(tmp_path, a=SCORES)
+    words = ["compile", "a.onnx", "-o", "bundle", *option.split()]
+    calls = [
+        subprocess.Popen(
+            [*CALL, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    told = [call.communicate(timeout=120)[1] for call in calls]
+    assert sorted(call.returncode for call in calls) == codes, told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "bundle"]
+    assert load(tmp_path / "bundle").run(np.ones((1, 3), np.float32))["a"]["y"].shape == (1, 3)
