@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...runtime.array_archive import write_arrays
 from ...runtime.manifest import Manifest, TensorSpec
 from ...runtime.placing import replacing_file
 from ...runtime.session import load
 from ..errors import DataError, UsageError
 from ..frames.array_files import Allowance, read_npy, read_npz
 from ..graph.arrays import Array
-from .references import write_arrays
 
 Outputs = dict[str, dict[str, Array]]
 
