@@ -1,9 +1,19 @@
-"""Folders that results are written to: nothing of the user's is mixed in or overwritten unasked."""
+"""Folders that results are written to: nothing of the user's is mixed in or overwritten unasked.
+
+Results are written beside their folder first: a full disk, or a signal, leaves what was there.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import os
+import secrets
+import shutil
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
+from ..runtime.placing import alive, sync, unwritten
 from .errors import UsageError
 
 
@@ -22,3 +32,49 @@ def check_output_folder(folder: Path, marker: str, overwrite: bool) -> None:
             )
         if not overwrite:
             raise UsageError(f"{folder} exists", "replace it with --overwrite, or name another")
+
+
+@contextlib.contextmanager
+def together(folder: Path, last: str) -> Generator[Path]:
+    """An empty folder to fill, whose files go into `folder` when the block ends well.
+
+    Other files there stay. The file `last` goes last: where it is, all are. Raises UsageError if
+    the disk is full or cannot be written; `folder` is as before then.
+    """
+    place = folder.resolve()
+    start = f".{place.name}.partial-"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        mounted = place.is_dir() and place.stat().st_dev != place.parent.stat().st_dev
+        beside = place if mounted else place.parent  # files move within one file system only
+        for old in beside.glob(f"{glob.escape(start)}*"):
+            pid = old.name.removeprefix(start).split("-")[0]
+            if pid.isdigit() and not alive(int(pid)):
+                shutil.rmtree(old, ignore_errors=True)
+        partial = beside / f"{start}{os.getpid()}-{secrets.token_hex(4)}"
+        partial.mkdir()
+        try:
+            yield partial
+            made = sorted(path for path in partial.rglob("*") if path.is_file())
+            for path in made:
+                sync(path)
+            place.mkdir(exist_ok=True)
+            for path in sorted(made, key=lambda path: path.name == last):
+                target = place / path.relative_to(partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+            sync(place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise unwritten(folder, error) from error
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files, by name, into a folder: all of them or none; the last one goes last.
+
+    Raises UsageError if the disk is full or cannot be written.
+    """
+    with together(folder, list(files)[-1]) as partial:
+        for name, content in files.items():
+            (partial / name).write_bytes(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -14,6 +15,7 @@ from .errors import DataError, UsageError
 from .manifest import Manifest, ModelEntry, TensorSpec, held
 
 Array = NDArray[Any]
+MOST_NBYTES = 4 << 30  # of an array that is made up; a manifest is untrusted
 Inputs = Any  # an array, {input: array}, {model: array} or {model: {input: array}}
 
 
@@ -22,8 +24,14 @@ def choose_models(manifest: Manifest, models: Iterable[str] | str | None) -> tup
     known = [entry.name for entry in manifest.models]
     if models is None:
         return tuple(known)
-    asked = [models] if isinstance(models, str) else list(models)
+    asked = [models] if isinstance(models, str) else models
+    # What Python callers pass may be of any type.
+    if not isinstance(cast("object", asked), Iterable):
+        raise UsageError(f"models={models!r} is neither a model's name nor several")
+    asked = list(asked)
     for name in asked:
+        if not isinstance(cast("object", name), str):
+            raise UsageError(f"models={models!r} holds {name!r}, which is no model's name")
         if name not in known:
             raise UsageError(f"there is no model '{name}' in this bundle", suggestion(name, known))
     if not asked:
@@ -93,7 +101,7 @@ def arrange(manifest: Manifest, models: Sequence[str], inputs: Inputs) -> dict[s
 def placeholder(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Array:
     """Zeros (or empty texts) of the input's dtype; symbols have size 1, or as in `sizes`.
 
-    Raises DataError if the rank is unknown or NumPy has no such dtype.
+    Raises DataError if the rank is unknown, NumPy has no such dtype, or it is too large.
     """
     try:
         dtype = np.dtype("U1" if spec.dtype == "object" else spec.dtype)
@@ -101,9 +109,13 @@ def placeholder(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Arr
         dtype = None
     if dtype is None or spec.shape is None:
         raise DataError(f"nothing can be made up for input '{spec.name}'", "give an array for it")
-    return np.zeros(
-        [s if isinstance(s, int) else (sizes or {}).get(s or "", 1) for s in spec.shape], dtype
-    )
+    shape = [s if isinstance(s, int) else (sizes or {}).get(s or "", 1) for s in spec.shape]
+    if math.prod(shape) * dtype.itemsize > MOST_NBYTES:
+        raise DataError(
+            f"input '{spec.name}' of shape {list(shape)} is too large to make something up for it",
+            "give an array for it",
+        )
+    return np.zeros(shape, dtype)
 
 
 def _depends(asking: ModelEntry, owner: ModelEntry, spec: TensorSpec) -> bool:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from repsimc.compiler.cli.process import Stopped
 from repsimc.compiler.errors import UsageError
-from repsimc.compiler.output_folders import check_output_folder
+from repsimc.compiler.output_folders import check_output_folder, together, write_together
 
 MARKER = "result.json"
 
@@ -31,3 +32,49 @@ def test_other_files_are_never_mixed_with(tmp_path: Path, overwrite: bool) -> No
         check_output_folder(tmp_path, MARKER, overwrite)
     with pytest.raises(UsageError, match="is a file"):
         check_output_folder(tmp_path / "notes.txt", MARKER, overwrite)
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_files_appear_together_and_others_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write_together(folder, {"a.txt": b"1", MARKER: b"{}"})
+    (folder / "mine.txt").write_bytes(b"mine")
+    with together(folder, MARKER) as partial:
+        (partial / "models").mkdir()
+        (partial / "models" / "b.txt").write_bytes(b"2")
+        (partial / MARKER).write_bytes(b"[]")
+        assert held(folder) == {"a.txt": b"1", "mine.txt": b"mine", MARKER: b"{}"}
+    assert held(tmp_path) == {
+        "out/a.txt": b"1",
+        "out/mine.txt": b"mine",
+        "out/models/b.txt": b"2",
+        f"out/{MARKER}": b"[]",
+    }
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Stopped(15)])
+def test_a_full_disk_or_a_signal_leaves_what_was_there(
+    tmp_path: Path, error: BaseException
+) -> None:
+    folder = tmp_path / "out"
+    write_together(folder, {MARKER: b"{}"})
+    with pytest.raises((UsageError, Stopped)) as caught, together(folder, MARKER) as partial:
+        (partial / MARKER).write_bytes(b"half")
+        raise error
+    assert isinstance(caught.value, Stopped) or "nothing was changed" in caught.value.hint
+    assert held(tmp_path) == {f"out/{MARKER}": b"{}"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_call_left_goes(tmp_path: Path) -> None:
+    (tmp_path / ".out.partial-999999999-ab").mkdir()
+    (tmp_path / ".out.partial-mine").mkdir()
+    write_together(tmp_path / "out", {MARKER: b"{}"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial-mine", "out"]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.lib import format as npy_format
-
+from ...runtime.array_archive import write_arrays
 from ...runtime.manifest import ReferenceGroup
 from ..execution.executable import Executable
 from ..execution.feeds import run_groups
@@ -65,15 +62,6 @@ def references_of(program: Program, frames: Frames, count: int = FRAMES) -> Refe
 def write_references(path: Path, references: References) -> None:
     """Write them as an .npz that has the same bytes for the same arrays."""
     write_arrays(path, {name: references.arrays[name] for name in sorted(references.arrays)})
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an .npz of that name that has the same bytes for the same arrays in that order."""
-    # Not np.savez: it would add a suffix, and stamps the time of day.
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
-                npy_format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def _run(

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...runtime.array_archive import write_arrays
 from ...runtime.manifest import Manifest, TensorSpec
+from ...runtime.placing import replacing_file
 from ...runtime.session import load
 from ..errors import DataError, UsageError
 from ..frames.array_files import Allowance, read_npy, read_npz
 from ..graph.arrays import Array
-from .references import write_arrays
 
 Outputs = dict[str, dict[str, Array]]
 
@@ -55,7 +56,10 @@ def run_files(
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Mapping[str, Array]]) -> None:
-    """Write all outputs to an .npz, keyed 'model/output'. Raises DataError for text outputs."""
+    """Write all outputs to an .npz, keyed 'model/output', whole or not at all.
+
+    Raises DataError for text outputs, UsageError if the disk is full.
+    """
     for model, named in outputs.items():
         for name, array in named.items():
             if array.dtype.hasobject:
@@ -64,7 +68,8 @@ def write_outputs(path: Path, outputs: Mapping[str, Mapping[str, Array]]) -> Non
                     "leave -o out: the values are printed with --format json",
                 )
     every = {f"{model}/{name}": a for model, named in outputs.items() for name, a in named.items()}
-    write_arrays(path, every)
+    with replacing_file(path) as partial:
+        write_arrays(partial, every)
 
 
 def _read(path: Path) -> Array | dict[str, Array]:

@@ -166,15 +166,18 @@ def _plain(kind: type[T], what: str) -> Reader[T]:
 
 
 def _number(value: object, where: str, folder: Path) -> float:
-    found: Any = _typed(value, int | float, "a number", where)  # type: ignore[arg-type]
-    # TOML has words for infinities, and whole numbers of any length.
-    if (not isinstance(found, float) and abs(found) >= 1 << 63) or not math.isfinite(found):
-        raise UsageError(f"{where} is {repr(found)[:_SHOWN]}, not a finite number")
-    return float(found)
+    if not isinstance(value, float):
+        return float(_whole(_typed(value, int, "a number", where), where))
+    if not math.isfinite(value):  # TOML has words for infinities
+        raise UsageError(f"{where} is {value}, not a finite number")
+    return value
 
 
 def _whole_number(value: object, where: str, folder: Path) -> int:
-    found = _typed(value, int, "a whole number", where)
+    return _whole(_typed(value, int, "a whole number", where), where)
+
+
+def _whole(found: int, where: str) -> int:
     if abs(found) >= 1 << 63:
         raise UsageError(f"{where} is {repr(found)[:_SHOWN]}, too large a number")
     return found

@@ -241,8 +241,8 @@ def _as_shown(error: Exception, call: Call) -> RepsimcError:
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("repsimc"):
         return BackendError(
             f"this command needs {error.name}, which is not installed",
-            "pip install 'repsimc[compile]' (on a device, only building, running and measuring "
-            "bundles need no more than repsimc itself)",
+            "pip install 'repsimc[compile]' (on a device, building, running, measuring and "
+            "inspecting bundles need no more than repsimc itself)",
         )
     if isinstance(error, OSError) and error.strerror:
         return RepsimcError(

@@ -10,7 +10,7 @@ import typer
 from ..naming import model_names
 from ..units import parse_bytes, printable
 from ..units import parse_seconds as seconds_of
-from .console import call_of
+from .console import Call, call_of
 from .options import FormatOption, ParseMemory, ParseSeconds, Verbose, examples
 
 INSPECT_EXAMPLES = examples(
@@ -33,40 +33,49 @@ def inspect(
 ) -> None:
     """Tell what a model or a bundle is made of, where it can be cut, and what is shared."""
     call = call_of(ctx).take(format, verbose)
-    if not what.is_dir():
-        from ..isolation.process import start
-
-        start()  # its imports go on beside ours
-    from ...runtime.session import load
-    from ..frontends.read import read_model
-    from ..isolation.allowance import ParseLimits
-    from ..reports import inspection
     from ..reports.table import report_grid
 
-    bundle = load(what) if what.is_dir() else None
-    if text or bundle is None:
-        path = what if bundle is None else what / bundle.manifest.graph
-        ((name, _),) = model_names([path])
-        limits = ParseLimits(
-            None if parse_memory is None else parse_bytes(parse_memory),
-            None if parse_seconds is None else seconds_of(parse_seconds),
-        )
-        program = read_model(path, name, limits)
-        if text:
-            from ..graph.text import text as program_text
+    if what.is_dir() and not text:
+        from ...runtime.session import load
+        from ..reports import bundle_contents
 
-            print(printable(program_text(program)))
-            return
-        found = inspection.inspect_model(program, name)
-        call.show(found.to_json(), *inspection.model_grids(found))
+        manifest = load(what).manifest
+        report = bundle_contents.read_report(what, manifest)
+        call.show(
+            bundle_contents.bundle_json(manifest, report),
+            *bundle_contents.bundle_grids(what, manifest, report),
+            report_grid(report),
+        )
         return
-    manifest = bundle.manifest
-    report = inspection.read_report(what, manifest)
-    call.show(
-        inspection.bundle_json(manifest, report),
-        *inspection.bundle_grids(what, manifest, report),
-        report_grid(report),
+    from ..isolation.allowance import ParseLimits
+
+    limits = ParseLimits(
+        None if parse_memory is None else parse_bytes(parse_memory),
+        None if parse_seconds is None else seconds_of(parse_seconds),
     )
+    _inspect_model(call, what, text, limits)
+
+
+def _inspect_model(call: Call, what: Path, text: bool, limits: ParseLimits) -> None:
+    """Show a model, or the graph of a bundle as text."""
+    from ...runtime.files import inside, read_manifest
+    from ..isolation.process import start
+
+    start()  # its imports go on beside ours
+    # A device has what bundles need, and says here what it lacks.
+    from ..frontends.read import read_model
+    from ..reports.inspection import inspect_model, model_grids
+
+    path = inside(what, read_manifest(what).graph) if what.is_dir() else what
+    ((name, _),) = model_names([path])
+    program = read_model(path, name, limits)
+    if text:
+        from ..graph.text import text as program_text
+
+        print(printable(program_text(program)))
+        return
+    found = inspect_model(program, name)
+    call.show(found.to_json(), *model_grids(found))
 
 
 PASSES_EXAMPLES = examples("repsimc passes", "repsimc passes --format json")

@@ -20,7 +20,7 @@ from ..frontends.read import read_model
 from ..graph.program import own_name
 from ..graph.regions import Refusal, find_regions
 from ..options import CompileOptions
-from ..output_folders import check_output_folder
+from ..output_folders import check_output_folder, write_together
 from ..planning.descent import LOOKS, Descent, Step, Trying, regions_beside
 from ..planning.plan import Plan, PlannedAction, plan_of
 from ..planning.trial import Trial
@@ -284,16 +284,12 @@ def _gone(case: Case, step: Step) -> tuple[str, str]:
 
 
 def _write(result: DepthResult, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     files: Mapping[str, bytes] = {
         PICTURE: depth_png(result.curve, result.picked),
-        RESULT: _json({**result.curve.to_json(), "picked": result.picked}),
         PLAN: _json(result.plans[result.picked or len(result.plans) - 1].to_json()),
+        RESULT: _json({**result.curve.to_json(), "picked": result.picked}),
     }
-    for name, content in files.items():
-        beside = folder / f"{name}.part"
-        beside.write_bytes(content)
-        beside.replace(folder / name)
+    write_together(folder, files)
 
 
 def _json(value: object) -> bytes:

@@ -1,40 +1,22 @@
-"""What a model or a bundle is made of, before and after a compilation, as values and tables."""
+"""What a model is made of, as values and tables; what a bundle is, is in `bundle_contents`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ...runtime.json_values import JsonValue
-from ...runtime.manifest import Manifest
-from ..errors import ModelError
 from ..graph.cuts import Cut, cuts
 from ..graph.program import Program, is_standard, own_name
 from ..structure.cost import model_cost
 from ..units import format_bytes, format_count
-from .report import Report
-from .table import Grid, figures, sharing_text, words
+from .bundle_contents import SCHEMA, TensorLine, shape_text
+from .table import Grid, figures, words
 
-SCHEMA = "repsimc.inspection/1"
 # A deep network has hundreds of cuts; a table shows this many, spread over the depth.
 _CUTS_SHOWN = 24
-_REPORT_MAX_NBYTES = 16 * 2**20
-
-
-@dataclass(frozen=True)
-class TensorLine(JsonValue):
-    """An input or output as the user named it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...] | None
-
-    def __str__(self) -> str:
-        shape = "[...]" if self.shape is None else _shape_text(self.shape)
-        return f"{self.name} {self.dtype} {shape}"
 
 
 @dataclass(frozen=True)
@@ -159,70 +141,13 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
             (
                 f"{100 * cut.depth:.0f} %",
                 "\n".join(cut.values),
-                "\n".join("?" if shape is None else _shape_text(shape) for shape in cut.shapes),
+                "\n".join("?" if shape is None else shape_text(shape) for shape in cut.shapes),
             )
             for cut in shown
         ),
         notes=skipped,
     )
     return (glance, table) if found.cuts else (glance,)
-
-
-# -- bundles -------------------------------------------------------------------------------
-
-
-def read_report(bundle: Path, manifest: Manifest) -> Report:
-    """The report of a bundle. Raises ModelError for one that is missing, damaged or too large."""
-    from ...runtime.files import inside
-    from ...runtime.json_reader import read_json
-
-    path = inside(bundle, manifest.report)
-    if path.stat().st_size > _REPORT_MAX_NBYTES:
-        raise ModelError(f"{path} is too large for a report", "compile the bundle again")
-    return Report.from_json(read_json(path.read_bytes(), str(path), "compile it again"))
-
-
-def bundle_json(manifest: Manifest, report: Report) -> dict[str, Any]:
-    """A bundle's manifest and report as JSON types."""
-    return {"schema": SCHEMA, "manifest": manifest.to_json(), "report": report.to_json()}
-
-
-def bundle_grids(bundle: Path, manifest: Manifest, report: Report) -> tuple[Grid, ...]:
-    """Two tables: each model's interface, source and sharing; and the bundle's files."""
-    reports = {model.name: model for model in report.models}
-    rows: list[tuple[str, ...]] = []
-    for entry in manifest.models:
-        inputs = (TensorLine(spec.name, spec.dtype, spec.shape) for spec in entry.inputs)
-        outputs = (TensorLine(spec.name, spec.dtype, spec.shape) for spec in entry.outputs)
-        found = reports.get(entry.name)
-        shared = "\n".join(
-            f"{sharing_text(sharing)}: {', '.join(sharing.donor_values)} -> "
-            f"{', '.join(sharing.receiver_values)}"
-            for sharing in (found.sharing if found else ())
-        )
-        rows.append(
-            (
-                entry.name,
-                entry.source.file,
-                "\n".join(str(line) for line in inputs),
-                "\n".join(str(line) for line in outputs),
-                shared or "-",
-            )
-        )
-    models = Grid(
-        f"bundle {bundle} by repsimc {manifest.repsimc}",
-        words("model", "source", "inputs", "outputs", "shared with, to depth: donor -> own value"),
-        tuple(rows),
-    )
-    files = Grid(
-        "files",
-        words("file") + figures("size") + words("sha256"),
-        tuple(
-            (name, format_bytes(entry.nbytes), entry.sha256[:16])
-            for name, entry in sorted(manifest.files.items())
-        ),
-    )
-    return models, files
 
 
 def _dtype(value: Any) -> str:
@@ -238,7 +163,3 @@ def _dtype(value: Any) -> str:
 
 def _shape(value: Any) -> tuple[int | str | None, ...] | None:
     return None if value is None or value.shape is None else tuple(value.shape)
-
-
-def _shape_text(shape: tuple[int | str | None, ...]) -> str:
-    return f"[{', '.join('?' if extent is None else str(extent) for extent in shape)}]"

@@ -15,7 +15,7 @@ from ...runtime.json_reader import Reader, read_json
 from ...runtime.wire import external_files
 from ..errors import ModelError
 from ..naming import sanitised
-from ..output_folders import check_output_folder
+from ..output_folders import check_output_folder, together
 from .heatmap import heatmap_page, heatmap_png
 from .measures import CATALOG
 from .report import LayerReport, Match, SimilarityResult, arrays, number
@@ -39,12 +39,20 @@ def write_similarity(
 ) -> list[Path]:
     """Write similarity.json, a .npz and PNGs per pair, index.html, and models/NAME.onnx.
 
-    `models` are the files to copy with notes, by name. Returns what was written. Raises
-    UsageError where the folder holds something else, or an analysis without `overwrite`.
+    `models` are the files to copy with notes, by name. Returns what was written, which is there
+    whole or not at all. Raises UsageError where the folder holds something else, or an analysis
+    without `overwrite`, or cannot be written.
     """
     check_folder(folder, overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
+    with together(folder, RESULT) as partial:
+        written = _written(result, partial, models or {})
+        # What an earlier analysis wrote goes when the new one is whole.
+        _clear(folder)
+    return [folder / path.relative_to(partial) for path in written]
+
+
+def _written(result: SimilarityResult, folder: Path, models: Mapping[str, Path]) -> list[Path]:
+    """The files of an analysis, written to an empty folder."""
     written: list[Path] = []
     for index, pair in enumerate(result.pairs):
         # Models given as arrays may be called anything; two names may become one file name.
@@ -58,7 +66,7 @@ def write_similarity(
             written[-1].write_bytes(heatmap_png(result, pair, measure))
     written.append(folder / PAGE)
     written[-1].write_text(heatmap_page(result), encoding="utf-8")
-    for name, path in (models or {}).items():
+    for name, path in models.items():
         written += _annotated(result, name, path, folder / MODELS)
     # Last: a folder with this file is a whole analysis.
     value = result.to_json()

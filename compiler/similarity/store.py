@@ -1,8 +1,8 @@
 """A cache of features by content, shared by processes, bounded, and never trusted blindly.
 
 An entry is one .npz file named by a sha256 of everything that decides its content. It is written
-beside its place and moved there, so that a reader sees all of it or nothing; one that cannot be
-read is as good as none.
+beside its place and moved there, so that a reader sees all of it or nothing. It holds a digest of
+each array, and one of those; an entry that cannot be read or was changed is as good as none.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from ...runtime.array_archive import read_arrays
 from ...runtime.json_reader import read_json
 from ..errors import ModelError
 from ..graph.arrays import Array
@@ -29,11 +30,12 @@ from .features import LayerFeatures, LayerStatistics, ModelFeatures, Recipe
 from .layers import Layer, Skipped
 
 # Raised whenever what an entry holds, or how it is computed, changes.
-FORMAT = 1
+FORMAT = 2
 # The least recently used entries go when the cache is larger; never those of this run.
 MAX_NBYTES = 4 << 30
 KINDS = ("pooled", "maps", "rows")
 _META = "meta.json"
+_SEAL = "seal"
 _MAX_META_NBYTES = 16 << 20
 
 
@@ -146,25 +148,34 @@ class Store:
         self, key: str, wanted: Callable[[str], bool] = lambda _: True
     ) -> tuple[dict[str, Any], dict[str, Array]]:
         path = self._path(key)
-        with np.load(path, allow_pickle=False) as archive:
-            names = cast("list[str]", archive.files)
-            packed = archive[_META]
-            if packed.dtype != np.uint8 or packed.nbytes > _MAX_META_NBYTES:
-                raise ValueError("the entry has no description")
-            meta = read_json(packed.tobytes(), _META, "")
-            arrays = {name: archive[name] for name in names if name != _META and wanted(name)}
+        found = read_arrays(
+            path, MAX_NBYTES, "", lambda name: name in (_META, _SEAL) or wanted(name)
+        )
+        packed, seal = found.pop(_META), found.pop(_SEAL)
+        if packed.dtype != np.uint8 or packed.nbytes > _MAX_META_NBYTES:
+            raise ValueError("the entry has no description")
+        if seal.tobytes() != hashlib.sha256(packed.tobytes()).digest():
+            raise ValueError("the description is not the one that was written")
+        sealed = read_json(packed.tobytes(), _META, "")
+        digests, meta = sealed["sha256"], sealed["meta"]
+        if any(_digest(array) != digests[name] for name, array in found.items()):
+            raise ValueError("an array is not the one that was written")
+        arrays = {name: array for name, array in found.items() if wanted(name)}
         with suppress(OSError):
             os.utime(path)  # the least recently used goes first
         return meta, arrays
 
     def _write(self, key: str, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> bool:
-        packed = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), np.uint8)
+        sealed = {"sha256": {name: _digest(a) for name, a in arrays.items()}, "meta": meta}
+        text = json.dumps(sealed, allow_nan=False).encode()
+        packed = np.frombuffer(text, np.uint8)
+        seal = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
         temporary: str | None = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, **cast("Any", {_META: packed, **arrays}))
+                np.savez(file, **cast("Any", {_META: packed, _SEAL: seal, **arrays}))
             Path(temporary).replace(self._path(key))
             temporary = None
             self._trim()
@@ -200,6 +211,13 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     ModelError,
 )
+
+
+def _digest(array: Array) -> str:
+    """The sha256 of an array's type, shape and content."""
+    found = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
+    found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def _wanted(name: str, kinds: Collection[str]) -> bool:

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..array_archive import read_arrays
 from ..errors import ModelError
 from ..feeds import placeholder
-from ..files import read_manifest
-from ..manifest import REFERENCES, Manifest
+from ..files import DAMAGED, inside, read_manifest
+from ..manifest import MANIFEST, REFERENCES, Manifest
 from .engines import Checked, engine_files
 from .execution import in_declared_types, output_values
 from .loaded_engines import Library, LoadedEngines
 
 Array = NDArray[Any]
 
+# A compilation keeps 64 MiB of frames and outputs at most, four runs of each group.
+_REFERENCES_NBYTES = 128 << 20
+_MOST_RUNS = 1024
 # Largest difference by the largest value of the output, where nothing else is asked for. float32
 # on tensor cores has ten bits of mantissa (TF32), as has float16; int8 has seven.
 TOLERANCES = {"fp32": 5e-3, "fp16": 5e-2, "int8": 1e-1}
@@ -31,11 +35,9 @@ def read_references(folder: Path, manifest: Manifest) -> list[dict[str, dict[str
     """
     if not manifest.references:
         return []
-    try:
-        with np.load(folder / REFERENCES, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder / REFERENCES} cannot be read: {error}") from error
+    found = read_arrays(inside(folder, REFERENCES), _REFERENCES_NBYTES, DAMAGED)
+    if max(group.runs for group in manifest.references) > _MOST_RUNS:
+        raise ModelError(f"{MANIFEST} tells of more reference runs than there are", DAMAGED)
     runs: list[dict[str, dict[str, Array]]] = []
     for index in range(max(group.runs for group in manifest.references)):
         joined: dict[str, dict[str, Array]] = {"in": {}, "out": {}}

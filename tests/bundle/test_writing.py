@@ -14,6 +14,7 @@ import pytest
 
 from repsimc.compiler.bundle import writing as writer
 from repsimc.compiler.bundle.writing import BundleContents, check_output, write_bundle
+from repsimc.compiler.cli.process import Stopped
 from repsimc.compiler.errors import UsageError
 from repsimc.runtime import placing
 from repsimc.runtime.manifest import TensorSpec
@@ -215,6 +216,23 @@ def test_kill_half_way_leaves_the_old_bundle_and_the_next_write_cleans_up(
     (foreign / "note.txt").write_text("not yours")
     bundled(tmp_path, tied_pair(), overwrite=True)
     assert names(tmp_path) == [foreign.name, "bundle"]
+
+
+@pytest.mark.parametrize("step", ["write_model", "_check_model", "put_in_place"])
+def test_a_signal_leaves_the_old_bundle_and_nothing_else(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bundled(tmp_path, tied_pair())
+    before = content(path)
+
+    def stopped(*_: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(writer, step, stopped)
+    with pytest.raises(Stopped):
+        bundled(tmp_path, joined(c=NEGATIVE), overwrite=True)
+    assert content(path) == before
+    assert names(tmp_path) == ["bundle"]
 
 
 @pytest.mark.parametrize("limit", [10, 800], ids=["in the graph", "in the manifest"])

@@ -7,8 +7,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.reports.test_table import REPORT
 from tests.runtime.bundles import bundled, tied_pair
 
 ROOT = Path(__file__).parents[2]
@@ -47,9 +49,12 @@ def test_the_runtime_install_resolves_for_aarch64() -> None:
     assert "numpy" in brought and not brought & {"torch", "onnx", "onnxruntime", "scipy"}
 
 
-def without_heavy(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """What a Python without the compiler's libraries says to `code`."""
-    block = f"import sys\nfor name in {HEAVY!r}:\n    sys.modules[name] = None\n"
+def without_heavy(
+    code: str, *arguments: object, there: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """What a Python without the compiler's libraries, but the one `there`, says to `code`."""
+    heavy = tuple(name for name in HEAVY if name != there)
+    block = f"import sys\nfor name in {heavy!r}:\n    sys.modules[name] = None\n"
     return subprocess.run(
         [sys.executable, "-c", block + code, *map(str, arguments)], capture_output=True, text=True
     )
@@ -65,20 +70,28 @@ RUN = "from repsimc.compiler.cli.main import main; sys.exit(main(sys.argv[1:]))"
         (["bench", "BUNDLE", "--backend", "tensorrt"], 6),
         (["export", "BUNDLE", "--trtexec"], 0),
         (["doctor"], 0),
+        (["inspect", "BUNDLE"], 0),
+        (["inspect", "BUNDLE", "--format", "json"], 0),
         (["--help"], 0),
     ],
 )
 def test_commands_for_a_device_need_nothing_else(
     tmp_path: Path, words: list[str], code: int
 ) -> None:
-    path = bundled(tmp_path, tied_pair())
+    path = bundled(tmp_path, tied_pair(), report=REPORT.to_json())
     done = without_heavy(RUN, *(path if word == "BUNDLE" else word for word in words))
     assert done.returncode == code, done.stderr
     assert "repsimc[compile]" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    "words", [["compile", "x.onnx"], ["passes"], ["similarity", "a", "b", "--calib", "c"]]
+    "words",
+    [
+        ["compile", "x.onnx"],
+        ["inspect", "x.onnx"],
+        ["passes"],
+        ["similarity", "a", "b", "--calib", "c"],
+    ],
 )
 def test_commands_that_compile_say_what_to_install(words: list[str]) -> None:
     done = without_heavy(RUN, *words)
@@ -93,6 +106,18 @@ def test_running_without_onnx_runtime_says_what_to_install(tmp_path: Path) -> No
         assert done.returncode in (3, 6) and "Traceback" not in done.stderr
     done = without_heavy(RUN, "bench", path)
     assert done.returncode == 6 and "pip install 'repsimc[onnxruntime]'" in done.stderr
+
+
+def test_with_onnx_runtime_alone_bundles_run(tmp_path: Path) -> None:
+    path = bundled(tmp_path, tied_pair(), report=REPORT.to_json())
+    np.save(tmp_path / "x.npy", np.ones((1, 3), np.float32))
+    words = ["run", path, "--input", f"x={tmp_path / 'x.npy'}", "-o", tmp_path / "y.npz"]
+    for line in (words, ["inspect", path]):
+        done = without_heavy(RUN, *line, there="onnxruntime")
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "y.npz").is_file()
+    done = without_heavy(RUN, "inspect", path / "merged.onnx", there="onnxruntime")
+    assert done.returncode == 6 and "this command needs onnx" in done.stderr
 
 
 def test_python_says_what_to_install() -> None:

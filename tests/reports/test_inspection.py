@@ -1,22 +1,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import pytest
-
-from repsimc.compiler.errors import ModelError
-from repsimc.compiler.reports.inspection import (
-    bundle_grids,
-    inspect_model,
-    model_grids,
-    read_report,
-)
-from repsimc.compiler.reports.table import markdown
-from repsimc.runtime.manifest import Manifest
+from repsimc.compiler.reports.inspection import inspect_model, model_grids
 from tests.programs import program_of
-from tests.reports.test_table import REPORT
-from tests.runtime.bundles import bundled, tied_pair
 
 CHAIN = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -60,22 +47,3 @@ def test_of_many_cuts_some_are_shown_and_the_rest_is_said() -> None:
     assert len(found.cuts) == 60
     assert len(cuts.rows) == 20
     assert cuts.notes == ("one in 3 of the 60 cuts; --format json has all",)
-
-
-def test_a_bundle_tells_interface_sharing_and_files(tmp_path: Path) -> None:
-    path = bundled(tmp_path, tied_pair(), report=REPORT.to_json())
-    manifest = Manifest.loads((path / "manifest.json").read_text())
-    assert read_report(path, manifest) == REPORT
-    models, files = bundle_grids(path, manifest, REPORT)
-    assert [row[0] for row in models.rows] == ["a", "b"]
-    assert "x float32 [N, 3]" in markdown(models).replace("\\", "")
-    assert {row[0] for row in files.rows} >= {"merged.onnx", "plan.json", "report.json"}
-
-
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"schema": "other"}', b"\xff", b"[" * 100_000])
-def test_a_damaged_report_is_a_bad_bundle(tmp_path: Path, content: bytes) -> None:
-    path = bundled(tmp_path, tied_pair(), report=REPORT.to_json())
-    manifest = Manifest.loads((path / "manifest.json").read_text())
-    (path / "report.json").write_bytes(content)
-    with pytest.raises(ModelError):
-        read_report(path, manifest)

@@ -94,6 +94,27 @@ def test_a_damaged_entry_is_as_good_as_none(tmp_path: Path, damage: str) -> None
     assert store.features(KEY) is not None
 
 
+def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
+    """Also one whose check sum was changed with it: the arrays are sealed by a digest."""
+    store = Store(tmp_path)
+    kept = features()
+    store.keep_features("key", kept)
+    path = tmp_path / "key.npz"
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    for name, array in arrays.items():
+        if not array.size:
+            continue
+        changed = array.copy()
+        changed.view(np.uint8).reshape(-1)[-1] ^= 1
+        np.savez(path, **(arrays | {name: changed}))
+        assert store.features("key") is None, name
+    np.savez(path, **arrays)
+    found = store.features("key")
+    assert found is not None
+    assert_equal(found, kept)
+
+
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     assert not Store(tmp_path / "file" / "cache").keep_features(KEY, features())
