@@ -226,6 +226,8 @@ def constants_of(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
 def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:
     """The tensors a node reads, those its subgraphs capture from outside included."""
     yield from (tensor for tensor in node.inputs if not tensor.is_empty())
+    if not node.attrs:  # most nodes: a walk asks every one of them
+        return
     for body in node.subgraphs(recursive=True):
         for inner in body.nodes:
             yield from (tensor for tensor in inner.inputs if not tensor.is_empty())
