@@ -27,7 +27,8 @@ class Compiled:
     """A compilation: its report and bundle, or why there is none, and what it took.
 
     `seconds` is the time of the whole process, `compile_seconds` without starting Python and
-    loading libraries, `processor_seconds` that on all cores. `peak_nbytes` is the most resident memory it had at any time.
+    loading libraries, `processor_seconds` that on all cores. `peak_nbytes` is the most resident
+    memory it had at any time.
     """
 
     report: Report | None
