@@ -27,7 +27,8 @@ class Compiled:
     """A compilation: its report and bundle, or why there is none, and what it took.
 
     `seconds` is the time of the whole process, `compile_seconds` without starting Python and
-    loading libraries. `peak_nbytes` is the most resident memory it had at any time.
+    loading libraries, `processor_seconds` that on all cores. `peak_nbytes` is the most resident
+    memory it had at any time.
     """
 
     report: Report | None
@@ -37,6 +38,7 @@ class Compiled:
     seconds: float
     compile_seconds: float
     peak_nbytes: int
+    processor_seconds: float = 0.0
 
     @property
     def share(self) -> float | None:
@@ -78,6 +80,7 @@ def compiled(models: Models, output: Path | None = None, **wishes: Any) -> Compi
         seconds=seconds,
         compile_seconds=said["seconds"],
         peak_nbytes=said["peak_nbytes"],
+        processor_seconds=said["processor_seconds"],
     )
 
 
@@ -115,7 +118,7 @@ def main() -> None:
         output=None if job["output"] is None else Path(job["output"]),
         **wishes,
     )
-    start = time.perf_counter()
+    start, begun = time.perf_counter(), time.process_time()
     report, plan, refusal = None, {}, ""
     try:
         result = compile_models(options)
@@ -129,6 +132,7 @@ def main() -> None:
             "plan": plan,
             "refusal": refusal,
             "seconds": seconds,
+            "processor_seconds": time.process_time() - begun,
             "peak_nbytes": _peak_nbytes(),
         },
         sys.stdout,

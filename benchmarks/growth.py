@@ -68,16 +68,33 @@ def _several(count: int) -> Callable[[int, Path], Models]:
     return models
 
 
+def readers(count: int, seed: int = 0) -> onnx.ModelProto:
+    """A chain of which `count` nodes read one value and one weight; hundreds have one name."""
+    rng = np.random.default_rng(seed)
+    weight = numpy_helper.from_array(rng.random(4, np.float32) + 0.5, "w")
+    made: list[onnx.NodeProto] = []
+    value = "x"
+    for index in range(count):
+        made.append(helper.make_node("Mul", [value, "w"], [f"m{index}"], "same"))
+        made.append(helper.make_node("Sigmoid", [f"m{index}"], [f"r{index}"], "name"))
+        made.append(helper.make_node("Add", ["x", f"r{index}"], [f"s{index}"], ""))
+        value = f"s{index}"
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 4]) for n in ("x", value)]
+    graph = helper.make_graph(made, "readers", infos[:1], infos[1:], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 GROWING: Mapping[str, tuple[int, Callable[[int, Path], Models]]] = {
     "chain of nodes": (10_000, _alone(chain)),
     "outputs": (5_000, _alone(lambda size: chain(size, outputs=size))),
     "inputs": (1_000, _alone(lambda size: chain(10, inputs=size))),
+    "readers": (2_000, _alone(readers)),
     "nodes of 8 models": (4_000, _several(8)),
 }
 
 
 def growth_records(scratch: Path, quick: bool) -> list[Record]:
-    """Compile time at 2 n by that at n, which is 2 where it grows with the size alone."""
+    """Processor time at 2 n by that at n, which is 2 where it grows with the size alone."""
     records: list[Record] = []
     for name, (full, models) in GROWING.items():
         size = full // 5 if quick else full
@@ -89,7 +106,7 @@ def growth_records(scratch: Path, quick: bool) -> list[Record]:
             if found.report is None:
                 records.append(figure(f"growth/{name}", None, "ratio", "<= 2.6", found.refusal))
                 break
-            seconds.append(found.compile_seconds)
+            seconds.append(found.processor_seconds)
         else:
             extra = f"{seconds[0]:.1f} s at {size}, {seconds[1]:.1f} s at {2 * size}"
             records.append(

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.graph.edit import Edit
-from ..compiler.graph.program import Names, Program, constants_of
+from ..compiler.graph.program import FreeNames, Program, constants_of
 from ..compiler.graph.weights import array_of, nbytes_of
 from ..compiler.structure.linear_maps import Linear, fixed_values, linear_at, may_merge, reader_of
 from ..compiler.structure.merging import freed_nbytes, merged
@@ -130,7 +130,7 @@ class _Shape:
     dtype: np.dtype[Any]
 
 
-def _nodes(names: Names, linear: Linear, old: _Shape, adds: Sequence[str]) -> list[gs.Node]:
+def _nodes(names: FreeNames, linear: Linear, old: _Shape, adds: Sequence[str]) -> list[gs.Node]:
     """The new nodes; the first reads the source, the last still lacks its output."""
 
     def constant(suffix: str, array: Any) -> gs.Constant:
@@ -169,7 +169,7 @@ def _nodes(names: Names, linear: Linear, old: _Shape, adds: Sequence[str]) -> li
 
 
 def _steps(
-    names: Names, linear: Linear, name: str, constant: Callable[[str, Any], gs.Constant]
+    names: FreeNames, linear: Linear, name: str, constant: Callable[[str, Any], gs.Constant]
 ) -> list[gs.Node]:
     """At most a Mul and an Add, by constants that broadcast over the channels."""
     rank = len(linear.source.shape)

@@ -8,14 +8,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.graph.arrays import Float64, Int64
-from ..compiler.graph.program import Names
+from ..compiler.graph.program import FreeNames
 from ..compiler.graph.weights import array_of
 from ..compiler.structure.channel_groups import ChannelGroup, Place, Sink, Slot
 from ..compiler.structure.channel_removal import bias_slot
 
 
 def take_out(
-    names: Names,
+    names: FreeNames,
     group: ChannelGroup,
     removed: Int64,
     constants: Mapping[str, Float64],
@@ -55,7 +55,7 @@ def take_out(
         value.shape = tuple(shape)
 
 
-def _absorb(names: Names, sink: Sink, removed: Int64, numbers: Float64 | None) -> None:
+def _absorb(names: FreeNames, sink: Sink, removed: Int64, numbers: Float64 | None) -> None:
     """Add to the sink's bias what the removed channels always gave it."""
     if numbers is None:
         return

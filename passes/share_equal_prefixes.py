@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import defs, helper, numpy_helper
 
 from ..compiler.graph.edit import remove_nodes
-from ..compiler.graph.program import Names, Note, Program, model_of
+from ..compiler.graph.program import FreeNames, Note, Program, model_of
 from ..compiler.graph.weights import digest, element_name
 from .base import Change, add_source
 
@@ -89,7 +89,7 @@ def _keeps_its_maker(value: gs.Tensor, outputs: set[str]) -> bool:
 
 
 def _identity(
-    program: Program, names: Names, node: gs.Node, ours: gs.Tensor, value: gs.Tensor
+    program: Program, names: FreeNames, node: gs.Node, ours: gs.Tensor, value: gs.Tensor
 ) -> gs.Node:
     node.outputs[list(map(id, node.outputs)).index(id(value))] = gs.Variable.empty()
     name = names.free(f"{value.name}.shared")

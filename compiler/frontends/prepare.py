@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from ..errors import ModelError
 from ..graph.arrays import Array
 from ..graph.export import standard
-from ..graph.program import free_name
+from ..graph.program import FreeNames
 from .external_data import TensorFiles
 
 Names = dict[str, str]
@@ -142,27 +142,25 @@ def _list_outputs_once(graph: onnx.GraphProto) -> None:
 def _name_nodes(graph: onnx.GraphProto) -> None:
     """Keeps the first of equal names; a nameless node is called by its operator and place."""
     nodes = list(all_nodes(graph.node))
-    taken = {node.name for node in nodes}
+    taken = FreeNames(node.name for node in nodes)
     seen: set[str] = set()
     for index, node in enumerate(nodes):
         node.domain = standard(node.domain)
         if node.name and node.name not in seen:
             seen.add(node.name)
             continue
-        node.name = free_name(node.name or f"{node.op_type}_{index}", taken)
-        taken.add(node.name)
+        node.name = taken.free(node.name or f"{node.op_type}_{index}")
         seen.add(node.name)
 
 
 def _name_values(graph: onnx.GraphProto) -> None:
     """Renames values of bodies whose name is used elsewhere in the model."""
-    taken = set(_defined(graph))
+    taken = FreeNames(_defined(graph))
 
     def visit(body: onnx.GraphProto, outer: Names) -> None:
         names = dict(outer)
         for name in _defined(body):
-            names[name] = free_name(name, taken)
-            taken.add(names[name])
+            names[name] = taken.free(name)
         if any(old != new for old, new in names.items()):
             _rename(body, names)
         for node in body.node:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .arrays import Float64
-from .program import Names, Note, Program, node_inputs
+from .program import FreeNames, Note, Program, node_inputs
 from .weights import array_of, nbytes_of
 
 
@@ -39,7 +39,7 @@ class Edit:
         self._kept: list[gs.Node] = []  # nodes that are gone: an id belongs to a living object
 
     @cached_property
-    def names(self) -> Names:
+    def names(self) -> FreeNames:
         """Where new nodes and values get their names."""
         return self.program.names()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Set
 from enum import Enum
+from itertools import chain, islice
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -20,7 +22,8 @@ _CHANNELS_FIRST = frozenset(
 _CHANNELS_LAST = frozenset({"MatMul", "LayerNormalization", "Gemm", "Attention"})
 # Operators that keep the meaning of every axis, so that a neighbour's layout carries over.
 _NEUTRAL = ACTIVATIONS | {"Add", "Sub", "Mul", "Div", "Identity", "Dropout", "Cast", "Erf", "Pad"}
-_REACH = 64
+_REACH = 64  # values that are followed
+_MOST_NODES = 256  # that are looked at: a value may have thousands of readers
 
 
 class Layout(Enum):
@@ -50,10 +53,11 @@ def nodes_around(
 
     With `rank` only values of that many axes are followed.
     """
-    seen, queue = {id(value)}, list[gs.Tensor]([value])
+    seen, queue, left = {id(value)}, deque[gs.Tensor]([value]), _MOST_NODES
     while queue and len(seen) < _REACH:
-        tensor = queue.pop(0)
-        for node in [*tensor.inputs, *tensor.outputs]:
+        tensor = queue.popleft()
+        for node in islice(chain(tensor.inputs, tensor.outputs), left):
+            left -= 1
             yield node
             for near in [*node.inputs, *node.outputs] if node.op in passed else ():
                 fits = rank is None or (near.shape is not None and len(near.shape) == rank)

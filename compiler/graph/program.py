@@ -1,7 +1,7 @@
 """The program: every model of a compilation in one graph with one weight table.
 
 All models live in a single onnx-graphsurgeon graph, so sharing between models is ordinary
-graph rewriting: when two consumers read the same tensor, they share it. Names carry their
+graph rewriting: when two consumers read the same tensor, they share it. FreeNames carry their
 model, `resnet/relu_3` is value `relu_3` of model `resnet`, and a name is never reused. A graph
 input that feeds several models (tied inputs) has no model prefix.
 """
@@ -173,7 +173,7 @@ class Program:
                     stack.extend(t for t in node_inputs(node) if t.name not in stopped)
         return [node for node in self.graph.nodes if id(node) in needed]
 
-    def names(self) -> Names:
+    def names(self) -> FreeNames:
         """Where new nodes and values get their names: once for a rewrite, not for every name."""
         taken = {value.name for value in (*self.graph.inputs, *self.graph.outputs)}
         stack = list(self.graph.nodes)
@@ -185,7 +185,7 @@ class Program:
             for body in node.subgraphs():
                 taken.update(value.name for value in body.inputs)
                 stack += body.nodes
-        return Names(taken)
+        return FreeNames(taken)
 
     def unique_name(self, wanted: str) -> str:
         """`wanted`, or `wanted_2`, `wanted_3` ... if a node or tensor is already called so.
@@ -241,13 +241,15 @@ def constants_of_bodies(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
 def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:
     """The tensors a node reads, those its subgraphs capture from outside included."""
     yield from (tensor for tensor in node.inputs if not tensor.is_empty())
+    if not node.attrs:  # most nodes: a walk asks every one of them
+        return
     for body in node.subgraphs(recursive=True):
         for inner in body.nodes:
             yield from (tensor for tensor in inner.inputs if not tensor.is_empty())
 
 
-class Names:
-    """Names that are taken, and new ones: each is given once."""
+class FreeNames:
+    """FreeNames that are taken, and new ones: each is given once."""
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self._taken = set(taken)

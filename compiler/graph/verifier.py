@@ -131,6 +131,9 @@ def _no_dangling_value(facts: _Facts) -> Iterator[str]:
 
 
 def _read_from_outside(node: gs.Node) -> Iterator[gs.Tensor]:
+    if not node.attrs:
+        yield from node_inputs(node)
+        return
     inside = {
         id(value)
         for body in node.subgraphs(recursive=True)

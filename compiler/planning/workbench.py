@@ -156,7 +156,8 @@ class Workbench:
 
     def _tried(self, actions: tuple[Action, ...], effort: Effort, onto: Trial | None) -> Program:
         stages = {action.stage for action in actions}
-        if onto is None or not actions or not stages <= {Stage.REGIONS, Stage.WIDTHS}:
+        anew = not actions or not stages <= {Stage.REGIONS, Stage.WIDTHS}
+        if onto is None or anew or self._splits(actions):
             program = self.program.copy()
             steps = passes_of(actions, self._reference_at(effort))
         elif Stage.WIDTHS in stages:
@@ -173,6 +174,19 @@ class Workbench:
         for step in steps:
             step.run(program)
         return program
+
+    def _splits(self, actions: tuple[Action, ...]) -> bool:
+        """Whether the last action's region begins or ends in channels that one before it took out.
+
+        On from there its ends would not fit each other: carried out together the region goes first,
+        and its ends keep their channels.
+        """
+        ends = self.bills.ends(actions[-1:])
+        effects = [self.bills.effect(action) for action in actions[:-1]]
+        return any(
+            isinstance(effect, Effect) and effect.shrunk and ends & effect.owns
+            for effect in effects
+        )
 
     def _last_step(self, program: Program, last: Action, effort: Effort) -> list[Pass]:
         """Carry out a removal after others, and the refit of what it changes."""
