@@ -232,7 +232,9 @@ class _Meter:
                 ordered.append(gs.Node("Shape", name, {}, [value], [shape]))
                 self._names[name] = value.name
         asking.graph.nodes = ordered
-        self._segment = Executable(asking, None, list(self._names)) if self._names else None
+        self._segment = (
+            Executable(asking, None, list(self._names), frugal=True) if self._names else None
+        )
 
     def sizes(self, feeds: _Feeds) -> _Measured:
         """The sizes of all values on these arrays. Raises ModelError."""
