@@ -32,6 +32,7 @@ from ...runtime.manifest import (
 )
 from ...runtime.placing import alive, put_in_place, sync, write_file
 from ..errors import ModelError, RepsimcError, UsageError
+from ..execution.measured_sizes import told_sizes
 from ..graph.export import write_model
 from ..graph.program import Model, Program, node_inputs
 from .lowering import is_quantised, narrow_integers, to_half
@@ -140,6 +141,11 @@ def manifest_of(contents: BundleContents, directory: Path) -> Manifest:
         layout=contents.layout,
         precision=contents.precision,
         references=() if references is None else references.groups,
+        sizes={
+            program.models[model].inputs[own]: sizes
+            for (model, own), sizes in told_sizes(program).items()
+            if sizes is not None
+        },
     )
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import UsageError
 from ..naming import model_names
+from ..units import parse_sizes
+from .config import load_config, preprocessings
 from .console import call_of
-from .options import FormatOption, Verbose, examples
+from .options import SETTINGS, FormatOption, Verbose, examples
+
+if TYPE_CHECKING:
+    from ..graph.program import Program
 
 INSPECT_EXAMPLES = examples(
     "repsimc inspect a.onnx",
     "repsimc inspect a.onnx --text | less",
+    "repsimc inspect a.onnx --size x=1x3x320x320",
     "repsimc inspect bundle/ --format json",
 )
 
@@ -24,6 +32,11 @@ def inspect(
     text: Annotated[
         bool, typer.Option("--text", help="Print the program as text instead.")
     ] = False,
+    calib: Annotated[
+        Path | None,
+        typer.Option("--calib", metavar="PATH", help="Frames that tell what free sizes are."),
+    ] = None,
+    size: Annotated[list[str] | None, SETTINGS["size"].flag] = None,
     format: FormatOption = None,
     verbose: Verbose = False,
 ) -> None:
@@ -39,6 +52,7 @@ def inspect(
         path = what if bundle is None else what / bundle.manifest.graph
         ((name, _),) = model_names([path])
         program = read_model(path, name)
+        _bind(program, calib, size or [])
         if text:
             from ..graph.text import text as program_text
 
@@ -54,6 +68,26 @@ def inspect(
         *inspection.bundle_grids(what, manifest, report),
         report_grid(report),
     )
+
+
+def _bind(program: Program, calib: Path | None, sizes: Sequence[str]) -> None:
+    """Gives the model's free sizes those of the frames, or those that are said."""
+    if calib is not None and sizes:
+        raise UsageError("--calib and --size are two ways to tell sizes", "give one of them")
+    if sizes:
+        from ..execution.measured_sizes import bind_to_shapes
+
+        bind_to_shapes(program, parse_sizes(sizes))
+    if calib is not None:
+        from ..execution.feeds import input_specs
+        from ..execution.measured_sizes import bind_to_frames
+        from ..frames.calibration import FrameOptions, load_frames
+
+        names = list(program.models)
+        recipes = preprocessings(load_config(None, Path.cwd()), names)
+        specs = {name: input_specs(program) for name in names}
+        frames = load_frames(calib, specs, FrameOptions(recipes, held_out=None))
+        bind_to_frames(program, frames, others=False)
 
 
 PASSES_EXAMPLES = examples("repsimc passes", "repsimc passes --format json")

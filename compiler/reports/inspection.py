@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...runtime.json_values import JsonValue
-from ...runtime.manifest import Manifest
+from ...runtime.manifest import Manifest, TensorSpec
 from ..errors import ModelError
+from ..execution.measured_sizes import told_sizes
 from ..graph.cuts import Cut, cuts
+from ..graph.export import named_sizes
+from ..graph.free_size import FreeSize, size_of
 from ..graph.program import Program, is_standard, own_name
 from ..structure.cost import model_cost
-from ..units import format_bytes, format_count
+from ..units import format_bytes, format_count, format_sizes
 from .report import Report
-from .table import Grid, figures, sharing_text, words
+from .table import Grid, figures, sharing_text, sizes_text, unknown_sizes_text, words
 
 SCHEMA = "repsimc.inspection/1"
 # A deep network has hundreds of cuts; a table shows this many, spread over the depth.
@@ -52,7 +55,11 @@ class CutLine(JsonValue):
 
 @dataclass(frozen=True)
 class ModelInspection:
-    """One model: its interface, its nodes by operator, what it needs for one frame, its cuts."""
+    """One model: its interface, its nodes by operator, what it needs for one frame, its cuts.
+
+    `sizes` are what one frame of each input of free size is, for which activations and MACs count;
+    these are None where an input is among `sizes_unknown`.
+    """
 
     name: str
     file: str
@@ -61,8 +68,10 @@ class ModelInspection:
     outputs: tuple[TensorLine, ...]
     operators: Mapping[str, int]
     weights_nbytes: int
-    activations_peak_nbytes: int
-    macs: int
+    activations_peak_nbytes: int | None
+    macs: int | None
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    sizes_unknown: tuple[str, ...] = ()
     unknown_values: tuple[str, ...] = ()
     cuts: tuple[CutLine, ...] = field(default=())
 
@@ -85,6 +94,8 @@ class ModelInspection:
             "weights_nbytes": self.weights_nbytes,
             "activations_peak_nbytes": self.activations_peak_nbytes,
             "macs": self.macs,
+            "sizes": {name: list(sizes) for name, sizes in self.sizes.items()},
+            "sizes_unknown": list(self.sizes_unknown),
             "unknown_values": list(self.unknown_values),
             "cuts": [cut.to_json() for cut in self.cuts],
         }
@@ -102,11 +113,13 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
     def cut_line(cut: Cut) -> CutLine:
         return CutLine(
             tuple(own_name(value) for value in cut.values),
-            tuple(_shape(values.get(value)) for value in cut.values),
+            tuple(_measured_shape(values.get(value)) for value in cut.values),
             cut.depth,
         )
 
     cost = model_cost(program, name)
+    told = told_sizes(program)
+    unknown = tuple(own for (_, own), sizes in told.items() if sizes is None)
     operators = Counter(
         f"{node.domain}::{node.op}" if not is_standard(node) else node.op
         for node in program.nodes_of(name)
@@ -119,9 +132,11 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
         outputs=tuple(line(own, value) for own, value in model.outputs.items()),
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
         weights_nbytes=cost.weights_nbytes,
-        activations_peak_nbytes=cost.activations_peak_nbytes,
-        macs=cost.macs,
-        unknown_values=tuple(own_name(value) for value in cost.unknown),
+        activations_peak_nbytes=None if unknown else cost.activations_peak_nbytes,
+        macs=None if unknown else cost.macs,
+        sizes={own: sizes for (_, own), sizes in told.items() if sizes is not None},
+        sizes_unknown=unknown,
+        unknown_values=() if unknown else tuple(own_name(value) for value in cost.unknown),
         cuts=tuple(cut_line(cut) for cut in cuts(program, name)),
     )
 
@@ -136,10 +151,12 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
         ("opset", str(found.opset)),
         ("nodes", f"{found.nodes} ({operators})"),
         ("weights", format_bytes(found.weights_nbytes)),
-        ("activations, peak", f"{format_bytes(found.activations_peak_nbytes)} per frame"),
-        ("MACs", f"{format_count(found.macs)} per frame"),
+        ("activations, peak", _per_frame(found.activations_peak_nbytes, format_bytes)),
+        ("MACs", _per_frame(found.macs, format_count)),
     ]
-    notes: list[str] = []
+    if found.sizes and not found.sizes_unknown:
+        rows.append(("frame", sizes_text(found.sizes)))
+    notes = [unknown_sizes_text(found.sizes_unknown)] if found.sizes_unknown else list[str]()
     if found.unknown_values:
         some = ", ".join(found.unknown_values[:3])
         notes.append(
@@ -168,6 +185,10 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
     return (glance, table) if found.cuts else (glance,)
 
 
+def _per_frame(amount: int | None, form: Callable[[float], str]) -> str:
+    return "unknown" if amount is None else f"{form(amount)} per frame"
+
+
 # -- bundles -------------------------------------------------------------------------------
 
 
@@ -192,7 +213,7 @@ def bundle_grids(bundle: Path, manifest: Manifest, report: Report) -> tuple[Grid
     reports = {model.name: model for model in report.models}
     rows: list[tuple[str, ...]] = []
     for entry in manifest.models:
-        inputs = (TensorLine(spec.name, spec.dtype, spec.shape) for spec in entry.inputs)
+        inputs = (_input_text(spec, manifest) for spec in entry.inputs)
         outputs = (TensorLine(spec.name, spec.dtype, spec.shape) for spec in entry.outputs)
         found = reports.get(entry.name)
         shared = "\n".join(
@@ -204,7 +225,7 @@ def bundle_grids(bundle: Path, manifest: Manifest, report: Report) -> tuple[Grid
             (
                 entry.name,
                 entry.source.file,
-                "\n".join(str(line) for line in inputs),
+                "\n".join(inputs),
                 "\n".join(str(line) for line in outputs),
                 shared or "-",
             )
@@ -225,6 +246,12 @@ def bundle_grids(bundle: Path, manifest: Manifest, report: Report) -> tuple[Grid
     return models, files
 
 
+def _input_text(spec: TensorSpec, manifest: Manifest) -> str:
+    line = str(TensorLine(spec.name, spec.dtype, spec.shape))
+    sizes = manifest.sizes.get(spec.value)
+    return line if sizes is None else f"{line}, compiled for {format_sizes(sizes)}"
+
+
 def _dtype(value: Any) -> str:
     if value is None or value.dtype is None:
         return "?"
@@ -237,7 +264,18 @@ def _dtype(value: Any) -> str:
 
 
 def _shape(value: Any) -> tuple[int | str | None, ...] | None:
-    return None if value is None or value.shape is None else tuple(value.shape)
+    return None if value is None or value.shape is None else tuple(named_sizes(value) or ())
+
+
+def _measured_shape(value: Any) -> tuple[int | str | None, ...] | None:
+    """The shape with sizes as they are on the frames; the number of frames keeps its name."""
+    shape: Any = _shape(value)
+    if shape is None:
+        return None
+    return tuple(
+        known if known is not None and not (isinstance(old, FreeSize) and old.per_frame) else dim
+        for old, dim, known in zip(value.shape, shape, map(size_of, value.shape))
+    )
 
 
 def _shape_text(shape: tuple[int | str | None, ...]) -> str:

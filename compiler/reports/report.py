@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, cast
 
 from ...runtime.json_reader import Reader
 from ...runtime.json_values import JsonValue
 from ..errors import ModelError
 
 SCHEMA = "repsimc.report/1"
+_LATER = ("sizes", "sizes_unknown")  # fields that reports of earlier versions do not have
 MAX_DIFFERENCE = "max abs difference"
 WEIGHTS, MEMORY = "weights", "memory"  # what a budget counts
 
@@ -169,7 +170,9 @@ class Report(JsonValue):
     `memory_*` is predicted: unique weights + peak of live activations + what the backend needs.
     `budget_nbytes` counts what `budget_counts` says: 'memory', predicted (a budget in bytes), or
     'weights' (a share of the models' weights apart). MACs are per frame of each model.
-    `frames_*` count the calibration frames used.
+    `frames_*` count the calibration frames used. `sizes` are what one frame of each input of free
+    size ('model.input') is, for which activations and MACs count; of models with an input among
+    `sizes_unknown` neither is known, and they count as nothing.
     """
 
     models: tuple[ModelReport, ...]
@@ -184,6 +187,8 @@ class Report(JsonValue):
     frames_fit: int = 0
     frames_held_out: int = 0
     inputs_tied: bool = False
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    sizes_unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -200,6 +205,10 @@ class Report(JsonValue):
         return self.budget_nbytes - (
             self.weights_after_nbytes if weights else self.memory_after_nbytes
         )
+
+    def has_known_sizes(self, model: str) -> bool:
+        """Whether activations and MACs of that model are known."""
+        return not any(name.startswith(f"{model}.") for name in self.sizes_unknown)
 
     def model(self, name: str) -> ModelReport:
         """The report of that model. Raises KeyError."""
@@ -225,4 +234,5 @@ class Report(JsonValue):
                 f"the report has schema '{schema}', this repsimc reads '{SCHEMA}'",
                 "compile the bundle again with this version",
             )
-        return top.record(Report)
+        written = cast("Mapping[str, object]", data)
+        return top.record(Report, [name for name in _LATER if name not in written])
