@@ -16,6 +16,7 @@ from ..compiler.fitting.reference import FitSize, Reference, row_count
 from ..compiler.fitting.regression import Affine
 from ..compiler.fitting.shared_weight import joint_fit, may_tie
 from ..compiler.graph.arrays import Float32
+from ..compiler.graph.free_size import equal_shapes
 from ..compiler.graph.program import Program
 from ..compiler.graph.weights import nbytes_of
 from .base import Change
@@ -99,7 +100,7 @@ class TieWeights:
             if target.value not in ({result.name} if target.other is None else added):
                 return False
             wanted, present = values[result.name].shape, result.shape
-            if wanted is None or present is None or list(wanted) != list(present):
+            if wanted is None or present is None or not equal_shapes(wanted[1:], present[1:]):
                 return False
         return True
 

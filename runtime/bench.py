@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BackendError, ModelError, RepsimcError, UsageError
-from .feeds import Array, Inputs, arrange, placeholder
+from .feeds import Array, Inputs, Sizes, arrange, placeholder, sizes_of_inputs
 from .files import check_files, file_entry, inside
 from .json_values import JsonValue
 from .manifest import Manifest, ModelEntry
@@ -132,7 +132,7 @@ def bench(
     options: BenchOptions | None = None,
     originals: Mapping[str, str | Path] | None = None,
     inputs: Inputs | None = None,
-    sizes: Mapping[str, int] | None = None,
+    sizes: Sizes | None = None,
 ) -> BenchResult:
     """Latency and memory of the bundle's merged graph, beside those of its originals.
 
@@ -140,9 +140,9 @@ def bench(
     and the originals (one after another) take turns. Memory: USS, PSS and anonymous pages of a
     fresh process after two runs, less those of one without models; median of `repeats`.
     `originals` gives files by model where they are no longer where the manifest says; their
-    sha256 must match. `inputs` is a frame as for `Session.run`; without it noise is fed, whose
-    symbolic dimensions are 1 or as in `sizes`. Raises UsageError, ModelError, DataError,
-    BackendError.
+    sha256 must match. `inputs` is a frame as for `Session.run`; without it noise is fed, of the
+    size that the bundle was compiled for or of `sizes` (by input or symbol). Raises UsageError,
+    ModelError, DataError, BackendError.
     """
     options = options or BenchOptions()
     onnxruntime = import_onnxruntime()
@@ -150,7 +150,12 @@ def bench(
     manifest = opened.manifest
     check_files(opened.path, manifest)
     names = [entry.name for entry in manifest.models]
-    feeds = with_noise({}, manifest, sizes) if inputs is None else arrange(manifest, names, inputs)
+    frame = GIVEN
+    if inputs is None:
+        feeds = with_noise({}, manifest, sizes)
+        frame = _noise_text(manifest, feeds)
+    else:
+        feeds = arrange(manifest, names, inputs)
     found, notes = _find_originals(opened, originals or {})
     keys = {value: f"arr{index}" for index, value in enumerate(feeds)}
     merged = [_model(inside(opened.path, manifest.graph), {v: v for v in feeds}, keys)]
@@ -174,7 +179,7 @@ def bench(
     return BenchResult(
         merged=sides[0],
         apart=sides[1] if len(sides) > 1 else None,
-        frame=NOISE if inputs is None else GIVEN,
+        frame=frame,
         runs=options.runs,
         warmup=options.warmup,
         threads=options.threads,
@@ -236,19 +241,35 @@ def _child(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_noise(
-    frame: Mapping[str, Array], manifest: Manifest, sizes: Mapping[str, int] | None = None
+    frame: Mapping[str, Array],
+    manifest: Manifest,
+    sizes: Sizes | None = None,
 ) -> dict[str, Array]:
-    """The frame, with noise for every input value that it lacks; symbols are 1 or as in `sizes`."""
+    """The frame, with noise for every input value that it lacks: see `sizes_of_inputs`."""
     random = np.random.default_rng(0)
     found = dict(frame)
+    lacking = any(spec.value not in found for e in manifest.models for spec in e.inputs)
+    told = sizes_of_inputs(manifest, sizes) if lacking else {}
     for entry in manifest.models:
         for spec in entry.inputs:
             if spec.value not in found:
-                zeros = placeholder(spec, sizes)
+                zeros = placeholder(spec, told.get(spec.value))
                 floating = zeros.dtype.kind in "fc"
                 noise = random.standard_normal(zeros.shape) if floating else zeros
                 found[spec.value] = noise.astype(zeros.dtype)
     return found
+
+
+def _noise_text(manifest: Manifest, feeds: Mapping[str, Array]) -> str:
+    """What was fed: noise, and of which size where inputs may have any."""
+    free = {
+        spec.name: "x".join(map(str, feeds[spec.value].shape))
+        for entry in manifest.models
+        for spec in entry.inputs
+        if spec.shape is None or any(not isinstance(size, int) for size in spec.shape[1:])
+    }
+    told = ", ".join(f"{name} {sizes}" for name, sizes in free.items())
+    return f"{NOISE}; {told}" if told else NOISE
 
 
 def _find_originals(

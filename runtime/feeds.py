@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, UsageError
-from .manifest import Manifest, ModelEntry, TensorSpec, held
+from .manifest import Dimension, Manifest, ModelEntry, TensorSpec, held
 
 Array = NDArray[Any]
+Sizes = Mapping[str, int | Sequence[int]]  # of inputs, or of symbols
 MOST_NBYTES = 4 << 30  # of an array that is made up; a manifest is untrusted
 Inputs = Any  # an array, {input: array}, {model: array} or {model: {input: array}}
 
@@ -98,8 +99,8 @@ def arrange(manifest: Manifest, models: Sequence[str], inputs: Inputs) -> dict[s
     return {spec.value: given[spec.value] for _, spec in wanted}
 
 
-def placeholder(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Array:
-    """Zeros (or empty texts) of the input's dtype; symbols have size 1, or as in `sizes`.
+def placeholder(spec: TensorSpec, sizes: Sequence[int] | None = None) -> Array:
+    """Zeros (or empty texts) of the input's dtype, of these sizes; without them free ones are 1.
 
     Raises DataError if the rank is unknown, NumPy has no such dtype, or it is too large.
     """
@@ -107,15 +108,67 @@ def placeholder(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Arr
         dtype = np.dtype("U1" if spec.dtype == "object" else spec.dtype)
     except TypeError:
         dtype = None
-    if dtype is None or spec.shape is None:
+    shape = sizes if sizes is not None or spec.shape is None else one_frame(spec.shape)
+    if dtype is None or shape is None:
         raise DataError(f"nothing can be made up for input '{spec.name}'", "give an array for it")
-    shape = [s if isinstance(s, int) else (sizes or {}).get(s or "", 1) for s in spec.shape]
     if math.prod(shape) * dtype.itemsize > MOST_NBYTES:
         raise DataError(
             f"input '{spec.name}' of shape {list(shape)} is too large to make something up for it",
             "give an array for it",
         )
-    return np.zeros(shape, dtype)
+    return np.zeros(tuple(shape), dtype)
+
+
+def one_frame(shape: Sequence[Dimension]) -> tuple[int, ...]:
+    """The shape with every free size 1."""
+    return tuple(size if isinstance(size, int) else 1 for size in shape)
+
+
+def sizes_of_inputs(manifest: Manifest, given: Sizes | None = None) -> dict[str, tuple[int, ...]]:
+    """By input value, the sizes to try a bundle with: those `given`, else those compiled for.
+
+    `given` goes by input, as a shape: its name, or with the model's before it ('model.input'); or
+    by symbol, as a number. Inputs of which only the number of frames is free count with one. Raises
+    UsageError for sizes that fit no input, and for an input of which nothing tells them.
+    """
+    names: dict[str, list[TensorSpec]] = {}
+    for entry in manifest.models:
+        for spec in entry.inputs:
+            for name in (spec.name, f"{entry.name}.{spec.name}", f"{entry.name}/{spec.name}"):
+                names.setdefault(name, []).append(spec)
+    found = dict(manifest.sizes)
+    symbols = {name: size for name, size in (given or {}).items() if isinstance(size, int)}
+    for name, sizes in (given or {}).items():
+        if isinstance(sizes, int):
+            continue
+        if name not in names:
+            raise UsageError(f"there is no input '{name}'", suggestion(name, names))
+        for spec in names[name]:
+            if spec.shape is not None and not _fits(tuple(sizes), spec.shape):
+                told, wanted = ("x".join(map(str, s)) for s in (sizes, _shown(spec.shape)))
+                raise UsageError(f"input '{name}' cannot be {told}: it takes {wanted}")
+            found[spec.value] = tuple(sizes)
+    for entry in manifest.models:
+        for spec in entry.inputs:
+            if spec.shape is None:
+                continue
+            shape = [
+                symbols.get(size, size) if isinstance(size, str) else size for size in spec.shape
+            ]
+            if shape == list(spec.shape) and spec.value in found:
+                continue
+            if not all(isinstance(size, int) for size in shape[1:]):
+                raise UsageError(
+                    f"input '{spec.name}' of model '{entry.name}' may have any size, and nothing "
+                    "tells which",
+                    f"say it: --size {spec.name}=1x3x224x224 (from Python: sizes=)",
+                )
+            found[spec.value] = one_frame(shape)
+    return found
+
+
+def _shown(shape: Sequence[Dimension]) -> list[str]:
+    return ["?" if size is None else str(size) for size in shape]
 
 
 def _depends(asking: ModelEntry, owner: ModelEntry, spec: TensorSpec) -> bool:

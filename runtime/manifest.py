@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from .errors import ModelError
 from .json_reader import FileName, ModelName, Reader, Sha256, read_json, safe_name
@@ -213,7 +213,8 @@ class Manifest(JsonValue):
     builds use unless told otherwise. `segments` is empty in bundles of an older schema.
     `references` say what `references.npz` holds; empty where there were no frames. `lowered`
     names graphs for a precision other than float32; `quantised` says that the graph has
-    QuantizeLinear or DequantizeLinear nodes.
+    QuantizeLinear or DequantizeLinear nodes. `sizes` are what one frame of each input value with
+    free sizes was when the bundle was compiled, where that is known.
     """
 
     repsimc: str
@@ -229,6 +230,7 @@ class Manifest(JsonValue):
     references: tuple[ReferenceGroup, ...] = ()
     lowered: dict[str, FileName] = field(default_factory=dict[str, str])
     quantised: bool = False
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
     def model(self, name: str) -> ModelEntry:
         """The entry of that model. Raises KeyError."""
@@ -260,7 +262,10 @@ class Manifest(JsonValue):
                 f"this bundle has schema '{schema}'; this repsimc reads '{SCHEMA}'",
                 "compile it again, or use the repsimc that wrote it",
             )
-        found = top.record(Manifest, absent=() if schema == SCHEMA else _NOT_IN_OLDER)
+        absent = () if schema == SCHEMA else _NOT_IN_OLDER
+        if "sizes" not in cast("dict[str, Any]", data):  # written before sizes were
+            absent = (*absent, "sizes")
+        found = top.record(Manifest, absent)
         _check(found)
         return found
 
@@ -284,6 +289,7 @@ def _check(manifest: Manifest) -> None:
             raise refuse(f"there is no model '{min(odd)}' for a segment or reference")
     if len(by_name) != len(manifest.models):
         raise refuse("two models have one name")
+    _check_sizes(manifest)
     dtypes: dict[str, str] = {}
     for entry in manifest.models:
         taken = (*entry.inputs, *entry.optional)
@@ -300,3 +306,19 @@ def _check(manifest: Manifest) -> None:
         for model, name in entry.needs:
             if model not in by_name or name not in {s.name for s in by_name[model].inputs}:
                 raise refuse(f"'{entry.name}' needs input '{name}' of '{model}': there is none")
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    """Sizes are those of input values, and fit them. Raises ModelError."""
+    shapes = {spec.value: spec.shape for entry in manifest.models for spec in entry.inputs}
+    for value, sizes in manifest.sizes.items():
+        shape = shapes.get(value)
+        fits = value in shapes and (
+            shape is None
+            or (
+                len(shape) == len(sizes)
+                and all(not isinstance(dim, int) or dim == size for dim, size in zip(shape, sizes))
+            )
+        )
+        if not fits:
+            raise ModelError(f"{MANIFEST}: the sizes of '{value}' are those of no input", _HINT)

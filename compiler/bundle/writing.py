@@ -32,6 +32,7 @@ from ...runtime.manifest import (
 )
 from ...runtime.placing import alive, put_in_place, sync, write_file
 from ..errors import InternalFault, ModelError, RepsimcError, UsageError
+from ..execution.measured_sizes import told_sizes
 from ..graph.export import any_rank_allowed, write_model
 from ..graph.opaque import NonTensorValue
 from ..graph.program import Model, Program, node_inputs
@@ -150,6 +151,11 @@ def manifest_of(contents: BundleContents, directory: Path) -> Manifest:
         layout=contents.layout,
         precision=contents.precision,
         references=() if references is None else references.groups,
+        sizes={
+            program.models[model].inputs[own]: sizes
+            for (model, own), sizes in told_sizes(program).items()
+            if sizes is not None
+        },
     )
 
 

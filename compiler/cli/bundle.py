@@ -9,6 +9,7 @@ import typer
 
 from ..errors import UsageError
 from ..naming import paths_per_model, per_model
+from ..units import parse_sizes
 from .config import load_config, preprocessings
 from .console import Call, call_of, error_json, tell_error
 from .options import (
@@ -147,6 +148,7 @@ def run(
 BENCH_EXAMPLES = examples(
     "repsimc bench bundle/",
     "repsimc bench bundle/ --threads 1 --format json",
+    "repsimc bench bundle/ --size x=1x3x640x640",
     "repsimc bench bundle/ --backend tensorrt --precision fp16     # on the device",
 )
 
@@ -165,6 +167,14 @@ def bench(
     layout: LayoutOption = None,
     precision: PrecisionOption = None,
     plugin: PluginOption = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--size",
+            metavar="[MODEL.]INPUT=1x3x224x224",
+            help="What an input of free size is fed (default: as the bundle was compiled for).",
+        ),
+    ] = None,
     format: FormatOption = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -176,6 +186,11 @@ def bench(
     if backend == "tensorrt":
         if threads is not None:
             raise UsageError("TensorRT has no --threads", "leave it out")
+        if size:
+            raise UsageError(
+                "engines are measured at the sizes that they were built for",
+                "leave out --size, or build them with --shape",
+            )
         from ...runtime.tensorrt.building import BuildOptions
 
         options = BuildOptions(layout, precision, plugins=tuple(plugin or ()))
@@ -199,7 +214,12 @@ def bench(
         paths = {e.name: original_path(opened, e, originals) for e in opened.manifest.models}
     with call.progress() as progress:
         progress.stage("measuring in fresh processes", None)
-        result = measure(opened, BenchOptions(runs, warmup, threads=threads), paths)
+        result = measure(
+            opened,
+            BenchOptions(runs, warmup, threads=threads),
+            paths,
+            sizes=parse_sizes(size or []),
+        )
     call.show(result.to_json(), bench_grid(result))
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import UsageError
 from ..naming import model_names
-from ..units import parse_bytes, printable
+from ..units import parse_bytes, parse_sizes, printable
 from ..units import parse_seconds as seconds_of
-from .console import Call, call_of
-from .options import FormatOption, ParseMemory, ParseSeconds, Verbose, examples
+from .config import load_config, preprocessings
+from .console import call_of
+from .options import SETTINGS, FormatOption, ParseMemory, ParseSeconds, Verbose, examples
+
+if TYPE_CHECKING:
+    from ..graph.program import Program
+    from ..isolation.allowance import ParseLimits
 
 INSPECT_EXAMPLES = examples(
     "repsimc inspect a.onnx",
     "repsimc inspect a.onnx --text | less",
+    "repsimc inspect a.onnx --size x=1x3x320x320",
     "repsimc inspect bundle/ --format json",
 )
 
@@ -26,6 +34,11 @@ def inspect(
     text: Annotated[
         bool, typer.Option("--text", help="Print the program as text instead.")
     ] = False,
+    calib: Annotated[
+        Path | None,
+        typer.Option("--calib", metavar="PATH", help="Frames that tell what free sizes are."),
+    ] = None,
+    size: Annotated[list[str] | None, SETTINGS["size"].flag] = None,
     parse_memory: ParseMemory = None,
     parse_seconds: ParseSeconds = None,
     format: FormatOption = None,
@@ -53,29 +66,52 @@ def inspect(
         None if parse_memory is None else parse_bytes(parse_memory),
         None if parse_seconds is None else seconds_of(parse_seconds),
     )
-    _inspect_model(call, what, text, limits)
+    program = _read(what, limits)
+    _bind(program, calib, size or [])
+    if text:
+        from ..graph.text import text as program_text
+
+        print(printable(program_text(program)))
+        return
+    from ..reports.inspection import inspect_model, model_grids
+
+    (name,) = program.models
+    found = inspect_model(program, name)
+    call.show(found.to_json(), *model_grids(found))
 
 
-def _inspect_model(call: Call, what: Path, text: bool, limits: ParseLimits) -> None:
-    """Show a model, or the graph of a bundle as text."""
+def _read(what: Path, limits: ParseLimits) -> Program:
+    """The model, or the graph of a bundle, as a program."""
     from ...runtime.files import inside, read_manifest
     from ..isolation.process import start
 
     start()  # its imports go on beside ours
     # A device has what bundles need, and says here what it lacks.
     from ..frontends.read import read_model
-    from ..reports.inspection import inspect_model, model_grids
 
     path = inside(what, read_manifest(what).graph) if what.is_dir() else what
     ((name, _),) = model_names([path])
-    program = read_model(path, name, limits)
-    if text:
-        from ..graph.text import text as program_text
+    return read_model(path, name, limits)
 
-        print(printable(program_text(program)))
-        return
-    found = inspect_model(program, name)
-    call.show(found.to_json(), *model_grids(found))
+
+def _bind(program: Program, calib: Path | None, sizes: Sequence[str]) -> None:
+    """Gives the model's free sizes those of the frames, or those that are said."""
+    if calib is not None and sizes:
+        raise UsageError("--calib and --size are two ways to tell sizes", "give one of them")
+    if sizes:
+        from ..execution.measured_sizes import bind_to_shapes
+
+        bind_to_shapes(program, parse_sizes(sizes))
+    if calib is not None:
+        from ..execution.feeds import input_specs
+        from ..execution.measured_sizes import bind_to_frames
+        from ..frames.calibration import FrameOptions, load_frames
+
+        names = list(program.models)
+        recipes = preprocessings(load_config(None, Path.cwd()), names)
+        specs = {name: input_specs(program) for name in names}
+        frames = load_frames(calib, specs, FrameOptions(recipes, held_out=None))
+        bind_to_frames(program, frames, others=False)
 
 
 PASSES_EXAMPLES = examples("repsimc passes", "repsimc passes --format json")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from ...runtime.narrow_types import readable, run_session
@@ -15,6 +17,7 @@ from ..errors import InternalFault, ModelError
 from ..frontends.check import foreign_domains
 from ..graph.arrays import Array, Int64
 from ..graph.export import every_node, to_proto, write_model
+from ..graph.free_size import size_of
 from ..graph.program import Program, constants_of
 from ..graph.weights import nbytes_of
 
@@ -23,9 +26,9 @@ from ..graph.weights import nbytes_of
 # activations are some twenty times its input.
 BATCH = 64
 BATCH_NBYTES = 8 << 20
-# Or as many whose values have this many bytes all together: statistics and fits look at most of
-# them at once.
-VALUES_NBYTES = 512 << 20
+# Or as many whose values, all of them together, have this many bytes: statistics and fits look at
+# most of them at once.
+VALUES_NBYTES = 256 << 20
 # Activations that have to outlive a batch are kept in memory up to this many bytes, then in
 # unnamed temporary files. This is the "stated cache" of the compiler's memory use.
 CACHE_NBYTES = 1 << 30
@@ -40,7 +43,8 @@ class Executable:
 
     `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
     name to array returns the arrays of `outputs`, in order; graph inputs among them are handed on.
-    Raises ModelError where ONNX Runtime lacks an operator of the user's own, else InternalFault.
+    A `frugal` one frees every value as soon as it can, at some cost in time. Raises ModelError
+    where ONNX Runtime lacks an operator of the user's own, else InternalFault.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Executable:
         inputs: Sequence[str] | None,
         outputs: Sequence[str],
         threads: int | None = None,
+        frugal: bool = False,
     ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -57,6 +62,10 @@ class Executable:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
+        if frugal:
+            # This order takes Shape before all else, so that what it reads is free again.
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+            options.enable_cpu_mem_arena = False
         self.outputs = tuple(outputs)
         handed_on = program.input_names.intersection(outputs)
         self._computed = [name for name in outputs if name not in handed_on]
@@ -97,6 +106,19 @@ class Executable:
             ) from error
         arrays = {**feeds, **dict(zip(self._computed, made))}
         return [arrays[name] for name in self.outputs]
+
+
+def frame_nbytes(value: gs.Tensor) -> int:
+    """Bytes of one frame of a value, as far as its sizes are known."""
+    if value.is_empty() or value.shape is None or value.dtype is None:
+        return 0
+    try:
+        itemsize = np.dtype(value.dtype).itemsize
+    except TypeError:  # an ONNX type that NumPy has no word for: at most a byte per element
+        itemsize = 1
+    first, *others = [size_of(size) or 1 for size in value.shape] or [1]
+    # A fixed first axis counts the frames of a batch.
+    return itemsize * math.prod(others) * (1 if isinstance(value.shape[0], int) else first)
 
 
 class Activations:

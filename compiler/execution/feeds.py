@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from ..frames.axes import interface
 from ..frames.calibration import Frames, InputSpec
 from ..graph.arrays import Array, Int64
-from ..graph.free_size import FreeSize, size_of
+from ..graph.free_size import FreeSize
 from ..graph.program import Program, node_inputs
-from .executable import BATCH, BATCH_NBYTES, VALUES_NBYTES, Executable, batches_of
+from .executable import BATCH, BATCH_NBYTES, VALUES_NBYTES, Executable, batches_of, frame_nbytes
 
 
 class FrameSet(Protocol):
@@ -144,18 +142,6 @@ class StreamFeeds:
                     }
                 )
             yield feeds
-
-
-def frame_nbytes(value: gs.Tensor) -> int:
-    """Bytes of one frame of a value, as far as its sizes are known."""
-    if value.is_empty() or value.shape is None or value.dtype is None:
-        return 0
-    try:
-        itemsize = np.dtype(value.dtype).itemsize
-    except TypeError:  # an ONNX type that NumPy has no word for: at most a byte per element
-        itemsize = 1
-    sizes = (size_of(size) for size in value.shape[1:])
-    return itemsize * math.prod(size or 1 for size in sizes)
 
 
 def run_groups(frames: Frames) -> tuple[tuple[str, ...], ...]:

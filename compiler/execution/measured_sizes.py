@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -48,7 +48,10 @@ def bind_to_frames(program: Program, frames: Frames, others: bool = True) -> Non
     """
     if not _needs_run(program):
         return
-    for group in run_groups(frames):
+    for stream in run_groups(frames):
+        group = tuple(name for name in stream if name in program.models)
+        if not group:
+            continue
         rows = frames.rows(group[0])
         unit = max((frames.batch(name) or 1 for name in group), default=1)
         first = _of_frames(program, frames, group, rows[:unit])
@@ -113,20 +116,25 @@ def take_sizes(program: Program, measured: Program) -> None:
         ]
 
 
-def input_shape(value: gs.Variable) -> tuple[int, ...] | None:
-    """The shape of one frame (or one fixed batch) of an input; None where it is not known."""
-    return _sizes_with(value, 1)
+def told_sizes(program: Program) -> dict[tuple[str, str], tuple[int, ...] | None]:
+    """By model and own name, what one frame of each input of free size is; None: nothing tells.
 
-
-def unknown_inputs(program: Program) -> dict[str, list[str]]:
-    """By model, the own names of inputs with free sizes that nothing has told."""
+    Inputs of which only the number of frames is free are left out.
+    """
     values = {value.name: value for value in program.graph.inputs}
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], tuple[int, ...] | None] = {}
     for name, model in program.models.items():
         for own, value in model.inputs.items():
-            if _sizes_with(values[value], 1) is None:
-                found.setdefault(name, []).append(own)
+            shape: Any = values[value].shape
+            if shape is None or any(not isinstance(dim, int) for dim in shape[1:]):
+                found[name, own] = _sizes_with(values[value], 1)
     return found
+
+
+def unknown_sizes(program: Program) -> tuple[str, ...]:
+    """The inputs ('model.input') whose free sizes nothing tells."""
+    told = told_sizes(program).items()
+    return tuple(f"{model}.{own}" for (model, own), sizes in told if sizes is None)
 
 
 # -- what is run --------------------------------------------------------------------------------
@@ -193,7 +201,7 @@ def _by_value(program: Program, shapes: InputShapes) -> _Measured:
 def _sizes_with(value: gs.Variable, batch: int) -> tuple[int, ...] | None:
     if value.shape is None:
         return None
-    sizes = [size_of(dim, batch) for dim in value.shape]
+    sizes = [size_of(dim, batch) for dim in cast("list[Any]", value.shape)]
     known = [size for size in sizes if size is not None]
     return tuple(known) if len(known) == len(sizes) else None
 
@@ -232,7 +240,9 @@ class _Meter:
                 ordered.append(gs.Node("Shape", name, {}, [value], [shape]))
                 self._names[name] = value.name
         asking.graph.nodes = ordered
-        self._segment = Executable(asking, None, list(self._names)) if self._names else None
+        self._segment = (
+            Executable(asking, None, list(self._names), frugal=True) if self._names else None
+        )
 
     def sizes(self, feeds: _Feeds) -> _Measured:
         """The sizes of all values on these arrays. Raises ModelError."""
@@ -313,8 +323,8 @@ def _free_axes(program: Program, feeds: _Feeds) -> list[dict[str, list[int]]]:
     for value in [value for value in program.graph.inputs if value.name in feeds]:
         shape: Any = value.shape or ()
         for axis, (dim, size) in enumerate(zip(shape, feeds[value.name].shape)):
-            if isinstance(dim, int) or axis == 0:
-                continue
+            if isinstance(dim, int) or (isinstance(dim, FreeSize) and dim.per_frame):
+                continue  # frames are counted on it
             key: object = (axis, size)
             key = of_name.setdefault(str(dim), key) if dim else key
             groups.setdefault(key, {}).setdefault(value.name, []).append(axis)

@@ -75,3 +75,16 @@ def sample_positions(frames: int, size: int, rows: int, seed: int | tuple[int, .
     generator = np.random.default_rng((*seeds, size))
     keys = generator.random((frames, size), dtype=np.float32)
     return np.sort(np.argpartition(keys, per_frame, axis=1)[:, :per_frame], axis=1)
+
+
+def joined_rows(parts: list[Float32]) -> Float32:
+    """The rows of all parts, which are given up one by one: they are never there twice."""
+    if len(parts) == 1:
+        return parts.pop()
+    made = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), np.float32)
+    start = 0
+    while parts:
+        part = parts.pop(0)
+        made[start : start + len(part)] = part
+        start += len(part)
+    return made

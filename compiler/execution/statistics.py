@@ -23,8 +23,8 @@ from ..structure.activation_functions import (
     read_by_operators,
 )
 from ..structure.straight_pieces import straight
-from .executable import Executable
-from .feeds import FrameSet, frame_nbytes
+from .executable import Executable, frame_nbytes
+from .feeds import FrameSet
 
 # Bytes of values that one piece of a batch may take.
 _PIECE_NBYTES = 64 << 20

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..execution.rows import value_rows
+from ..execution.rows import joined_rows, value_rows
 from ..graph.arrays import Array, Float32
 from ..graph.program import Program, node_inputs
 from .operators import LinearOperator, linear_operator
@@ -93,7 +93,7 @@ def gathered(walk: Walk, reference: Reference, operator: LinearOperator, target:
             others.append(value_rows(arrays[target.other], picked, operator.channels_last))
 
     walk.advance([operator.source.name, *([target.other] if target.other else [])], visit)
-    x = np.concatenate(inputs)
+    x = joined_rows(inputs)
     wanted = reference.rows(target.value).reshape(len(x), x.shape[1], -1)
     other = np.concatenate(others).reshape(wanted.shape) if others else None
     return Problem(x, wanted, other, target.rectified)

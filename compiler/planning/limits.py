@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ..actions.bill import Bill
 from ..case import Case
-from ..errors import BudgetError
+from ..errors import BudgetError, UsageError
 from ..execution.latency import latencies
+from ..execution.measured_sizes import unknown_sizes
 from ..graph.program import Program
 from ..structure.cost import model_cost, program_cost
 from ..units import format_bytes, format_count
@@ -70,6 +71,15 @@ class Budgets:
         self._frames = case.frames
         apart = sum(model_cost(case.original, name).macs for name in case.original.models)
         limit = case.options.max_macs
+        budget = case.options.budget
+        counts_sizes = limit is not None or (budget is not None and budget.nbytes is not None)
+        if counts_sizes and (unknown := unknown_sizes(case.original)):
+            raise UsageError(
+                f"activations and MACs are not known, since {', '.join(unknown)} may have any "
+                "size, so no budget of bytes or MACs can be kept",
+                f"give frames (--calib PATH) or sizes (--size {unknown[0]}=1x3x224x224), or a "
+                "share of the weights such as --budget 60%",
+            )
         self.macs = None if limit is None else limit.limit(apart)
 
     @property

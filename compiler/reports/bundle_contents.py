@@ -9,9 +9,9 @@ from typing import Any
 from ...runtime.files import inside
 from ...runtime.json_reader import read_json
 from ...runtime.json_values import JsonValue
-from ...runtime.manifest import Manifest
+from ...runtime.manifest import Manifest, TensorSpec
 from ..errors import ModelError
-from ..units import format_bytes
+from ..units import format_bytes, format_sizes
 from .report import Report
 from .table import Grid, figures, sharing_text, words
 
@@ -50,7 +50,7 @@ def bundle_grids(bundle: Path, manifest: Manifest, report: Report) -> tuple[Grid
     reports = {model.name: model for model in report.models}
     rows: list[tuple[str, ...]] = []
     for entry in manifest.models:
-        inputs = (TensorLine(spec.name, spec.dtype, spec.shape) for spec in entry.inputs)
+        inputs = (_input_text(spec, manifest) for spec in entry.inputs)
         outputs = (TensorLine(spec.name, spec.dtype, spec.shape) for spec in entry.outputs)
         found = reports.get(entry.name)
         shared = "\n".join(
@@ -62,7 +62,7 @@ def bundle_grids(bundle: Path, manifest: Manifest, report: Report) -> tuple[Grid
             (
                 entry.name,
                 entry.source.file,
-                "\n".join(str(line) for line in inputs),
+                "\n".join(inputs),
                 "\n".join(str(line) for line in outputs),
                 shared or "-",
             )
@@ -81,6 +81,12 @@ def bundle_grids(bundle: Path, manifest: Manifest, report: Report) -> tuple[Grid
         ),
     )
     return models, files
+
+
+def _input_text(spec: TensorSpec, manifest: Manifest) -> str:
+    line = str(TensorLine(spec.name, spec.dtype, spec.shape))
+    sizes = manifest.sizes.get(spec.value)
+    return line if sizes is None else f"{line}, compiled for {format_sizes(sizes)}"
 
 
 def shape_text(shape: tuple[int | str | None, ...]) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...runtime.json_values import JsonValue
+from ..execution.measured_sizes import told_sizes
 from ..graph.cuts import Cut, cuts
+from ..graph.export import named_sizes
+from ..graph.free_size import FreeSize, size_of
 from ..graph.program import Program, is_standard, own_name
 from ..structure.cost import model_cost
 from ..units import format_bytes, format_count
 from .bundle_contents import SCHEMA, TensorLine, shape_text
-from .table import Grid, figures, words
+from .table import Grid, figures, sizes_text, unknown_sizes_text, words
 
 # A deep network has hundreds of cuts; a table shows this many, spread over the depth.
 _CUTS_SHOWN = 24
@@ -34,7 +37,11 @@ class CutLine(JsonValue):
 
 @dataclass(frozen=True)
 class ModelInspection:
-    """One model: its interface, its nodes by operator, what it needs for one frame, its cuts."""
+    """One model: its interface, its nodes by operator, what it needs for one frame, its cuts.
+
+    `sizes` are what one frame of each input of free size is, for which activations and MACs count;
+    these are None where an input is among `sizes_unknown`.
+    """
 
     name: str
     file: str
@@ -43,8 +50,10 @@ class ModelInspection:
     outputs: tuple[TensorLine, ...]
     operators: Mapping[str, int]
     weights_nbytes: int
-    activations_peak_nbytes: int
-    macs: int
+    activations_peak_nbytes: int | None
+    macs: int | None
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    sizes_unknown: tuple[str, ...] = ()
     unknown_values: tuple[str, ...] = ()
     cuts: tuple[CutLine, ...] = field(default=())
 
@@ -67,6 +76,8 @@ class ModelInspection:
             "weights_nbytes": self.weights_nbytes,
             "activations_peak_nbytes": self.activations_peak_nbytes,
             "macs": self.macs,
+            "sizes": {name: list(sizes) for name, sizes in self.sizes.items()},
+            "sizes_unknown": list(self.sizes_unknown),
             "unknown_values": list(self.unknown_values),
             "cuts": [cut.to_json() for cut in self.cuts],
         }
@@ -84,11 +95,13 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
     def cut_line(cut: Cut) -> CutLine:
         return CutLine(
             tuple(own_name(value) for value in cut.values),
-            tuple(_shape(values.get(value)) for value in cut.values),
+            tuple(_measured_shape(values.get(value)) for value in cut.values),
             cut.depth,
         )
 
     cost = model_cost(program, name)
+    told = told_sizes(program)
+    unknown = tuple(own for (_, own), sizes in told.items() if sizes is None)
     operators = Counter(
         f"{node.domain}::{node.op}" if not is_standard(node) else node.op
         for node in program.nodes_of(name)
@@ -101,9 +114,11 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
         outputs=tuple(line(own, value) for own, value in model.outputs.items()),
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
         weights_nbytes=cost.weights_nbytes,
-        activations_peak_nbytes=cost.activations_peak_nbytes,
-        macs=cost.macs,
-        unknown_values=tuple(own_name(value) for value in cost.unknown),
+        activations_peak_nbytes=None if unknown else cost.activations_peak_nbytes,
+        macs=None if unknown else cost.macs,
+        sizes={own: sizes for (_, own), sizes in told.items() if sizes is not None},
+        sizes_unknown=unknown,
+        unknown_values=() if unknown else tuple(own_name(value) for value in cost.unknown),
         cuts=tuple(cut_line(cut) for cut in cuts(program, name)),
     )
 
@@ -118,10 +133,12 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
         ("opset", str(found.opset)),
         ("nodes", f"{found.nodes} ({operators})"),
         ("weights", format_bytes(found.weights_nbytes)),
-        ("activations, peak", f"{format_bytes(found.activations_peak_nbytes)} per frame"),
-        ("MACs", f"{format_count(found.macs)} per frame"),
+        ("activations, peak", _per_frame(found.activations_peak_nbytes, format_bytes)),
+        ("MACs", _per_frame(found.macs, format_count)),
     ]
-    notes: list[str] = []
+    if found.sizes and not found.sizes_unknown:
+        rows.append(("frame", sizes_text(found.sizes)))
+    notes = [unknown_sizes_text(found.sizes_unknown)] if found.sizes_unknown else list[str]()
     if found.unknown_values:
         some = ", ".join(found.unknown_values[:3])
         notes.append(
@@ -150,6 +167,10 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
     return (glance, table) if found.cuts else (glance,)
 
 
+def _per_frame(amount: int | None, form: Callable[[float], str]) -> str:
+    return "unknown" if amount is None else f"{form(amount)} per frame"
+
+
 def _dtype(value: Any) -> str:
     if value is None or value.dtype is None:
         return "?"
@@ -162,4 +183,15 @@ def _dtype(value: Any) -> str:
 
 
 def _shape(value: Any) -> tuple[int | str | None, ...] | None:
-    return None if value is None or value.shape is None else tuple(value.shape)
+    return None if value is None or value.shape is None else tuple(named_sizes(value) or ())
+
+
+def _measured_shape(value: Any) -> tuple[int | str | None, ...] | None:
+    """The shape with sizes as they are on the frames; the number of frames keeps its name."""
+    shape: Any = _shape(value)
+    if shape is None:
+        return None
+    return tuple(
+        known if known is not None and not (isinstance(old, FreeSize) and old.per_frame) else dim
+        for old, dim, known in zip(value.shape, shape, map(size_of, value.shape))
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from ...runtime.json_reader import Reader
@@ -64,7 +64,8 @@ def _optional_integer(reader: Reader) -> int | None:
     return None if reader.value is None else reader.integer()
 
 
-_LATER: Mapping[str, Any] = {"unverified": ""}  # fields that reports did not always have
+# Fields that reports of earlier versions do not have, and what they mean by it.
+_LATER: Mapping[str, Any] = {"unverified": "", "sizes": {}, "sizes_unknown": [], "ties": []}
 
 
 class _ReportReader(Reader):
@@ -176,7 +177,10 @@ class Report(JsonValue):
     `memory_*` is predicted: unique weights + peak of live activations + what the backend needs.
     `budget_nbytes` counts what `budget_counts` says: 'memory', predicted (a budget in bytes), or
     'weights' (a share of the models' weights apart). MACs are per frame of each model.
-    `frames_*` count the calibration frames used. `ties` say which inputs are one, and why.
+    `frames_*` count the calibration frames used. `ties` say which inputs are one, and why. `sizes`
+    are what one frame of each input of free size ('model.input') is, for which activations and MACs
+    count; of models with an input among `sizes_unknown` neither is known, and they count as
+    nothing.
     """
 
     models: tuple[ModelReport, ...]
@@ -192,6 +196,8 @@ class Report(JsonValue):
     frames_held_out: int = 0
     inputs_tied: bool = False
     ties: tuple[str, ...] = ()
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    sizes_unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -208,6 +214,10 @@ class Report(JsonValue):
         return self.budget_nbytes - (
             self.weights_after_nbytes if weights else self.memory_after_nbytes
         )
+
+    def has_known_sizes(self, model: str) -> bool:
+        """Whether activations and MACs of that model are known."""
+        return not any(name.startswith(f"{model}.") for name in self.sizes_unknown)
 
     def model(self, name: str) -> ModelReport:
         """The report of that model. Raises KeyError."""

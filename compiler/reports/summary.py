@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from ..actions.action import Action, Stage
+from ..execution.measured_sizes import told_sizes, unknown_sizes
 from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
 from ..frames.tying import Tying
@@ -93,6 +94,8 @@ def report_of(
         frames_held_out=sum(len(rows) for rows in held_out),
         inputs_tied=bool(tying.ties),
         ties=tuple(map(str, tying.ties)),
+        sizes={f"{m}.{own}": sizes for (m, own), sizes in told_sizes(original).items() if sizes},
+        sizes_unknown=unknown_sizes(original),
         notes=notes,
     )
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..units import format_bytes, format_count, printable
+from ..units import format_bytes, format_count, format_sizes, printable
 from .report import MAX_DIFFERENCE, WEIGHTS, ModelReport, OutputFidelity, Report, Sharing
 
 if TYPE_CHECKING:
@@ -145,8 +145,12 @@ def report_grid(report: Report) -> Grid:
                 model.name,
                 bytes_change(model.weights_before_nbytes, model.weights_after_nbytes),
                 "\n".join(sharing_text(sharing) for sharing in model.sharing) or "-",
-                bytes_change(model.activations_before_nbytes, model.activations_after_nbytes),
-                count_change(model.macs_before, model.macs_after),
+                bytes_change(model.activations_before_nbytes, model.activations_after_nbytes)
+                if report.has_known_sizes(model.name)
+                else "unknown",
+                count_change(model.macs_before, model.macs_after)
+                if report.has_known_sizes(model.name)
+                else "unknown",
                 _fidelity_text(model),
             )
             for model in report.models
@@ -156,11 +160,13 @@ def report_grid(report: Report) -> Grid:
             bytes_change(report.weights_before_nbytes, report.weights_after_nbytes),
             "",
             "",
-            count_change(report.macs_before, report.macs_after),
+            "unknown"
+            if report.sizes_unknown
+            else count_change(report.macs_before, report.macs_after),
             "",
         ),
         summary=_summary(report),
-        notes=report.notes,
+        notes=(*report.notes, *_unknown_text(report)),
     )
 
 
@@ -234,8 +240,14 @@ def _title(report: Report) -> str:
 def _summary(report: Report) -> tuple[str, ...]:
     lines = [
         _reduction("weights", report.weights_before_nbytes, report.weights_after_nbytes),
-        _reduction("memory, predicted", report.memory_before_nbytes, report.memory_after_nbytes),
+        _reduction(
+            "memory, predicted" + (" without activations" if report.sizes_unknown else ""),
+            report.memory_before_nbytes,
+            report.memory_after_nbytes,
+        ),
     ]
+    if report.sizes:
+        lines.append(f"activations and MACs: one frame of {sizes_text(report.sizes)}")
     spare = report.budget_spare_nbytes
     if spare is not None:
         verdict = (
@@ -249,6 +261,26 @@ def _summary(report: Report) -> tuple[str, ...]:
         rest = f"; and {more} more" if more > 0 else ""
         lines.append(f"one input: {'; '.join(report.ties[:_TIES])}{rest}")
     return tuple(lines)
+
+
+def sizes_text(sizes: Mapping[str, Sequence[int]]) -> str:
+    """'a.x, b.x 1x3x320x320; c.x 1x3x48x192': inputs by what one frame of them is."""
+    names: dict[str, list[str]] = {}
+    for name, shape in sizes.items():
+        names.setdefault(format_sizes(shape), []).append(name)
+    return "; ".join(f"{', '.join(some)} {shape}" for shape, some in names.items())
+
+
+def unknown_sizes_text(names: Sequence[str]) -> str:
+    """What a table says where free sizes of these inputs ('model.input') are not known."""
+    return (
+        f"activations and MACs are not known: {', '.join(names)} may have any size; --calib PATH "
+        f"or --size {names[0]}=1x3x224x224 (say) tells it"
+    )
+
+
+def _unknown_text(report: Report) -> tuple[str, ...]:
+    return (unknown_sizes_text(report.sizes_unknown),) if report.sizes_unknown else ()
 
 
 def _budget_text(report: Report) -> str:

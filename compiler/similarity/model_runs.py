@@ -15,6 +15,7 @@ from ..errors import DataError, UsageError
 from ..execution.executable import batches_of
 from ..execution.feeds import input_specs
 from ..execution.first_frame import run_first_frame
+from ..execution.measured_sizes import bind_to_frames
 from ..frames.calibration import FrameOptions, Frames, load_frames
 from ..frames.warnings import frame_warnings
 from ..frontends.read import read_model
@@ -82,6 +83,8 @@ class ModelRuns:
         inputs = {name: input_specs(program) for name, program in self.programs.items()}
         self.frames = load_frames(calibration, inputs, options)
         run_first_frame(list(self.programs.values()), self.frames, limits)
+        for program in self.programs.values():
+            bind_to_frames(program, self.frames, others=False)
         self._rows = {name: _shuffled(self.frames, name, recipe.seed) for name in self.programs}
         self._layers: dict[str, list[Layer]] = {}
         self._held: dict[str, ModelFeatures] = {}

@@ -10,6 +10,7 @@ from ...passes.pipeline import run_exact
 from ..actions.bill import Bills
 from ..actions.share_prefix import sites_among, values_to_sample
 from ..execution.feeds import StreamFeeds
+from ..execution.measured_sizes import bind_to_frames
 from ..execution.samples import sample_values
 from ..frames.calibration import Frames
 from ..frames.tying import tied_groups
@@ -36,7 +37,9 @@ def site_marks(
     programs in which equal weights are one.
     """
     program = join(list(programs.values()), tied_groups(frames))
+    bind_to_frames(program, frames)
     run_exact(program)
+    bind_to_frames(program, frames)
     bills = Bills(program)
     after = {bills.replaced(name, 1): name for name in program.values()}
     found: Marks = {}

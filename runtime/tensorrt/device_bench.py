@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..bench import NOISE, Latency, check_original, with_noise
 from ..errors import ModelError, RepsimcError
+from ..feeds import one_frame
 from ..files import read_manifest
 from ..json_values import JsonValue
 from ..manifest import Manifest, ModelEntry
@@ -132,7 +133,7 @@ def device_bench(
                 path = (originals or {}).get(entry.name, bundle / entry.source.path)
                 check_original(path, entry)
                 stages.stage(f"building an engine of the original '{entry.name}'", None)
-                groups.append(_apart(entry, path, build, scratch, keys))
+                groups.append(_apart(entry, path, build, scratch, keys, manifest.sizes))
             cases.append(("originals apart", groups))
         except RepsimcError as error:
             if originals is not None:
@@ -225,23 +226,29 @@ def _original_job(manifest: Manifest, device: Device, precision: str) -> dict[st
 
 
 def _apart(
-    entry: ModelEntry, path: Path, job: Mapping[str, Any], scratch: Path, keys: Mapping[str, str]
+    entry: ModelEntry,
+    path: Path,
+    job: Mapping[str, Any],
+    scratch: Path,
+    keys: Mapping[str, str],
+    sizes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Any]:
     """A group of one engine, of an original, built in `scratch` as `job` says."""
-    part = _original(path, entry)
+    part = _original(path, entry, sizes)
     work = {**build_job(part, scratch / f"{entry.name}.plan"), **job}
     file = engine_file_of(part, run_child("build", work, scratch / "build.log"))
     own = {spec.name: keys[spec.value] for spec in entry.inputs if spec.value in keys}
     return _group(scratch, [file], part.outputs, own)
 
 
-def _original(path: Path, entry: ModelEntry) -> EngineGraph:
+def _original(path: Path, entry: ModelEntry, sizes: Mapping[str, tuple[int, ...]]) -> EngineGraph:
     file = GraphFile(path.read_bytes())
+    told = {spec.name: sizes[spec.value] for spec in entry.inputs if spec.value in sizes}
     profile: dict[str, tuple[tuple[int, ...], ...]] = {}
     for name in file.inputs:
         shape = file.shape(name) or ()
         if any(not isinstance(size, int) for size in shape):
-            one = tuple(size if isinstance(size, int) else 1 for size in shape)
+            one = told.get(name) or one_frame(shape)
             profile[name] = (one, one, one)
     outputs = tuple(spec.name for spec in entry.outputs)
     return EngineGraph((entry.name,), tuple(file.inputs), outputs, path, profile)

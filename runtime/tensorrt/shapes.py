@@ -92,7 +92,7 @@ def known_shapes(
     given: Mapping[str, tuple[int, ...]],
     references: Mapping[str, tuple[int, ...]],
 ) -> Shapes:
-    """What the command line (`batch`, `given` by input) and the references' frames tell.
+    """What the command line (`batch`, `given` by input), references and manifest tell.
 
     Without a `batch` engines are built for one frame at a time. Raises UsageError for a shape
     that fits no input.
@@ -107,8 +107,9 @@ def known_shapes(
                 names.setdefault(name, []).append(spec)
             if spec.shape and isinstance(spec.shape[0], str):
                 symbols.add(spec.shape[0])
-            if spec.value in references:
-                inputs[spec.value] = references[spec.value]
+            told = references.get(spec.value) or manifest.sizes.get(spec.value)
+            if told is not None:
+                inputs[spec.value] = told
     for name, shape in given.items():
         if name not in names:
             raise UsageError(f"no model has an input '{name}'", f"there are {', '.join(names)}")

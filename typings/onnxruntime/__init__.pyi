@@ -18,6 +18,10 @@ class ExecutionMode:
     ORT_SEQUENTIAL: ExecutionMode
     ORT_PARALLEL: ExecutionMode
 
+class ExecutionOrder:
+    DEFAULT: ExecutionOrder
+    PRIORITY_BASED: ExecutionOrder
+
 class NodeArg:
     name: str
     shape: list[int | str | None]
@@ -29,6 +33,7 @@ class SessionOptions:
     enable_mem_reuse: bool
     enable_profiling: bool
     execution_mode: ExecutionMode
+    execution_order: ExecutionOrder
     graph_optimization_level: GraphOptimizationLevel
     inter_op_num_threads: int
     intra_op_num_threads: int
