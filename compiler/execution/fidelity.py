@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..graph.arrays import Array, Float64
+from .positions import PositionSums
 
 TOP1 = "top-1 agreement"
 VARIANCE = "explained variance"
@@ -90,7 +91,8 @@ class FidelityMeter:
 
     Top-1 agreement is the share of rows whose largest score (last axis) has the same index.
     Explained variance is 1 - SSE / SST with SST the variance of the original around its mean
-    per element position (axes after the first), so that a constant output explains nothing.
+    per element position (axes after the first; of frames of several sizes those axes in which they
+    agree), so that a constant output explains nothing.
     A non-finite compiled output where the original is finite counts as a total loss.
     """
 
@@ -99,7 +101,7 @@ class FidelityMeter:
     _agree: int = 0
     _rows: int = 0
     _sse: float = 0.0
-    _sum: Float64 | None = field(default=None, repr=False)
+    _sums: PositionSums = field(default_factory=PositionSums, repr=False)
     _sum_squares: float = 0.0
     _broken: bool = False
 
@@ -120,8 +122,7 @@ class FidelityMeter:
         exact = original.astype(np.float64)
         difference = compiled.astype(np.float64) - exact
         self._sse += float(np.nansum(difference * difference))
-        batch_sum = exact.sum(axis=0) if exact.ndim else exact
-        self._sum = batch_sum if self._sum is None else self._sum + batch_sum
+        self._sums.add(exact)
         self._sum_squares += float(np.nansum(exact * exact))
 
     @property
@@ -131,8 +132,7 @@ class FidelityMeter:
             return 0.0
         if self.metric == TOP1:
             return self._agree / self._rows if self._rows else 0.0
-        assert self._sum is not None
-        total = self._sum_squares - float(np.nansum(self._sum**2)) / self.frames
+        total = self._sum_squares - self._sums.power
         if total <= 1e-12 * max(self._sum_squares, 1e-30):
             # A constant output: only (nearly) equal values keep it.
             return 1.0 if self._sse <= 1e-9 * max(self._sum_squares, 1e-30) else 0.0

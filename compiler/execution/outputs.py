@@ -12,6 +12,7 @@ from ..graph.program import Program
 from .executable import Activations, Executable
 from .feeds import FrameSet
 from .fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_for
+from .positions import frames_first
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,10 @@ class OriginalOutputs:
             self._remember(name)
         segment = Executable(program, None, [value for _, _, value in refs])
         feeds = self._feeds[models[0]]
-        for index, batch in enumerate(feeds.batches(segment.inputs)):
-            for (name, own, _), array in zip(refs, segment(batch)):
-                original = self._held[name].batches(own)[index]
+        batches = zip(feeds.counts, feeds.batches(segment.inputs))
+        for index, (count, batch) in enumerate(batches):
+            for (name, own, _), made in zip(refs, segment(batch)):
+                original, array = frames_first(count, self._held[name].batches(own)[index], made)
                 for meter in meters[name, own]:
                     meter.update(original, array)
                 if (name, own) in losses:

@@ -308,16 +308,16 @@ def _table_of(given: Mapping[str, object]) -> Table:
 def _stored(given: object, name: str) -> tuple[StoredArray, ...]:
     """The arrays that a caller gives under a name: one, a number, or a list of arrays."""
     several = isinstance(given, list | tuple)
-    entries = list(cast("Sequence[Any]", given)) if several else [given]
+    entries = list(cast("Sequence[object]", given)) if several else [given]
     called = f"calibration array '{name}'" if name else "the calibration array"
     found: list[StoredArray] = []
     for index, entry in enumerate(entries):
-        number = not several and isinstance(entry, bool | int | float | np.number | np.bool_)
+        kind = type(entry).__name__
+        number = isinstance(entry, bool | int | float | np.number | np.bool_) and not several
         if not isinstance(entry, np.ndarray) and not number:
             what = f"calibration '{name}'" if name else "calibration"
-            holds = f"a list that holds a {type(entry).__name__}" if several else ""
             raise UsageError(
-                f"{what} is {holds or 'a ' + type(entry).__name__}, not an array",
+                f"{what} is a {f'list that holds a {kind}' if several else kind}, not an array",
                 "give a path, a path per model, or numpy arrays: frames on axis 0, then the shape "
                 "the model takes; a list of them where frames differ in size",
             )

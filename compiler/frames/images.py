@@ -168,7 +168,7 @@ class ImageArray:
         made: list[NDArray[np.uint8]] = []
         for row in rows:
             piece = int(np.searchsorted(self._starts, row, side="right")) - 1
-            at = int(row - self._starts[piece])
+            at = int(row) - sum(map(len, self.arrays[:piece]))
             made.append(_array_pixels(self.arrays[piece][at : at + 1], recipe))
         return np.concatenate(made)
 
