@@ -98,7 +98,7 @@ class Frames:
         for spec in self.inputs[model]:
             source = self.sources[model, spec.name]
             if spec.frame_axis is None:
-                found[spec.name] = source.rows(rows[:1])[0]
+                found[spec.name] = np.asarray(source.rows(rows[:1])[0])
                 continue
             array = np.moveaxis(source.rows(rows), 0, spec.frame_axis)
             found[spec.name] = np.ascontiguousarray(array)
@@ -107,6 +107,15 @@ class Frames:
     def batch(self, model: str) -> int | None:
         """The fixed number of rows per run of the model, None when any number will do."""
         return _batch(model, self.inputs[model])
+
+    def constants(self) -> list[InputRef]:
+        """The inputs that are fed one array whatever the frame."""
+        return [ref for ref, source in self.sources.items() if isinstance(source, SameArray)]
+
+    def still_states(self) -> list[InputRef]:
+        """The states among them: of those the frames say nothing."""
+        states = {(model, s.name) for model, specs in self.inputs.items() for s in specs if s.state}
+        return [ref for ref in self.constants() if ref in states]
 
     def left_out(self) -> list[InputRef]:
         """The states that the frames leave out: they are zeros."""
