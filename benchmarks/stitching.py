@@ -127,8 +127,7 @@ class Stitching:
         target = self._target(blocks)
         able = [name for name in self._donors if self._samples.comparable(name, target)]
         first = str(random.choice(able))
-        size = self._samples.spatial[first]
-        others = [n for n in able if n != first and self._samples.spatial[n] == size]
+        others = [n for n in able if n != first and self._samples.same_size(n, first)]
         more = random.permutation(others)[: count - 1]
         return self._action(blocks, (first, *(str(name) for name in more)), best.kernel)
 

@@ -169,9 +169,13 @@ def _notes(case: Case, plan: Plan) -> tuple[str, ...]:
             "--calib PATH lets models share approximately too"
         )
     notes += case.tying.notes
-    if frames is not None and (states := frames.left_out()):
-        names = ", ".join(".".join(ref) for ref in states)
-        notes.append(f"the frames leave out states, which were zeros: {names}")
+    if frames is not None and (states := frames.still_states()):
+        zeros = frames.left_out()
+        names = [".".join(ref) + (" (left out: zeros)" if ref in zeros else "") for ref in states]
+        notes.append(
+            "states were the same in every frame, so their models were only rewritten exactly: "
+            + ", ".join(names)
+        )
     for planned in plan.actions:
         if planned.action.stage is not Stage.SHARING:
             nbytes, macs = planned.weights_saved_nbytes, planned.macs_saved

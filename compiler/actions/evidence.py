@@ -25,13 +25,16 @@ class Evidence:
     """Statistics, samples and rows of the exact program's values, by group of models.
 
     A group is the models that run on one batch of frames. Whatever is measured is kept by all that
-    decides it; `bills` prices what is found.
+    decides it; `bills` prices what is found. Frames say nothing of inputs that were given one array
+    for all of them (`constant_inputs`, of the program), nor of models with a state among those
+    (`still`).
     """
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.program = case.program
         self.groups = () if case.frames is None else run_groups(case.frames)
+        self.constant_inputs, self.still = _one_array(case)
         self.bills = Bills(case.program, self.constant_nbytes)
         self._statistics: dict[tuple[str, ...], Statistics] = {}
         self._references: dict[tuple[str, int | None, FitSize], Reference] = {}
@@ -78,3 +81,13 @@ class Evidence:
             if array is not None:
                 return smallest_constant(array).nbytes
         return 0
+
+
+def _one_array(case: Case) -> tuple[frozenset[str], frozenset[str]]:
+    """The graph inputs that are fed one array whatever the frame, and the models of which a state
+    is among them."""
+    if case.frames is None:
+        return frozenset(), frozenset()
+    models = case.program.models
+    inputs = {models[model].inputs[own] for model, own in case.frames.constants()}
+    return frozenset(inputs), frozenset(model for model, _ in case.frames.still_states())

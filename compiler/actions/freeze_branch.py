@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from ...passes.freeze_branch import FreezeBranch
 from ..execution.statistics import fits_any_size, smallest_constant
 from ..fitting.reference import Reference
 from ..graph.free_size import same_for_any_size
-from ..graph.program import Program, own_name
+from ..graph.program import Program, node_inputs, own_name
 from ..structure.cost import cost_of_only
 from ..structure.linear_maps import fixed_values
 from .action import Disturbed, Effect, OneModel, Swap
@@ -74,11 +75,22 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
         constant = smallest_constant(array)
         if value not in owners or not fits_any_size(constant, known[value]):
             continue
-        if statistics.frames >= _FEWEST_FRAMES:
+        enough = statistics.frames >= _FEWEST_FRAMES
+        if enough and _moves(program, value, evidence.constant_inputs):
             nbytes, macs = cost_of_only(program, value)
             saved = Bill(nbytes - constant.nbytes, macs)
             sites.found.append(Site(FreezeBranchAction(owners[value], value), saved, 0.0))
     return sites
+
+
+def _moves(program: Program, value: str, constant_inputs: Collection[str]) -> bool:
+    """Whether the value depends on an input that changes from frame to frame.
+
+    One that does not is the same only because frames gave its inputs one array.
+    """
+    nodes = program.needed_nodes([program.values()[value]])
+    read = {tensor.name for node in nodes for tensor in node_inputs(node)}
+    return not constant_inputs or bool(read & program.input_names - set(constant_inputs))
 
 
 def values_read_into(program: Program, value: str) -> tuple[str, ...]:

@@ -41,6 +41,24 @@ class Kind(NamedTuple):
         """What plans, `--without` and `repsimc passes` call it."""
         return self.action.kind
 
+    def sites(self, evidence: Evidence, group: tuple[str, ...]) -> Sites:
+        """The sites among the models of a group, but for models whose states did not move.
+
+        What is the same on every frame only because a state was would be lost with the state.
+        """
+        still = [model for model in group if model in evidence.still]
+        if len(still) == len(group):
+            return Sites(refused=dict.fromkeys(group, STILL))
+        found = self.find(evidence, group)
+        return Sites(
+            [site for site in found.found if not evidence.still & {*site.action.models}],
+            [site for site in found.spare if not evidence.still & {*site.action.models}],
+            found.refused | dict.fromkeys(still, STILL),
+        )
+
+
+# Why a model is only rewritten exactly.
+STILL = "its states were the same in every frame; frames with states of their own would tell more"
 
 KINDS: tuple[Kind, ...] = (
     Kind(share_prefix.SharePrefixAction, share_prefix.find, False, "share"),
@@ -97,7 +115,7 @@ def free_sites(evidence: Evidence, kinds: Sequence[Kind]) -> list[Site]:
     """Sites of the kinds that may be free, group by group, by expected damage."""
     found: list[Site] = []
     for group in evidence.groups:
-        mine = [site for kind in kinds if kind.free for site in kind.find(evidence, group).found]
+        mine = [site for kind in kinds if kind.free for site in kind.sites(evidence, group).found]
         found += sorted(filter(_promising, mine), key=by_damage)
     return found
 
@@ -109,7 +127,7 @@ def costly_sites(evidence: Evidence, kinds: Sequence[Kind]) -> list[Site]:
         for kind in kinds
         if not kind.free and kind.action.stage > Stage.SHARING
         for group in evidence.groups
-        for site in kind.find(evidence, group).found
+        for site in kind.sites(evidence, group).found
     ]
 
 

@@ -211,7 +211,8 @@ def _sites_among(program: Program, samples: Samples, group: Sequence[str], bills
         for name in group
     }
     for receiver in group:
-        donors = [name for name in group if name != receiver]
+        others = [name for name in group if name != receiver]
+        donors = [name for name in others if not _fixes_sizes(program, name, receiver)]
         rungs: list[Site] = []
         best_r2 = 0.0
         receiving = _distinct(bills, receiver_cuts(program, receiver))
@@ -230,12 +231,52 @@ def _sites_among(program: Program, samples: Samples, group: Sequence[str], bills
             found.spare += [site for site in good if site not in taken]
             rungs += [pair.with_alternatives(site, cut_of[site]) for site in best]
         found.found += sorted(rungs, key=lambda s: (s.damage, str(s.action)))
-        if not rungs:
+        if rungs:
+            continue
+        targets = [bills.replaced(value, 1) for cut in receiving for value in cut.values]
+        given = [value for name in donors for value in rankings[name].donors]
+        if not donors:
+            found.refused[receiver] = (
+                "it takes any size or batch and the others a fixed one, which would become its own"
+            )
+        elif not targets or not given:
+            whose = "of its own" if not targets else "of another model's"
+            found.refused[receiver] = f"there is no representation {whose} that could be shared"
+        elif not any(
+            target in samples.rows and samples.comparable(value, target)
+            for target in targets
+            for value in given
+        ):
+            found.refused[receiver] = (
+                "no representation of another model has a size from which one of its own could "
+                "be reached"
+            )
+        else:
             found.refused[receiver] = (
                 f"no representation of another model explains one of its own "
                 f"(best affine R2 {best_r2:.2f}) at a saving"
             )
     return found
+
+
+def _fixes_sizes(program: Program, donor: str, receiver: str) -> bool:
+    """Whether the receiver takes batches or sizes that the donor does not.
+
+    What the donor computes would then be of one size, and the receiver's promise to take any lost.
+    """
+    fixed, free = _free_sizes(program, donor), _free_sizes(program, receiver)
+    return any(mine and not theirs for theirs, mine in zip(fixed, free))
+
+
+def _free_sizes(program: Program, model: str) -> tuple[bool, bool]:
+    """Whether the first axis of an input of the model is free, and whether another one is."""
+    values = program.values()
+    shapes = [values[value].shape or () for value in program.models[model].inputs.values()]
+
+    def free(dims: Sequence[object]) -> bool:
+        return any(not isinstance(dim, int) or dim < 1 for dim in dims)
+
+    return any(free(s[:1]) for s in shapes), any(free(s[1:]) for s in shapes)
 
 
 def ladder(sites: Sequence[Site], length: int = LADDER) -> list[Site]:
@@ -342,7 +383,7 @@ def _raw_r2(samples: Samples, donors: Sequence[str], receivers: Sequence[str]) -
         if (
             receiver not in samples.rows
             or samples.channels[donor] != samples.channels[receiver]
-            or samples.spatial[donor] != samples.spatial[receiver]
+            or not samples.same_size(donor, receiver)
         ):
             return 0.0
         x, y = samples.rows[donor], samples.rows[receiver]

@@ -15,6 +15,7 @@ from ...runtime.ort import import_onnxruntime, session_options
 from ...runtime.session import Bundle
 from ..errors import BackendError, DataError, ModelError, UsageError
 from ..execution.fidelity import TOP1, FidelityMeter, metric_for
+from ..execution.positions import frames_first
 from ..frames.axes import interface
 from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames, load_labels
 from ..graph.arrays import Array, Int64
@@ -264,7 +265,9 @@ class _Comparison:
                     "no fidelity to measure",
                     "check it with `repsimc run`",
                 )
-            one, other = cast("Array", original[name]), cast("Array", compiled[name])
+            one, other = frames_first(
+                len(rows), cast("Array", original[name]), cast("Array", compiled[name])
+            )
             meter.update(one, other)
             if one.shape == other.shape and one.size:
                 with np.errstate(invalid="ignore", over="ignore"):

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from ..graph.arrays import Array, Float64, Int64
 from .confidence import agreement_bound, variance_bound
+from .positions import PositionSums
 
 TOP1 = "top-1 agreement"
 VARIANCE = "explained variance"
@@ -107,7 +108,8 @@ class FidelityMeter:
 
     Top-1 agreement is the share of rows whose largest score (last axis) has the same index.
     Explained variance is 1 - SSE / SST with SST the variance of the original around its mean
-    per element position (axes after the first), so that a constant output explains nothing.
+    per element position (axes after the first; of frames of several sizes those axes in which they
+    agree), so that a constant output explains nothing.
     A non-finite compiled output where the original is finite counts as a total loss.
     `max_difference` is the largest absolute difference of finite values. Without `bounded` nothing
     is kept of each frame, and there is no bound.
@@ -120,7 +122,7 @@ class FidelityMeter:
     _agree: int = 0
     _rows: int = 0
     _sse: float = 0.0
-    _sum: Float64 | None = field(default=None, repr=False)
+    _sums: PositionSums = field(default_factory=PositionSums, repr=False)
     _sum_squares: float = 0.0
     _broken: bool = False
     # Of each row of the first axis: its squared error, and its part of the variance.
@@ -152,23 +154,12 @@ class FidelityMeter:
             return
         squares = difference * difference
         self._sse += float(np.nansum(squares))
-        batch_sum = exact.sum(axis=0) if exact.ndim else exact
+        before = self._sums.power
+        self._sums.add(exact)
         if self.bounded and exact.ndim and len(exact):
             self._first.append(_by_row(squares))
-            self._second.append(self._parts(exact, batch_sum))
-        self._sum = batch_sum if self._sum is None else self._sum + batch_sum
+            self._second.append(_parts(exact, before - self._sums.power))
         self._sum_squares += float(np.nansum(exact * exact))
-
-    def _parts(self, exact: Float64, batch_sum: Float64) -> Float64:
-        """Each row's part in the variance: around its batch's mean, and the batch around those
-        before it (Chan, Golub and LeVeque 1979), so that all parts add up to the whole."""
-        mean = batch_sum / len(exact)
-        parts = _by_row(np.square(exact - mean))
-        before = self.frames - len(exact)
-        if self._sum is None or not before:
-            return parts
-        apart = float(np.nansum(np.square(mean - self._sum / before)))
-        return parts + before / self.frames * apart
 
     def bound(self, confidence: float, groups: Int64 | None = None, of: int | None = None) -> float:
         """What the frames so far prove of the fidelity: a lower bound, never above the value.
@@ -196,14 +187,24 @@ class FidelityMeter:
             return 0.0
         if self.metric == TOP1:
             return self._agree / self._rows if self._rows else 0.0
-        assert self._sum is not None
-        total = self._sum_squares - float(np.nansum(self._sum**2)) / self.frames
+        total = self._sum_squares - self._sums.power
         if total <= 1e-12 * max(self._sum_squares, 1e-30):
             # A constant output: only (nearly) equal values keep it.
             return 1.0 if self._sse <= 1e-9 * max(self._sum_squares, 1e-30) else 0.0
         lost = self._sse / total
         # Float noise of an exact rewrite is not a loss: a floor of 1 must be reachable.
         return 1.0 if lost < 1e-9 else 1.0 - lost
+
+
+def _parts(exact: Float64, fallen: float) -> Float64:
+    """Each row's part in the variance: around its batch's mean, and the batch around all so far.
+
+    `fallen` is what the power of the means fell by with the batch, so that all parts add up to the
+    whole (Chan, Golub and LeVeque 1979).
+    """
+    mean = exact.sum(axis=0) / len(exact)
+    apart = fallen + float(np.nansum(np.square(mean))) * len(exact)
+    return _by_row(np.square(exact - mean)) + apart / len(exact)
 
 
 def _by_row(squares: Float64) -> Float64:

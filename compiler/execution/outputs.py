@@ -13,6 +13,7 @@ from .executable import Activations, Executable
 from .feeds import FrameSet
 from .fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_for
 from .given import Originals
+from .positions import frames_first
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,10 @@ class OriginalOutputs:
             self._remember(name)
         segment = Executable(program, None, [value for _, _, value in refs])
         feeds = self._feeds[models[0]]
-        for index, batch in enumerate(feeds.batches(segment.inputs)):
-            for (name, own, _), array in zip(refs, segment(batch)):
-                original = self._held[name].batches(own)[index]
+        batches = zip(feeds.counts, feeds.batches(segment.inputs))
+        for index, (count, batch) in enumerate(batches):
+            for (name, own, _), made in zip(refs, segment(batch)):
+                original, array = frames_first(count, self._held[name].batches(own)[index], made)
                 meter, fine = meters[name, own]
                 meter.update(original, array)
                 if fine is not meter:

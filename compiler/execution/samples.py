@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,23 +28,46 @@ class Samples:
 
     Positions are relative (0..1 along each spatial axis), so row k of two values is the same
     place of the same frame even where their sizes differ. `spatial` holds each value's sizes
-    beyond batch and channels, `channels` its true width (rows may be projected).
+    beyond batch and channels, `channels` its true width (rows may be projected). Where frames
+    differ in size, `spatial` is of the first, and `every` holds the sizes on each kind of frame, in
+    an order that is the same for all values.
     """
 
     rows: Mapping[str, Float32]
     spatial: Mapping[str, tuple[int, ...]]
     channels: Mapping[str, int]
+    every: Mapping[str, tuple[tuple[int, ...], ...]] = field(
+        default_factory=dict[str, tuple[tuple[int, ...], ...]]
+    )
 
     def comparable(self, donor: str, receiver: str) -> bool:
-        """Whether an adapter can stand between: same rank, sizes equal or whole multiples."""
-        a, b = self.spatial[donor], self.spatial[receiver]
-        if len(a) != len(b) or (len(self.rows[donor]) != len(self.rows[receiver])):
+        """Whether an adapter can stand between: same rank, sizes equal or whole multiples.
+
+        With frames of several sizes: the same multiples on all.
+        """
+        if len(self.rows[donor]) != len(self.rows[receiver]):
             return False
-        if len(a) == 1:
-            return a == b  # tokens: one to one
-        return all(max(x, y) % min(x, y) == 0 for x, y in zip(a, b)) and (
-            all(x >= y for x, y in zip(a, b)) or all(x <= y for x, y in zip(a, b))
+        pairs = list(zip(self._sizes(donor), self._sizes(receiver), strict=True))
+        return all(_reached(a, b) for a, b in pairs) and (
+            len({tuple(x / y for x, y in zip(a, b)) for a, b in pairs}) == 1
         )
+
+    def same_size(self, one: str, other: str) -> bool:
+        """Whether two values have the same sizes beyond batch and channels, on all frames."""
+        return self._sizes(one) == self._sizes(other)
+
+    def _sizes(self, value: str) -> tuple[tuple[int, ...], ...]:
+        return self.every.get(value, (self.spatial[value],))
+
+
+def _reached(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    if len(a) != len(b):
+        return False
+    if len(a) == 1:
+        return a == b  # tokens: one to one
+    return all(max(x, y) % max(min(x, y), 1) == 0 < min(x, y) for x, y in zip(a, b)) and (
+        all(x >= y for x, y in zip(a, b)) or all(x <= y for x, y in zip(a, b))
+    )
 
 
 def sample_values(
@@ -57,7 +80,7 @@ def sample_values(
     generator = np.random.default_rng((seed, 17))
     places = generator.random((frames.count, POSITIONS, 3))
     parts: dict[str, list[Float32]] = {name: [] for name in wanted}
-    spatial: dict[str, tuple[int, ...]] = {}
+    spatial: dict[str, list[tuple[int, ...]]] = {}
     channels: dict[str, int] = {}
     projections: dict[int, Float32] = {}
     last = {name: layout_of(known[name]) is Layout.CHANNELS_LAST for name in wanted}
@@ -69,7 +92,7 @@ def sample_values(
             if name not in parts:
                 continue
             sizes = array.shape[1:-1] if last[name] else array.shape[2:]
-            spatial[name] = tuple(sizes)
+            spatial.setdefault(name, []).append(tuple(sizes))
             width = array.shape[-1] if last[name] else array.shape[1]
             channels[name] = int(width)
             picked = value_rows(array, _flat(places[batch], sizes), last[name])
@@ -82,7 +105,10 @@ def sample_values(
                 picked = picked @ projections[width]
             parts[name].append(picked)
     rows = {name: np.concatenate(pieces) for name, pieces in parts.items() if pieces}
-    return Samples(rows, spatial, channels)
+    kinds = list(dict.fromkeys(zip(*(spatial[name] for name in rows))))
+    every = {name: tuple(kind[place] for kind in kinds) for place, name in enumerate(rows)}
+    first = {name: spatial[name][0] for name in rows}
+    return Samples(rows, first, channels, every if len(kinds) > 1 else {})
 
 
 def _flat(places: Float64, sizes: tuple[int, ...]) -> Int64:

@@ -53,8 +53,8 @@ class AffineRanking:
         if not singles:
             return []
         found: list[tuple[float, tuple[str, ...]]] = [(singles[0][0], (singles[0][1],))]
-        size = self.samples.spatial[singles[0][1]]
-        pool = [name for _, name in singles[1:] if self.samples.spatial[name] == size][:10]
+        top = singles[0][1]
+        pool = [name for _, name in singles[1:] if self.samples.same_size(name, top)][:10]
         chosen = _Joint.of(self, receiver, singles[0][1])
         while len(found) < count and pool:
             score = found[-1][0]

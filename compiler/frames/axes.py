@@ -17,7 +17,7 @@ _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 # How names of a state differ before and after a step; those in the second place are weak: image
 # to image models have them too.
 _BEFORE = frozenset({"past", "prev", "previous", "old", "last", "init", "initial", "i", "0"})
-_AFTER = frozenset({"present", "next", "new", "updated", "n", "o", "1", "final"})
+_AFTER = frozenset({"present", "next", "new", "updated", "n", "o", "final"})
 _WEAK = frozenset({"in", "out", "input", "inputs", "output", "outputs", "cur", "current"})
 _STATES = frozenset(
     {"state", "states", "hidden", "cell", "h", "c", "cache", "caches", "mem", "memory", "rnn"}

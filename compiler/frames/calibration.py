@@ -110,7 +110,7 @@ class Frames:
         for spec in self.inputs[model]:
             source = self.sources[model, spec.name]
             if spec.frame_axis is None:
-                found[spec.name] = source.rows(rows[:1])[0]
+                found[spec.name] = np.asarray(source.rows(rows[:1])[0])
                 continue
             array = np.moveaxis(source.rows(rows), 0, spec.frame_axis)
             found[spec.name] = np.ascontiguousarray(array)
@@ -119,6 +119,15 @@ class Frames:
     def batch(self, model: str) -> int | None:
         """The fixed number of rows per run of the model, None when any number will do."""
         return _batch(model, self.inputs[model])
+
+    def constants(self) -> list[InputRef]:
+        """The inputs that are fed one array whatever the frame."""
+        return [ref for ref, source in self.sources.items() if isinstance(source, SameArray)]
+
+    def still_states(self) -> list[InputRef]:
+        """The states among them: of those the frames say nothing."""
+        states = {(model, s.name) for model, specs in self.inputs.items() for s in specs if s.state}
+        return [ref for ref in self.constants() if ref in states]
 
     def left_out(self) -> list[InputRef]:
         """The states that the frames leave out: they are zeros."""
@@ -343,16 +352,16 @@ def _table_of(given: Mapping[str, object]) -> Table:
 def _stored(given: object, name: str) -> tuple[StoredArray, ...]:
     """The arrays that a caller gives under a name: one, a number, or a list of arrays."""
     several = isinstance(given, list | tuple)
-    entries = list(cast("Sequence[Any]", given)) if several else [given]
+    entries = list(cast("Sequence[object]", given)) if several else [given]
     called = f"calibration array '{name}'" if name else "the calibration array"
     found: list[StoredArray] = []
     for index, entry in enumerate(entries):
-        number = not several and isinstance(entry, bool | int | float | np.number | np.bool_)
+        kind = type(entry).__name__
+        number = isinstance(entry, bool | int | float | np.number | np.bool_) and not several
         if not isinstance(entry, np.ndarray) and not number:
             what = f"calibration '{name}'" if name else "calibration"
-            holds = f"a list that holds a {type(entry).__name__}" if several else ""
             raise UsageError(
-                f"{what} is {holds or 'a ' + type(entry).__name__}, not an array",
+                f"{what} is a {f'list that holds a {kind}' if several else kind}, not an array",
                 "give a path, a path per model, or numpy arrays: frames on axis 0, then the shape "
                 "the model takes; a list of them where frames differ in size",
             )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,11 +146,7 @@ class ImageArray:
     arrays: tuple[NDArray[np.uint8], ...]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        return np.cumsum([0, *(len(array) for array in self.arrays)], dtype=np.int64)
+        return sum(map(len, self.arrays))
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -166,9 +164,10 @@ class ImageArray:
         if len(self.arrays) == 1:
             return _array_pixels(self.arrays[0][rows], recipe)
         made: list[NDArray[np.uint8]] = []
-        for row in rows:
-            piece = int(np.searchsorted(self._starts, row, side="right")) - 1
-            at = int(row - self._starts[piece])
+        ends = list(accumulate(map(len, self.arrays)))
+        for row in map(int, rows):
+            piece = bisect_right(ends, row)
+            at = row - ends[piece] + len(self.arrays[piece])
             made.append(_array_pixels(self.arrays[piece][at : at + 1], recipe))
         return np.concatenate(made)
 

@@ -45,6 +45,10 @@ class InputSpec:
     frame_axis: int | None = 0
     state: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.shape:
+            object.__setattr__(self, "frame_axis", None)
+
     @property
     def batch(self) -> int | None:
         """The fixed number of rows a run takes, None when free."""

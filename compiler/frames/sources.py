@@ -108,11 +108,11 @@ class ArraySource:
     def repeated(self) -> tuple[SameArray, InputSpec]:
         """The one array as the same for every frame, and the input as it is then fed."""
         spec, array = self.spec, self.pieces[0].array
-        if len(self) == 1:
+        if len(self) == 1 or spec.frame_axis is None:
             frame = self.arrays[0][0]
         else:  # as many rows as a run takes: nothing in it counts frames
             spec, frame = replace(spec, frame_axis=None), array
-        return SameArray(self.where, np.ascontiguousarray(frame, dtype=spec.dtype)), spec
+        return SameArray(self.where, np.array(frame, spec.dtype, order="C")), spec
 
     def check(self) -> None:
         """Raise DataError, naming file, array and first frame, for values the input can't take.

@@ -177,7 +177,10 @@ def _left_apart(
     """Why inputs that are fed alike, or called alike, are not one."""
     for group in candidates:
         # One of each that are tied already stands for them.
-        refs = list({one.get(ref, ref): ref for ref in reversed(group)}.values())[::-1]
+        first: dict[object, InputRef] = {}
+        for ref in group:
+            first.setdefault(one.get(ref, ref), ref)
+        refs = list(first.values())
         if len(refs) < 2 or all(_spec(specs, ref).state for ref in refs):
             continue
         names = " and ".join(".".join(ref) for ref in refs)

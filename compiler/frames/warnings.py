@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import Frames
+from .sources import SameArray
 
 # With 128 frames one best match in seven is another than with 2 000, with 256 one in nine
 # (resnet20 x resnet44, CKA).
@@ -33,13 +34,17 @@ def frame_warnings(frames: Frames, model: str, rows: NDArray[np.int64]) -> list[
         )
     unit = frames.batch(model) or 1
     looked_at = rows[: max(_LOOKED_AT // unit, 1) * unit]
-    fed = frames.feed(model, looked_at)
+    sources = {spec.name: frames.sources[model, spec.name] for spec in frames.inputs[model]}
+    # Frames first, whatever axis the model counts them on, and those of one size together.
+    kinds = frames.alike([model], looked_at)
+    parts = [{name: source.rows(some) for name, source in sources.items()} for some in kinds]
     count = len(looked_at)
     distinct = {
         hashlib.sha256(
             b"".join(np.ascontiguousarray(a[k]).tobytes() for a in fed.values())
         ).digest()
-        for k in range(count)
+        for fed, some in zip(parts, kinds)
+        for k in range(len(some))
     }
     if len(distinct) == 1 and count > 1:
         return [*found, "all frames are the same: nothing varies, so every measure is undefined"]
@@ -47,8 +52,11 @@ def frame_warnings(frames: Frames, model: str, rows: NDArray[np.int64]) -> list[
         found.append(
             f"{count - len(distinct)} of {count} frames are copies of others, and tell nothing new"
         )
-    for name, array in fed.items():
-        if array.dtype.kind not in "iuf":
+    # Frames of other sizes cannot be held against each other: the most frequent size tells.
+    most = max(range(len(kinds)), key=lambda place: len(kinds[place]))
+    count = len(kinds[most])
+    for name, array in parts[most].items():
+        if array.dtype.kind not in "iuf" or isinstance(sources[name], SameArray) or count < 2:
             continue
         within, across, power = _variances(array.reshape(count, -1))
         if len(within) and array[0].size > 1 and power > 0:

@@ -44,7 +44,7 @@ class Swaps:
         self._progress.stage("ranking sites by similarity", len(evidence.groups))
         for group in evidence.groups:
             for kind in self._kinds:
-                sites = kind.find(evidence, group)
+                sites = kind.sites(evidence, group)
                 found.found += sites.found
                 found.spare += sites.spare
                 found.refused |= sites.refused

@@ -211,7 +211,7 @@ def region_sites(bench: Workbench, kinds: Sequence[Kind], effort: Effort = TRIAL
         site
         for kind in regions(kinds)
         for group in evidence.groups
-        for site in kind.find(evidence, group).found
+        for site in kind.sites(evidence, group).found
     ]
     influence = bench.influence(sites, effort)
     return [replace(site, evidence={"influence": influence[site.action]}) for site in sites]

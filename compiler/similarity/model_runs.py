@@ -129,6 +129,12 @@ class ModelRuns:
         for stream in self.frames.streams:
             rows = self._rows[stream[0]]
             found += frame_warnings(self.frames, stream[0], rows)
+            every = len(self.frames.held_out_rows(stream[0]))
+            if len(rows) < every:
+                found.append(
+                    f"the frames of {', '.join(stream)} differ in size: only the {len(rows)} of "
+                    f"{every} that have the most frequent size were compared"
+                )
         return found
 
     def marks(self) -> Marks:
@@ -194,7 +200,9 @@ class ModelRuns:
         owned = self.programs[name].models[name].inputs
         for rows in batches_of(self._rows[name], self.frames.batch(name) or batch):
             fed = self.frames.feed(name, rows)
-            yield {value: fed[own] for own, value in owned.items()}
+            # The first one tells how many frames there are.
+            specs = sorted(self.frames.inputs[name], key=lambda spec: spec.frame_axis != 0)
+            yield {owned[spec.name]: fed[spec.name] for spec in specs}
 
     def _key(self, name: str, maps: bool | None = None) -> str:
         recipe = self._recipe(name, maps)
@@ -215,10 +223,12 @@ class ModelRuns:
 def _shuffled(frames: Frames, model: str, seed: int) -> Int64:
     """The model's rows in random order: blocks of frames are then fair samples of all.
 
-    Equal for all models of a stream; frames that run together as a fixed batch stay together.
+    Of frames that differ in size those of the most frequent one: layers are compared place by
+    place. Equal for all models of a stream; frames that run together as a fixed batch stay
+    together.
     """
-    rows = frames.held_out_rows(model)
     stream = next(stream for stream in frames.streams if model in stream)
+    rows = max(frames.alike(stream, frames.held_out_rows(model)), key=len)
     unit = math.lcm(*(frames.batch(name) or 1 for name in stream))
     blocks = rows.reshape(-1, unit)
     order = np.random.default_rng((seed, 29)).permutation(len(blocks))

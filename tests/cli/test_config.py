@@ -31,6 +31,8 @@ seed = 3
 format = "json"
 same-frames = true
 tie-inputs = false
+tie = ["a.x=b.y"]
+frame-axis = ["a.state=1"]
 overwrite = true
 parse-memory = "4GB"
 parse-seconds = "60s"
@@ -84,6 +86,8 @@ def test_every_key_is_read_and_typed(tmp_path: Path) -> None:
         format=Format.json,
         same_frames=True,
         tie_inputs=False,
+        tie=("a.x=b.y",),
+        frame_axis=("a.state=1",),
         overwrite=True,
         frames=256,
         held_out=0.5,

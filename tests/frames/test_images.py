@@ -84,11 +84,81 @@ def test_images_of_one_size_need_no_size_where_the_model_takes_any(tmp_path):
     assert fed(frames).shape == (17, 3, 5, 6)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "shapes"),
+    [
+        (UNIT, [(3, 5, 6), (3, 9, 4), (3, 1, 12)]),
+        (Preprocessing(scale=1.0, multiple=4), [(3, 4, 8), (3, 8, 4), (3, 4, 12)]),
+        (Preprocessing(scale=1.0, size=(4, 4)), [(3, 4, 4)] * 3),
+    ],
+)
+def test_images_of_several_sizes(tmp_path, recipe, shapes):
+    made = [pixels(1, size)[0] for size in ((5, 6, 3), (9, 4, 3), (1, 12, 3))] * 6
+    save_images(tmp_path / "f", made)
+    (tmp_path / "arrays").mkdir()
+    for index, image in enumerate(made):
+        np.savez(tmp_path / "arrays" / f"{index:02}.npz", x=image[None])
+    inputs = {"a": [spec(shape=("N", 3, "H", "W"))]}
+    for path in (tmp_path / "f", tmp_path / "arrays"):
+        frames = load_frames(path, inputs, FrameOptions(preprocessing={"": recipe}))
+        found = frames.alike(["a"], np.arange(18))
+        assert len(found) == len(set(shapes))
+        for row, shape in enumerate(shapes):
+            part = next(part for part in found if row in part)
+            fed = frames.feed("a", part)["x"]
+            assert fed.shape == (18 // len(found), *shape)
+            if recipe is UNIT:
+                np.testing.assert_array_equal(fed[0], made[row].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_images_are_turned_upright(tmp_path, orientation, suffix):
+    upright = np.zeros((8, 24, 3), np.uint8)
+    upright[:, :8, 0] = upright[:4, :, 1] = 255  # red on the left, green above
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for index in range(17):
+        image = Image.fromarray(np.ascontiguousarray(stored))
+        image.save(tmp_path / f"{index:02}{suffix}", exif=exif, quality=100)
+    inputs = {"a": [spec(shape=("N", 3, "H", "W"))]}
+    frames = load_frames(tmp_path, inputs, FrameOptions(preprocessing={"": UNIT}))
+    fed = frames.feed("a", np.arange(1))["x"][0].transpose(1, 2, 0)
+    assert fed.shape == (8, 24, 3)
+    np.testing.assert_allclose(fed[:, :, :2] > 127, upright[:, :, :2] > 127)
+
+
+def test_images_of_other_modes_are_what_is_seen(tmp_path):
+    red = Image.new("RGB", (4, 4), (200, 0, 0))
+    modes = [red, red.convert("RGBA"), red.convert("P"), red.convert("CMYK")]
+    for index in range(17):
+        mode = modes[index % 4]
+        mode.save(tmp_path / f"{index:02}.{'jpg' if mode.mode == 'CMYK' else 'png'}", quality=100)
+    see_through = red.convert("P")
+    see_through.save(tmp_path / "17.png", transparency=b"\x00\x80")
+    Image.new("L", (4, 4), 200).save(tmp_path / "18.png")
+    frames = load_frames(tmp_path, ONE, FrameOptions(preprocessing={"": UNIT}))
+    fed = frames.feed("a", np.arange(19))["x"]
+    wanted = np.broadcast_to(np.array([200, 0, 0])[:, None, None], (18, 3, 4, 4))
+    np.testing.assert_allclose(fed[:18], wanted, atol=3)
+    assert (fed[18] == 200).all()
+
+
 CASES = {
-    "image sizes differ": Case(
+    "an image of another fixed side": Case(
         lambda p: (images(p, 20), images(p, 1, (5, 6)))[0],
-        ("differ in size", "000.png is [5, 6]", "001.png is [4, 4]", "size ="),
-        {"a": [spec(shape=("N", 3, "H", "W"))]},
+        ("000.png comes to [3, 5, 6]", "float32 [N, 3, 4, W]", "size ="),
+        {"a": [spec(shape=("N", 3, 4, "W"))]},
         {"preprocessing": {"": UNIT}},
     ),
     "image of zero bytes": Case(

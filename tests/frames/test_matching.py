@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,8 @@ def with_value(value: float, frame: int = 7) -> np.ndarray:
     return x
 
 
+H = replace(spec("h", (1, "K")), state=True)
+
 CASES = {
     "wrong key": Case(
         lambda p: npz(p, frame=X[:, :1], labels=np.arange(20)),
@@ -159,7 +162,18 @@ CASES = {
         ("no array 'x'", "uint8 images 'images'", "[preprocess.a]", 'array = "images"', "scale ="),
     ),
     "pixels by input name": Case(lambda p: npz(p, x=PIXELS), ("uint8", 'array = "x"', "size = [4")),
-    "scalar input": Case(lambda p: npy(p, X), ("scalar", "constant"), {"a": [spec(shape=())]}),
+    "frames for a scalar": Case(
+        lambda p: npy(p, X), ("float32 []", "no axis of it counts"), {"a": [spec(shape=())]}
+    ),
+    "a scalar that is missing": Case(
+        lambda p: npz(p, x=X), ("no array 'sr'", "sr=x"), {"a": [spec(), spec("sr", (), np.int64)]}
+    ),
+    "nothing but constants": Case(
+        lambda p: npz(p, x=np.float32(3)), ("there are no frames",), {"a": [spec(shape=())]}
+    ),
+    "a state of no known size": Case(
+        lambda p: npz(p, x=X), ("leave out the state 'h'", "'h' of one frame"), {"a": [spec(), H]}
+    ),
     "NaN": Case(lambda p: npz(p, x=with_value(np.nan)), ("frame 7", "array 'x'", "c.npz", "NaN")),
     "infinity": Case(lambda p: npy(p, with_value(np.inf)), ("frame 7", "c.npy", "infinity")),
     "infinity before NaN": Case(
@@ -180,10 +194,10 @@ CASES = {
         ("frame 0", "outside uint8"),
         {"a": [spec(shape=("N", 2), dtype=np.uint8)]},
     ),
-    "frames differ in size": Case(
-        lambda p: npy_folder(p, X, X[:, :, :2]),
-        ("differ in size", "0.npy", "[3, 4, 4]", "1.npy", "[3, 2, 4]"),
-        {"a": [spec(shape=("N", 3, "H", "W"))]},
+    "frames of a batch differ in size": Case(
+        lambda p: npy_folder(p, X[:5], X[:15, :, :2]),
+        ("2 frames at a time", "frames 4 to 5", "differ in size"),
+        {"a": [spec(shape=(2, 3, "H", "W"))]},
     ),
     "a file without the key": Case(
         lambda p: folder(p, a={"x": X}, b={"x": X}, c={"z": X}), ("c.npz has no array 'x'",)
@@ -200,6 +214,63 @@ CASES = {
         options={"preprocessing": {"a": Preprocessing(scale=1.0, array="images")}},
     ),
 }
+
+
+def test_frames_of_several_sizes_run_by_size(tmp_path):
+    inputs = {"a": [spec(shape=("N", 3, "H", "W"))], "b": [spec("y", ("N", 7))]}
+    small, large = floats(10, (3, 2, 4)), floats(14)
+    y = floats(24, (7,))
+    pieces = [large[:4], small, large[4:]]
+    for index, piece in enumerate(pieces):
+        start = sum(map(len, pieces[:index]))
+        np.savez(tmp_path / f"{index}.npz", x=piece, y=y[start : start + len(piece)])
+    for calibration in (tmp_path, {"x": pieces, "y": y}):
+        frames = load_frames(calibration, inputs)
+        parts = frames.alike(["a", "b"], np.arange(24))
+        assert [part.tolist() for part in parts] == [
+            [*range(4), *range(14, 24)],
+            list(range(4, 14)),
+        ]
+        np.testing.assert_array_equal(frames.feed("a", parts[0])["x"], large)
+        np.testing.assert_array_equal(frames.feed("a", parts[1])["x"], small)
+        np.testing.assert_array_equal(frames.feed("b", parts[1])["y"], y[4:14])
+        assert len(frames.fit_rows("a")) + len(frames.held_out_rows("a")) == 24
+    assert frames.fingerprint() != load_frames({"x": pieces[::-1], "y": y}, inputs).fingerprint()
+
+
+def test_scalars_and_constants_are_given_once_or_per_frame(tmp_path):
+    anchors = replace(spec("anchors", (5, 4)), frame_axis=None)
+    inputs = {"a": [spec(), spec("sr", (), np.int64), anchors]}
+    fixed = floats(5, (4,), seed=1)
+    once = load_frames({"x": X, "sr": 16000, "anchors": fixed}, inputs)
+    fed_once = once.feed("a", np.arange(6))
+    assert fed_once["sr"].shape == () and fed_once["sr"].dtype == np.int64
+    np.testing.assert_array_equal(fed_once["anchors"], fixed)
+    assert once.constants() == [("a", "sr"), ("a", "anchors")]
+    rates = np.array([8000, 16000] * 10)
+    np.savez(tmp_path / "c.npz", x=X, sr=rates, anchors=np.stack([fixed] * 20))
+    each = load_frames(tmp_path / "c.npz", inputs)
+    parts = each.alike(["a"], np.arange(20))
+    assert [part.tolist() for part in parts] == [[*range(0, 20, 2)], [*range(1, 20, 2)]]
+    assert [int(each.feed("a", part)["sr"]) for part in parts] == [8000, 16000]
+    assert each.constants() == [("a", "anchors")]
+
+
+def test_states_are_zeros_where_they_are_left_out_and_lie_on_their_own_axis():
+    state = replace(spec("h", (2, "batch", 8)), frame_axis=1, state=True)
+    inputs = {"a": [spec(shape=("batch", 3, 4, 4)), state]}
+    for calibration in (X, {"x": X}):
+        frames = load_frames(calibration, inputs)
+        fed = frames.feed("a", np.arange(3))
+        assert fed["h"].shape == (2, 3, 8) and not fed["h"].any()
+        assert frames.left_out() == frames.still_states() == [("a", "h")]
+    h = floats(2, (20, 8))
+    for given, moves in ((h, True), (np.moveaxis(h, 1, 0), True), (h[:, 0], False)):
+        frames = load_frames({"x": X, "h": given}, inputs)
+        wanted = h[:, 5:8] if moves else np.stack([h[:, 0]] * 3, axis=1)
+        np.testing.assert_array_equal(frames.feed("a", np.arange(5, 8))["h"], wanted)
+        assert frames.left_out() == []
+        assert bool(frames.still_states()) != moves
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -25,6 +25,8 @@ from tests.frames.given_frames import UNIT, Case, check_refused, images, spec
         ({"std": [1, 0, 1]}, "one per channel"),
         ({"resize": "squeeze"}, "letterbox"),
         ({"array": 3}, "name of an array"),
+        ({"multiple": 0}, "whole number of pixels"),
+        ({"multiple": 32, "size": [64, 64]}, "leave one of them out"),
     ],
 )
 def test_preprocessing_refuses_nonsense(fields, says):

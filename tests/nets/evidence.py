@@ -26,6 +26,7 @@ class GivenEvidence:
         self.program = program
         self.frames = frames
         self.groups = (tuple(program.models),)
+        self.constant_inputs = self.still = frozenset[str]()
         self.bills = Bills(program, self.constant_nbytes)
 
     def statistics(self, group: tuple[str, ...]) -> Statistics:
