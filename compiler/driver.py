@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ from .actions.kinds import chosen
 from .bundle.lowering import is_quantised
 from .bundle.references import references_of
 from .bundle.writing import BundleContents, check_output, write_bundle
-from .case import case_of, read_models
+from .case import Case, case_of, read_models
 from .errors import FidelityError, UsageError
 from .execution.outputs import OutputComparison
+from .execution.stress import stressed, with_stress
 from .frames.calibration import Frames, InputRef
 from .frames.warnings import frame_warnings
 from .graph.program import Program
@@ -26,8 +27,10 @@ from .options import CompileOptions
 from .planning.limits import Budgets
 from .planning.plan import Plan, check_plan, read_plan
 from .planning.planner import Planner
+from .planning.trial import Trial
 from .planning.workbench import Workbench
 from .progress import NoProgress, Progress
+from .reports.promises import promise_notes
 from .reports.report import Report
 from .reports.summary import Compilation, report_of
 from .structure.cost import predicted_memory
@@ -90,11 +93,13 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
     else:
         plan, trial = Planner(bench, budgets, progress).planned()
 
+    compared = _on_blends(case, plan, trial, progress)
     program, frames, tied = trial.program, case.frames, case.tied
     memory = predicted_memory(program, apart)
     notes = _notes(options, frames, tied, plan)
-    compiled = Compilation(case.original, program, plan, trial.outputs)
+    compiled = Compilation(case.original, program, plan, compared)
     report = report_of(compiled, memory, frames, bool(tied), notes, options.budget)
+    report = replace(report, notes=(*promise_notes(report.models), *report.notes))
     bundle = None
     if writing:
         assert options.output is not None
@@ -119,11 +124,37 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
     return CompileResult(report, plan, program, bundle)
 
 
+def _on_blends(
+    case: Case, plan: Plan, trial: Trial, progress: Progress
+) -> Sequence[OutputComparison]:
+    """The outputs as compared, with the fidelity on blends of those that the plan moves.
+
+    Raises FidelityError where that misses its floor.
+    """
+    options, frames = case.options, case.frames
+    moved = list(dict.fromkeys(c.model for c in trial.outputs if c.lower is not None))
+    if frames is None or not plan.actions or not moved:
+        return trial.outputs
+    progress.stage("comparing outputs on blended frames", None)
+    values = stressed(case.original, trial.program, frames, moved, options.metric)
+    found = with_stress(trial.outputs, values, options.min_stressed)
+    cracked = [c for c in found if c.cracks]
+    if cracked:
+        worst = min(cracked, key=lambda c: c.stressed or 0.0)
+        raise FidelityError(
+            f"on blends of held-out frames {worst.model}/{worst.output} keeps {worst.metric} "
+            f"{worst.stressed or 0.0:.4f}, and --min-stressed asks for {worst.stressed_floor:g}",
+            "raise --min-fidelity, give frames that the models were not trained on, or lower "
+            "--min-stressed",
+        )
+    return found
+
+
 def _enforce_floors(compared: Sequence[OutputComparison]) -> None:
     missed = [output for output in compared if not output.met]
     if missed:
         lines = ", ".join(
-            f"{output.model}/{output.output} {output.metric} {output.value:.4f} < {output.floor:g}"
+            f"{output.model}/{output.output} {output.metric} {output.judged:.4f} < {output.floor:g}"
             for output in missed
         )
         raise FidelityError(

@@ -60,7 +60,7 @@ def trials_needed(floor: float, confidence: float) -> int | None:
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """Student's t below which that probability lies, 0.5 and more, at so many degrees of freedom."""
+    """Student's t below which that probability lies (0.5 and more), of such degrees of freedom."""
 
     def below(t: float) -> float:
         return 1 - 0.5 * beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5)
@@ -78,11 +78,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     if x > (a + 1) / (a + b + 2):  # it converges fast only below the mean
         return 1 - beta_cdf(1 - x, b, a)
     front = math.exp(
-        math.lgamma(a + b)
-        - math.lgamma(a)
-        - math.lgamma(b)
-        + a * math.log(x)
-        + b * math.log1p(-x)
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     )
     # Lentz's method, as modified by Thompson and Barnett.
     value, c, d = 1.0, 1.0, 0.0
