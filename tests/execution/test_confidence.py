@@ -18,9 +18,7 @@ from repsimc.compiler.execution.confidence import (
 
 def tail(p: float, least: int, count: int) -> float:
     """P(X >= least) of a binomial."""
-    return sum(
-        math.comb(count, k) * p**k * (1 - p) ** (count - k) for k in range(least, count + 1)
-    )
+    return sum(math.comb(count, k) * p**k * (1 - p) ** (count - k) for k in range(least, count + 1))
 
 
 @pytest.mark.parametrize(("hits", "count"), [(1, 7), (5, 10), (18, 20), (295, 300)])
@@ -34,7 +32,11 @@ def test_without_a_miss() -> None:
     assert agreement_bound(1, 225, 0.95) == pytest.approx(0.98677, abs=1e-5)
     assert agreement_bound(1, 298, 0.95) < 0.99 <= agreement_bound(1, 299, 0.95)
     assert trials_needed(0.99, 0.95) == 299
-    assert (trials_needed(0.5, 0.75), trials_needed(0, 0.95), trials_needed(1, 0.95)) == (2, 0, None)
+    assert (trials_needed(0.5, 0.75), trials_needed(0, 0.95), trials_needed(1, 0.95)) == (
+        2,
+        0,
+        None,
+    )
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 10), (1.0, 0)])

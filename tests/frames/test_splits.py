@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from repsimc.compiler.frames.calibration import FrameOptions, load_frames
 from repsimc.compiler.frames.splits import MIN_FIT_FRAMES
-from tests.nets.networks import Array
 from tests.frames.given_frames import ONE, Case, X, all_rows, check_refused, floats, npz, spec
+from tests.nets.networks import Array
 
 
 @settings(max_examples=60, deadline=None)
