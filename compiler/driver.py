@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .bundle.writing import BundleContents, check_output, write_bundle
 from .case import Case, case_of, read_models
 from .errors import FidelityError, UsageError
 from .execution.outputs import OutputComparison
+from .execution.stress import Blended, stressed, with_stress
 from .frames.warnings import frame_warnings
 from .frontends.check import foreign_domains
 from .graph.program import Program
@@ -27,8 +28,10 @@ from .options import CompileOptions
 from .planning.limits import Budgets
 from .planning.plan import Plan, check_plan, read_plan
 from .planning.planner import Planner
+from .planning.trial import Trial
 from .planning.workbench import Workbench
 from .progress import NoProgress, Progress
+from .reports.promises import promise_notes
 from .reports.report import Report
 from .reports.summary import Compilation, report_of
 from .structure.cost import predicted_memory
@@ -92,11 +95,13 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
         plan, trial = Planner(bench, budgets, progress).planned()
         _enforce_floors(trial.outputs, case, plan, replayed=False)
 
+    compared = _on_blends(case, plan, trial, progress)
     program, frames = trial.program, case.frames
     memory = predicted_memory(program, apart)
     notes = (*_remarks(program), *_notes(case, plan))
-    compiled = Compilation(case.original, program, plan, trial.outputs, case.unverified)
+    compiled = Compilation(case.original, program, plan, compared, case.unverified)
     report = report_of(compiled, memory, frames, case.tying, notes, options.budget)
+    report = replace(report, notes=(*promise_notes(report.models), *report.notes))
     bundle = None
     if writing:
         assert options.output is not None
@@ -134,6 +139,33 @@ def _check_of(case: Case, program: Program, moved: set[str]) -> Callable[[Path],
     return Rehearsal(program, case.probes, case.given, moved).check
 
 
+def _on_blends(
+    case: Case, plan: Plan, trial: Trial, progress: Progress
+) -> Sequence[OutputComparison]:
+    """The outputs as compared, with the fidelity on blends of those that the plan moves.
+
+    Raises FidelityError where that misses its floor.
+    """
+    options, frames = case.options, case.frames
+    moved = list(dict.fromkeys(c.model for c in trial.outputs if c.lower is not None))
+    if frames is None or not plan.actions or not moved:
+        return trial.outputs
+    progress.stage("comparing outputs on blended frames", None)
+    originals = Blended(case.original, case.given, frames)
+    values = stressed(originals, trial.program, moved, options.metric)
+    found = with_stress(trial.outputs, values, options.min_stressed)
+    cracked = [c for c in found if c.cracks]
+    if cracked:
+        worst = min(cracked, key=lambda c: c.stressed or 0.0)
+        raise FidelityError(
+            f"on blends of held-out frames {worst.model}/{worst.output} keeps {worst.metric} "
+            f"{worst.stressed or 0.0:.4f}, and --min-stressed asks for {worst.stressed_floor:g}",
+            "raise --min-fidelity, give frames that the models were not trained on, or lower "
+            "--min-stressed",
+        )
+    return found
+
+
 def _enforce_floors(
     compared: Sequence[OutputComparison], case: Case, plan: Plan, replayed: bool
 ) -> None:
@@ -141,7 +173,7 @@ def _enforce_floors(
     missed = [one for one in compared if not one.met and one.model not in case.unverified]
     if missed:
         lines = ", ".join(
-            f"{output.model}/{output.output} {output.metric} {output.value:.4f} < {output.floor:g}"
+            f"{output.model}/{output.output} {output.metric} {output.judged:.4f} < {output.floor:g}"
             for output in missed
         )
         if replayed:

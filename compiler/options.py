@@ -84,6 +84,16 @@ class Settings:
     min_fidelity: Annotated[float, Option(f"Floor of every output (default: {DEFAULT_FLOOR}).")] = (
         DEFAULT_FLOOR
     )
+    confidence: Annotated[
+        float, Option("How sure the lower bound of each fidelity is (default: 0.95).")
+    ] = 0.95
+    strict: Annotated[
+        bool, Option("Hold floors against what the frames prove, not against what they show.")
+    ] = False
+    min_stressed: Annotated[
+        float | None,
+        Option("Floor of the fidelity on blends of held-out frames (default: none, it is told)."),
+    ] = None
     output_fidelity: Annotated[Mapping[str, float], Option(key="fidelity")] = field(
         default_factory=dict[str, float]
     )
@@ -223,7 +233,13 @@ class CompileOptions(Settings):
     def __post_init__(self) -> None:
         if not self.models:
             raise UsageError("no models given", "repsimc compile a.onnx b.onnx --budget 2GB")
-        for key, floor in (("", self.min_fidelity), *self.output_fidelity.items()):
+        if not 0.5 <= self.confidence < 1:
+            raise UsageError(
+                f"a confidence of {self.confidence} bounds nothing",
+                "give a number from 0.5 to below 1, such as 0.95",
+            )
+        stressed = () if self.min_stressed is None else (("", self.min_stressed),)
+        for key, floor in (("", self.min_fidelity), *stressed, *self.output_fidelity.items()):
             if not 0 <= floor <= 1:
                 raise UsageError(
                     f"a fidelity floor of {floor}{f' for {key!r}' if key else ''} is not a share",

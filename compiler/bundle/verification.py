@@ -14,10 +14,12 @@ from ...runtime.manifest import ModelEntry, TensorSpec
 from ...runtime.ort import import_onnxruntime, session_options
 from ...runtime.session import Bundle
 from ..errors import BackendError, DataError, ModelError, UsageError
-from ..execution.fidelity import TOP1, FidelityMeter, metric_for
+from ..execution.fidelity import TOP1, FidelityMeter, LossMeter, metric_for
 from ..execution.positions import frames_first
 from ..frames.axes import interface
 from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames, load_labels
+from ..frames.scenes import SmallFrames
+from ..frames.splits import RUNS
 from ..graph.arrays import Array, Int64
 from ..options import DEFAULT_FLOOR
 from ..progress import NoProgress, Progress
@@ -112,6 +114,7 @@ def verify_bundle(
                 feeds = {name: found.feed(name, rows) for name in _fed(entries, together)}
                 compiled = merged.run(feeds, together)
                 for name in together:
+                    comparisons[name].small.add(feeds[name].values())
                     comparisons[name].update(
                         _run(name, sessions[name], feeds[name], entries[name]), compiled[name], rows
                     )
@@ -215,13 +218,15 @@ class _Comparison:
     metrics: Mapping[str, str]
     labels: Int64 | None
     meters: dict[str, FidelityMeter] = field(default_factory=dict[str, FidelityMeter])
-    largest: dict[str, float] = field(default_factory=dict[str, float])
+    losses: dict[str, LossMeter] = field(default_factory=dict[str, LossMeter])
+    small: SmallFrames = field(default_factory=SmallFrames)
     scores: str | None = None
     right: list[int] = field(default_factory=lambda: [0, 0])
     judged: int = 0
 
     def __post_init__(self) -> None:
         told = {str(item.get("output")): item for item in self.entry.fidelity}
+        self.told = told
         self.floors: dict[str, float] = {}
         for spec in self.entry.outputs:
             item = told.get(spec.name, {})
@@ -235,7 +240,8 @@ class _Comparison:
             self.floors[spec.name] = (
                 float(floor) if isinstance(floor, int | float) else DEFAULT_FLOOR
             )
-            self.largest[spec.name] = 0.0
+            if self.meters[spec.name].metric == TOP1:
+                self.losses[spec.name] = LossMeter()
         if self.labels is not None:
             self.scores = next(
                 (
@@ -269,11 +275,8 @@ class _Comparison:
                 len(rows), cast("Array", original[name]), cast("Array", compiled[name])
             )
             meter.update(one, other)
-            if one.shape == other.shape and one.size:
-                with np.errstate(invalid="ignore", over="ignore"):
-                    gap = np.abs(other.astype(np.float64) - one.astype(np.float64))
-                finite = gap[np.isfinite(gap)]
-                self.largest[name] = max(self.largest[name], float(finite.max(initial=0.0)))
+            if name in self.losses:
+                self.losses[name].update(one, other)
         if self.labels is not None and self.scores is not None:
             self._judge(original[self.scores], compiled[self.scores], self.labels[rows])
 
@@ -291,17 +294,38 @@ class _Comparison:
         self.judged += len(truth)
 
     def results(self) -> Iterator[OutputVerification]:
+        run = max(1, self.small.count // RUNS)
+        scenes = self.small.scenes(self.small.count // 8, run)
         for name, meter in self.meters.items():
             judged = self.judged if name == self.scores else 0
+            confidence = self._told(name, "confidence")
+            confidence = 0.95 if confidence is None else min(max(confidence, 0.5), 0.9999)
+            loss = self.losses.get(name)
             yield OutputVerification(
                 model=self.entry.name,
                 fidelity=OutputFidelity(
-                    name, meter.metric, meter.value, self.floors[name], meter.frames
+                    name,
+                    meter.metric,
+                    meter.value,
+                    self.floors[name],
+                    meter.frames,
+                    meter.bound(confidence, scenes),
+                    confidence,
+                    max_difference=meter.max_difference,
+                    score_change=None if loss is None else loss.change,
                 ),
-                max_difference=self.largest[name],
+                max_difference=meter.max_difference,
                 accuracy_original=self.right[0] / judged if judged else None,
                 accuracy_compiled=self.right[1] / judged if judged else None,
+                stated=self._told(name, "lower"),
             )
+
+    def _told(self, output: str, key: str) -> float | None:
+        """A number that the manifest, which anyone may have edited, says of an output."""
+        value: object = self.told.get(output, {}).get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value)
 
 
 def _numeric(array: object) -> bool:

@@ -19,7 +19,8 @@ COMPILE_EXAMPLES = examples(
 
 
 @with_settings(
-    *("models", "budget", "calib", "output", "min_fidelity", "exact_only", "only", "without"),
+    *("models", "budget", "calib", "output", "min_fidelity", "confidence", "strict"),
+    *("min_stressed", "exact_only", "only", "without"),
     *("max_macs", "max_latency", "plan", "dry_run", "seed", "name", "same_frames", "tie_inputs"),
     *("tie", "frame_axis", "size"),
     *("layout", "precision", "frames", "allow_script", "overwrite", "parse_memory"),
@@ -38,13 +39,14 @@ def compile(call: Call, settings: CommandSettings) -> None:
 
     start()  # its imports go on beside ours
     from ..driver import compile_models
-    from ..reports.table import report_grid
+    from ..reports.table import fidelity_grid, report_grid
 
     with call.progress() as progress:
         result = compile_models(options, progress)
     written = result.bundle
     value = {"plan": result.plan.to_json(), "bundle": str(written) if written else None}
-    call.show(result.report.to_json() | value, report_grid(result.report))
+    grids = [report_grid(result.report), fidelity_grid(result.report)]
+    call.show(result.report.to_json() | value, *(grid for grid in grids if grid is not None))
     where = f"{written}/".replace("//", "/")
     call.say(f"bundle written to {where}" if written else "dry run: nothing was written")
 

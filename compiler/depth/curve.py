@@ -262,10 +262,7 @@ def _points(
                 trial.bill.weights_nbytes,
                 trial.bill.macs,
                 seconds[index],
-                tuple(
-                    OutputFidelity(c.output, c.metric, c.value, c.floor, c.frames)
-                    for c in trial.outputs
-                ),
+                tuple(map(OutputFidelity.of, trial.outputs)),
                 trial.error,
                 {} if judge is None else judge.accuracy(trial.program),
             )

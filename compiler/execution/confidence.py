@@ -60,7 +60,7 @@ def trials_needed(floor: float, confidence: float) -> int | None:
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """Student's t below which that probability lies, 0.5 and more, at so many degrees of freedom."""
+    """Student's t below which that probability lies (0.5 and more), of such degrees of freedom."""
 
     def below(t: float) -> float:
         return 1 - 0.5 * beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from ..errors import UsageError
 from ..graph.arrays import Array, Float64, Int64
@@ -42,6 +43,15 @@ def metric_for(
         return metric
     scores = shape is not None and len(shape) == 2 and shape[1] != 1
     return TOP1 if scores and np.issubdtype(np.dtype(dtype), np.floating) else VARIANCE
+
+
+def metric_of(value: gs.Variable, override: str | None = None) -> str:
+    """The metric of a value of a program, as `metric_for`."""
+    try:
+        dtype = np.dtype(value.dtype)
+    except TypeError:  # bfloat16 and the like: floating all the same
+        dtype = np.dtype(np.float32)
+    return metric_for(value.shape, override, dtype)
 
 
 @dataclass
@@ -164,7 +174,8 @@ class FidelityMeter:
     def bound(self, confidence: float, groups: Int64 | None = None, of: int | None = None) -> float:
         """What the frames so far prove of the fidelity: a lower bound, never above the value.
 
-        `groups` numbers the frames that tell the same [frames]: each group counts once. `of` is a number of groups as if which the frames were, of the spread that was seen.
+        `groups` numbers the frames that tell the same [frames]: each group counts once. With `of`
+        the bound is that of so many groups of the spread that was seen.
         """
         if self._broken or not self._first:
             return min(0.0, self.value)
@@ -217,9 +228,9 @@ def _grouped(batches: list[Float64], groups: Int64 | None) -> Float64:
     rows = np.concatenate(batches)
     if groups is None or not len(groups):
         return rows
-    if len(rows) % len(
-        groups
-    ):  # so many rows as the frames' content makes: batches are all we know
+    if len(rows) % len(groups):  # boxes that were found, say: whose they are is not known
         return np.array([batch.sum() for batch in batches])
     _, place = np.unique(groups, return_inverse=True)
-    return np.bincount(place, rows.reshape(len(groups), -1).sum(axis=1))
+    sums = np.zeros(int(place.max()) + 1)
+    np.add.at(sums, place, rows.reshape(len(groups), -1).sum(axis=1))
+    return sums

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 from ..graph.program import Program
 from .executable import Activations, Executable
 from .feeds import FrameSet
-from .fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_for
+from .fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_of
 from .given import Originals
 from .positions import frames_first
 
@@ -22,6 +19,10 @@ class OutputComparison:
 
     `explained` is the explained variance, kept beside whatever the metric is; `loss` the expected
     loss of accuracy for class scores (see LossMeter), the unexplained variance otherwise.
+    `lower` is what the frames prove of the value at that `confidence` (None: nothing that was done
+    moves the output, so it rests on no sample), `max_difference` the largest change of a value,
+    `score_change` that of a class's probability. `strict`: the floor is of what is proved.
+    `stressed` is the fidelity on blends of frames, if it was measured, with a floor of its own.
     """
 
     model: str
@@ -36,6 +37,9 @@ class OutputComparison:
     max_difference: float = 0.0
     score_change: float | None = None
     strict: bool = False
+    confidence: float = 0.95
+    stressed: float | None = None
+    stressed_floor: float | None = None
 
     @property
     def judged(self) -> float:
@@ -44,8 +48,15 @@ class OutputComparison:
 
     @property
     def met(self) -> bool:
-        """Whether the floor is kept."""
-        return self.judged >= self.floor
+        """Whether the floors are kept."""
+        return self.judged >= self.floor and not self.cracks
+
+    @property
+    def cracks(self) -> bool:
+        """Whether the fidelity on blends misses its floor."""
+        if self.stressed is None or self.stressed_floor is None:
+            return False
+        return not self.stressed >= self.stressed_floor
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ class OriginalOutputs:
         losses: dict[tuple[str, str], LossMeter] = {}
         for name, own, value in refs:
             wish = self._metric(name, own)
-            metric = metric_for(values[value].shape, wish, _dtype(values[value].dtype))
+            metric = metric_of(values[value], wish)
             meter = FidelityMeter(metric)
             fine = meter if metric == VARIANCE else FidelityMeter(VARIANCE, bounded=False)
             meters[name, own] = meter, fine
@@ -151,6 +162,7 @@ class OriginalOutputs:
                     fine.max_difference,
                     None if loss is None else loss.change,
                     self._certainty.strict,
+                    self._certainty.confidence,
                 )
             )
         return found
@@ -165,10 +177,3 @@ class OriginalOutputs:
             for name, array in self._given.run(model, own).items():
                 held.append(name, array)
         self._held[model] = held
-
-
-def _dtype(dtype: Any) -> Any:
-    try:
-        return np.dtype(dtype)
-    except TypeError:
-        return np.dtype(np.float32)

@@ -79,6 +79,12 @@ class Frames:
             return None
         return known[np.searchsorted(known[:, 0], rows), 1]
 
+    def scenes_held_out(self, model: str) -> Rows:
+        """The scenes of the held-out rows, each once: so many rows tell something new."""
+        held_out = self.held_out_rows(model)
+        scenes = self.scenes_of(model, held_out)
+        return np.unique(held_out if scenes is None else scenes)
+
     def alike(self, models: Sequence[str], rows: Rows) -> list[Rows]:
         """`rows` by which of them these models of one stream can run together: those of one size.
 

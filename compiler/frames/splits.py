@@ -17,7 +17,7 @@ from .sets import Rows
 MIN_FIT_FRAMES = 16
 # Frames are held out in so many runs of consecutive ones, at most: frames of a film, or of a burst,
 # are alike, and some that lie between others of the other side are fitted with the rest.
-_RUNS = 40
+RUNS = 40
 
 
 class Split(NamedTuple):
@@ -44,8 +44,9 @@ def split(
 
     At most `limit` rows are drawn by `seed`; about `share` of them are held out, or all of them, in
     order, where it is None. Held out are runs of consecutive rows, and whole scenes: those that
-    `scenes_of` says the rows are of (cut into runs where they are larger than so many). Raises DataError, naming `where`, when MIN_FIT_FRAMES
-    (none where all are held out) and one batch held out do not fit in.
+    `scenes_of` says the rows are of (cut into runs where they are larger than so many). Raises
+    DataError, naming `where`, when MIN_FIT_FRAMES (none where all are held out) and one batch held
+    out do not fit in.
     """
     random = np.random.default_rng(seed)
     batches = random.permutation(count // unit).astype(np.int64)
@@ -58,11 +59,12 @@ def split(
     if share is None:
         return Split(batches[:0], _rows(batches, unit), np.zeros((0, 2), dtype=np.int64))
     wanted = min(max(round(share * len(batches)), 1), len(batches) - least)
-    run = max(1, len(batches) // _RUNS)
+    run = max(1, len(batches) // RUNS)
     rows = _rows(batches, unit)
     scenes = scenes_of(rows, max(wanted * unit // 2, 1), run * unit)
-    runs = [np.arange(at, min(at + run, len(batches))) for at in range(0, len(batches), run)]
-    order = np.concatenate([runs[index] for index in random.permutation(len(runs))])
+    starts: Rows = random.permutation(-(-len(batches) // run)).astype(np.int64) * run
+    order = (starts[:, None] + np.arange(run, dtype=np.int64)).reshape(-1)
+    order = order[order < len(batches)]
     held = _held(merged(scenes, unit), order, wanted)
     fit, held_out = random.permutation(batches[~held]), random.permutation(batches[held])
     return Split(_rows(fit, unit), _rows(held_out, unit), np.stack([rows, scenes], axis=1))
@@ -70,16 +72,18 @@ def split(
 
 def _held(scenes: Rows, order: Rows, wanted: int) -> NDArray[np.bool_]:
     """Which batches to hold out: whole scenes in that order, at most as many as are wanted."""
-    members = Counter(scenes.tolist())
+    each: list[int] = scenes.tolist()
+    members = Counter(each)
     taken: dict[int, bool] = {}
     count = 0
-    for scene in scenes[order].tolist():
+    for batch in order:
+        scene = each[int(batch)]
         if scene not in taken:
             taken[scene] = count + members[scene] <= wanted
             count += members[scene] if taken[scene] else 0
     if count < wanted / 2:  # hardly more scenes than parts: runs are all there is to go by
         return np.isin(np.arange(len(scenes)), order[:wanted])
-    return np.array([taken[scene] for scene in scenes.tolist()], dtype=bool)
+    return np.array([taken[scene] for scene in each], dtype=bool)
 
 
 def _rows(batches: Rows, unit: int) -> Rows:

@@ -15,6 +15,7 @@ from .free import Folds
 from .joint import Found, JointPlanner
 from .limits import Budgets, Limits, bill_of, fits, too_slow
 from .plan import plan_of
+from .proof import tell_unproved
 from .sharing import Planned, SharingPlanner
 from .ways import Continuing
 from .workbench import Workbench
@@ -80,6 +81,7 @@ class Planner:
             if over > 0:
                 raise self._error(limits, (bill_of(case.program), described(())))
             return self._exact()
+        tell_unproved(case)
         excess = self._budgets.excess_nbytes
         free = self._folds.free if self._may_remove else None
         if free and limits.any and fits(free[1].program, limits, excess):
@@ -131,9 +133,9 @@ class Planner:
         weights_met = limits.weights_nbytes is None or least.weights_nbytes <= limits.weights_nbytes
         if weights_met and (limits.macs is None or least.macs <= limits.macs):
             missed = self._found.missed
-            low = min(missed, key=lambda one: one.value - one.floor, default=None)
+            low = min(missed, key=lambda one: one.judged - one.floor, default=None)
             best = (
-                f": the best keeps {low.value:.4f} of {low.model}/{low.output}, and "
+                f": the best keeps {low.judged:.4f} of {low.model}/{low.output}, and "
                 f"{low.floor:g} is asked for"
                 if low is not None
                 else ""

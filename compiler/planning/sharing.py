@@ -189,5 +189,5 @@ def _planned(site: Site, fidelity: float | None = None) -> PlannedAction:
 
 def _forgiven(trial: Trial) -> Trial:
     """The trial as if its outputs kept their floors."""
-    outputs = (replace(out, floor=min(out.floor, out.value)) for out in trial.outputs)
+    outputs = (replace(out, floor=min(out.floor, out.judged)) for out in trial.outputs)
     return replace(trial, outputs=tuple(outputs))

@@ -7,6 +7,7 @@ asks here, and a list of questions can be answered side by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from ..case import Case
 from ..errors import ModelError, UsageError
 from ..execution.executable import Executable
 from ..execution.feeds import StreamFeeds, held_out_feeds, judging_feeds
-from ..execution.outputs import OriginalOutputs, OutputComparison
+from ..execution.outputs import Certainty, OriginalOutputs, OutputComparison
 from ..fitting.effort import FULL, TRIAL, Effort
 from ..fitting.gaps import stand_ins
 from ..fitting.operators import linear_operator
@@ -80,6 +81,9 @@ class Workbench:
             program = self._tried(planned, effort, onto)
             self._progress.advance()
         compared = self.compare(program, effort, models)
+        if effort == FULL or self.case.options.strict:
+            moved = {name for action in planned for name in self.bills.affected(action)}
+            compared = [c if c.model in moved else replace(c, lower=None) for c in compared]
         return Trial(planned, program, self.bills.bill(planned), tuple(compared))
 
     def measure_all(self, questions: Iterable[Question]) -> Iterator[Trial]:
@@ -227,8 +231,16 @@ class Workbench:
             feeds: dict[str, StreamFeeds] = {}
             for group in self.evidence.groups:
                 feeds |= dict.fromkeys(group, self._judges(group, effort))
+            groups: dict[str, int] = {}
+            if effort.judged is not None and self.case.frames is not None:
+                groups = {name: len(self.case.frames.scenes_held_out(name)) for name in feeds}
             self._outputs[key] = OriginalOutputs(
-                self.case.original, self.case.given, feeds, options.floor, options.metric
+                self.case.original,
+                self.case.given,
+                feeds,
+                options.floor,
+                options.metric,
+                Certainty(options.confidence, options.strict, groups),
             )
         return self._outputs[key]
 

@@ -10,7 +10,7 @@ from ...runtime.json_values import json_number
 from ..errors import FidelityError
 from ..units import format_bytes
 from .report import OutputFidelity
-from .table import Grid, fidelity_value, figures, words
+from .table import Grid, fidelity_value, figures, shown_share, words
 
 if TYPE_CHECKING:
     from ...runtime.bench import BenchResult, Side
@@ -23,7 +23,8 @@ class OutputVerification:
     """One output of one model: compiled beside original.
 
     `fidelity` compares the two; `max_difference` is the largest absolute difference of finite
-    values. The accuracies (top-1 against the labels, 0..1) are None where no labels were given.
+    values. `stated` is what compile's own frames proved, None where it says nothing. The
+    accuracies (top-1 against the labels, 0..1) are None where no labels were given.
     """
 
     model: str
@@ -31,6 +32,14 @@ class OutputVerification:
     max_difference: float
     accuracy_original: float | None = None
     accuracy_compiled: float | None = None
+    stated: float | None = None
+
+    @property
+    def as_stated(self) -> bool | None:
+        """Of an output that misses its floor, whether compile's bound allowed that much."""
+        if self.fidelity.met or self.stated is None:
+            return None
+        return self.fidelity.value >= self.stated
 
 
 def missed_floor(found: Sequence[OutputVerification]) -> FidelityError | None:
@@ -43,9 +52,22 @@ def missed_floor(found: Sequence[OutputVerification]) -> FidelityError | None:
     more = f", and {len(missed) - 1} more miss theirs" if len(missed) > 1 else ""
     return FidelityError(
         f"output '{fidelity.output}' of model '{worst.model}' has a fidelity of "
-        f"{fidelity_value(fidelity)} on these frames, below its floor of {fidelity.floor:g}{more}",
-        "compile with calibration frames like these, or with a higher --min-fidelity",
+        f"{fidelity_value(fidelity)} on these frames, below its floor of {fidelity.floor:g}"
+        f"{_beside_stated(worst)}{more}",
+        "compile with more calibration frames, or with --strict, which proves the floor"
+        if worst.as_stated
+        else "compile with calibration frames like these, or with a higher --min-fidelity",
     )
+
+
+def _beside_stated(item: OutputVerification) -> str:
+    if item.as_stated is None:
+        return ""
+    assert item.stated is not None
+    bound = shown_share(item.stated)
+    if item.as_stated:
+        return f" and within the bound that compile stated, {bound}"
+    return f" and below the bound that compile stated, {bound}: these frames are of another kind"
 
 
 def verification_json(found: Sequence[OutputVerification]) -> dict[str, Any]:
@@ -59,6 +81,8 @@ def verification_json(found: Sequence[OutputVerification]) -> dict[str, Any]:
                 **item.fidelity.to_json(),
                 "met": item.fidelity.met,
                 "max_difference": json_number(item.max_difference),
+                "stated": item.stated,
+                "as_stated": item.as_stated,
                 "accuracy_original": item.accuracy_original,
                 "accuracy_compiled": item.accuracy_compiled,
             }
@@ -70,7 +94,7 @@ def verification_json(found: Sequence[OutputVerification]) -> dict[str, Any]:
 def verification_grid(found: Sequence[OutputVerification]) -> Grid:
     """A row per output: fidelity against its floor and, with labels, accuracy before and after."""
     judged = any(item.accuracy_original is not None for item in found)
-    columns = words("model", "output", "fidelity") + figures("floor") + words("")
+    columns = words("model", "output", "fidelity") + figures("at least", "floor") + words("")
     columns += figures("max diff", "frames")
     if judged:
         columns += figures("accuracy, original -> compiled")
@@ -80,8 +104,9 @@ def verification_grid(found: Sequence[OutputVerification]) -> Grid:
             item.model,
             item.fidelity.output,
             fidelity_value(item.fidelity),
+            "-" if item.fidelity.lower is None else shown_share(item.fidelity.lower),
             f"{item.fidelity.floor:g}",
-            "kept" if item.fidelity.met else "MISSED",
+            _verdict(item),
             f"{item.max_difference:.1e}",
             str(item.fidelity.frames),
         ]
@@ -89,6 +114,12 @@ def verification_grid(found: Sequence[OutputVerification]) -> Grid:
             row.append(_accuracy(item))
         rows.append(tuple(row))
     return Grid("compiled beside original", columns, tuple(rows))
+
+
+def _verdict(item: OutputVerification) -> str:
+    if item.as_stated is None:
+        return "kept" if item.fidelity.met else "MISSED"
+    return f"MISSED, {'within' if item.as_stated else 'below'} compile's bound"
 
 
 def _accuracy(item: OutputVerification) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ...runtime.json_reader import Reader
 from ...runtime.json_values import JsonValue
 from ..errors import ModelError
+
+if TYPE_CHECKING:  # a device reads reports, and has nothing that compares
+    from ..execution.outputs import OutputComparison
 
 SCHEMA = "repsimc.report/1"
 MAX_DIFFERENCE = "max abs difference"
@@ -53,6 +56,10 @@ def _number(reader: Reader) -> float:
     return float(reader.value) if reader.value in ("nan", "inf", "-inf") else reader.number()
 
 
+def _optional_number(reader: Reader) -> float | None:
+    return None if reader.value is None else _number(reader)
+
+
 def _counted(reader: Reader) -> str:
     word = _text(reader)
     if word not in (MEMORY, WEIGHTS):
@@ -65,7 +72,19 @@ def _optional_integer(reader: Reader) -> int | None:
 
 
 # Fields that reports of earlier versions do not have, and what they mean by it.
-_LATER: Mapping[str, Any] = {"unverified": "", "sizes": {}, "sizes_unknown": [], "ties": []}
+_LATER: Mapping[str, Any] = {
+    "unverified": "",
+    "sizes": {},
+    "sizes_unknown": [],
+    "ties": [],
+    "lower": None,
+    "confidence": 0.95,
+    "stressed": None,
+    "stressed_floor": None,
+    "max_difference": None,
+    "score_change": None,
+    "strict": False,
+}
 
 
 class _ReportReader(Reader):
@@ -99,7 +118,11 @@ class OutputFidelity(JsonValue):
     """How close one output stays to the original's, on frames that no fit has seen.
 
     `metric` is "top-1 agreement", "explained variance" (both: 1 is perfect) or
-    "max abs difference" (0 is perfect, `floor` is then the largest difference allowed).
+    "max abs difference" (0 is perfect, `floor` is then the largest difference allowed). `lower` is
+    what the frames prove of the value at that `confidence`; None: it rests on no sample. `stressed`
+    is the fidelity on blends of frames, None where there are none. `max_difference` is the largest
+    change of a value, `score_change` that of a class's probability. `strict`: the floor is of what
+    is proved.
     """
 
     output: str
@@ -107,20 +130,42 @@ class OutputFidelity(JsonValue):
     value: float
     floor: float
     frames: int
+    lower: Annotated[float | None, _optional_number] = None
+    confidence: float = 0.95
+    stressed: Annotated[float | None, _optional_number] = None
+    stressed_floor: Annotated[float | None, _optional_number] = None
+    max_difference: Annotated[float | None, _optional_number] = None
+    score_change: Annotated[float | None, _optional_number] = None
+    strict: bool = False
+
+    @staticmethod
+    def of(compared: OutputComparison) -> OutputFidelity:
+        """The fidelity that a comparison found."""
+        names = [each.name for each in fields(OutputFidelity)]
+        return OutputFidelity(**{name: getattr(compared, name) for name in names})
+
+    @property
+    def judged(self) -> float:
+        """What is held against the floor: the value, or what is proved of it."""
+        return self.lower if self.strict and self.lower is not None else self.value
 
     @property
     def met(self) -> bool:
-        """Whether the floor is kept; False for NaN."""
+        """Whether the floor is kept, and that on blends if there is one; False for NaN."""
         if self.metric == MAX_DIFFERENCE:
             return self.value <= self.floor
-        return self.value >= self.floor
+        return self.judged >= self.floor and (
+            self.stressed is None
+            or self.stressed_floor is None
+            or self.stressed >= self.stressed_floor
+        )
 
     @property
     def margin(self) -> float:
         """Room above the floor (negative when it is missed): the output with the least is worst."""
         if math.isnan(self.value):
             return -math.inf
-        room = self.value - self.floor
+        room = self.judged - self.floor
         return -room if self.metric == MAX_DIFFERENCE else room
 
     @staticmethod

@@ -70,11 +70,7 @@ def report_of(
                 before.activations_peak_nbytes,
                 after.activations_peak_nbytes,
                 tuple(sharing.get(name, ())),
-                tuple(
-                    OutputFidelity(c.output, c.metric, c.value, c.floor, c.frames)
-                    for c in compiled.compared
-                    if c.model == name
-                ),
+                tuple(OutputFidelity.of(c) for c in compiled.compared if c.model == name),
                 compiled.unverified.get(name, ""),
             )
         )

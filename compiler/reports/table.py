@@ -23,6 +23,8 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")
 WIDTH = 100
 # Ties of inputs that a table lists; report.json has all.
 _TIES = 4
+# Outputs that have a line of their own.
+_LISTED = 40
 
 
 @dataclass(frozen=True)
@@ -205,11 +207,45 @@ def fidelity_value(output: OutputFidelity) -> str:
     short = {"top-1 agreement": "top-1", "explained variance": "variance"}
     if output.metric == MAX_DIFFERENCE:
         return f"{output.value:.1e} max diff"
-    # Cut, not rounded: a floor missed by little must not read as one that was kept.
-    value = (
-        math.floor(output.value * 10_000) / 10_000 if math.isfinite(output.value) else output.value
+    return f"{shown_share(output.value)} {short.get(output.metric, output.metric)}"
+
+
+def shown_share(value: float) -> str:
+    """'0.9960': cut, not rounded, so that a floor missed by little does not read as one kept."""
+    return f"{math.floor(value * 10_000) / 10_000 if math.isfinite(value) else value:.4f}"
+
+
+def fidelity_grid(report: Report) -> Grid | None:
+    """A row per output: what was measured, what that proves, and on blends; None without frames."""
+    rows = [(model.name, output) for model in report.models for output in model.fidelity]
+    if not rows:
+        return None
+    left_out = ()
+    if len(rows) > _LISTED:
+        left_out = (f"{len(rows) - _LISTED} more outputs, none worse, are in report.json",)
+        rows = sorted(rows, key=lambda row: row[1].margin)[:_LISTED]
+    confidence = rows[0][1].confidence
+    return Grid(
+        f"fidelity on held-out frames; at least: with {100 * confidence:g} % confidence; stressed: "
+        "on blends of two",
+        words("model", "output", "fidelity")
+        + figures("at least", "stressed", "floor", "max diff", "score", "frames"),
+        tuple(
+            (
+                model,
+                output.output,
+                fidelity_value(output),
+                "exact" if output.lower is None else shown_share(output.lower),
+                "-" if output.stressed is None else shown_share(output.stressed),
+                f"{output.floor:g}",
+                "-" if output.max_difference is None else f"{output.max_difference:.1e}",
+                "-" if output.score_change is None else f"{output.score_change:.3f}",
+                str(output.frames),
+            )
+            for model, output in rows
+        ),
+        notes=left_out,
     )
-    return f"{value:.4f} {short.get(output.metric, output.metric)}"
 
 
 def _fidelity_text(model: ModelReport) -> str:
@@ -221,7 +257,12 @@ def _fidelity_text(model: ModelReport) -> str:
     text = fidelity_value(worst)
     if len(model.fidelity) > 1:
         text += f" ({worst.output})"
-    return text if worst.met else f"{text} BELOW {worst.floor:g}"
+    if worst.met:
+        return text
+    if worst.judged >= worst.floor:
+        return f"{text}, on blends BELOW {worst.stressed_floor:g}"
+    proved = "" if worst.judged == worst.value else f", proved {shown_share(worst.judged)}"
+    return f"{text}{proved} BELOW {worst.floor:g}"
 
 
 def _title(report: Report) -> str:

@@ -77,6 +77,26 @@ def test_accuracy_stands_beside_the_originals(repsimc: Call, bundle: Path, frame
     assert "MISSED" in ran.out and f"100.00 -> {100 * agreement:.2f} %" in ran.out
 
 
+@pytest.mark.parametrize(
+    ("stated", "said"), [(0.2, "within"), (0.9, "below"), (None, None), ("x", None)]
+)
+def test_a_miss_is_held_against_the_bound_that_compile_stated(
+    repsimc: Call, bundle: Path, frames: Path, stated: object, said: str | None
+) -> None:
+    swap_graph(bundle, SHIFTED)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["models"][0]["fidelity"][0]["lower"] = stated
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    ran = repsimc("verify", bundle, "--data", frames, "--format", "json")
+    assert ran.code == 4
+    found = outputs(ran)["a"]
+    assert found["as_stated"] is (None if said is None else said == "within")
+    assert 0 < found["lower"] < found["value"]
+    table = repsimc("verify", bundle, "--data", frames)
+    assert (f"MISSED, {said}" in table.out) is (said is not None)
+    assert ("the bound that compile stated" in table.err) is (said is not None)
+
+
 def test_originals_that_moved(repsimc: Call, bundle: Path, frames: Path) -> None:
     moved = bundle.parent / "moved"
     moved.mkdir()

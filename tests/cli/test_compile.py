@@ -58,6 +58,7 @@ def test_the_budgets_and_means_reach_the_compiler(repsimc: Call, driver: Driver)
     ran = repsimc(
         *("compile", "a.onnx", "--only", "depth", "--max-macs", "60%", "--max-latency", "8ms"),
         *("--layout", "trunk-heads", "--precision", "fp16"),
+        *("--confidence", "0.9", "--strict", "--min-stressed", "0.8"),
     )
     assert ran.code == 0, ran.err
     assert driver.options == CompileOptions(
@@ -68,6 +69,9 @@ def test_the_budgets_and_means_reach_the_compiler(repsimc: Call, driver: Driver)
         max_latency=0.008,
         layout="trunk-heads",
         precision="fp16",
+        confidence=0.9,
+        strict=True,
+        min_stressed=0.8,
     )
 
 
@@ -118,6 +122,8 @@ def test_a_config_elsewhere(repsimc: Call, driver: Driver, tmp_path: Path) -> No
         (["compile", "a.onnx", "--calib", "c=f.npz"], "--calib c=f.npz is for no model"),
         (["compile", "a.onnx", "--name", "x"], "--name x is not NAME=VALUE"),
         (["compile", "a.onnx", "--min-fidelity", "99"], "99.0 is not a share"),
+        (["compile", "a.onnx", "--confidence", "1"], "a confidence of 1.0 bounds nothing"),
+        (["compile", "a.onnx", "--min-stressed", "-1"], "-1.0 is not a share"),
         (["compile", "a.onnx", "--only", "x"], "--only 'x' is no means"),
         (["compile", "a.onnx", "--exact-only", "--only", "share"], "leaves nothing for --only"),
         (["compile", "a.onnx", "--config", "none.toml"], "none.toml can't be read"),

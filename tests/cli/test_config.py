@@ -18,6 +18,9 @@ budget = "60%"
 calib = { a = "a.npz", b = "images" }
 output = "out"
 min-fidelity = 0.95
+confidence = 0.9
+strict = true
+min-stressed = 0.8
 exact-only = false
 plan = "plan.json"
 only = "share"
@@ -73,6 +76,9 @@ def test_every_key_is_read_and_typed(tmp_path: Path) -> None:
         calib={"a": tmp_path / "a.npz", "b": tmp_path / "images"},
         output=tmp_path / "out",
         min_fidelity=0.95,
+        confidence=0.9,
+        strict=True,
+        min_stressed=0.8,
         exact_only=False,
         plan=tmp_path / "plan.json",
         only="share",

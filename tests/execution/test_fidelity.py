@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from repsimc.compiler.errors import UsageError
+from repsimc.compiler.execution.confidence import variance_bound
 from repsimc.compiler.execution.fidelity import TOP1, VARIANCE, FidelityMeter, LossMeter, metric_for
 
 Array = NDArray[Any]
@@ -186,3 +187,63 @@ def test_what_cannot_be_compared_is_lost() -> None:
     assert lost(scores, np.array([[np.nan, 1.0]])) == 1
     assert lost(scores, np.zeros((1, 3))) == 1
     assert LossMeter().value == 1
+
+
+def test_the_bound_of_agreement_counts_frames_alike_once() -> None:
+    original = np.eye(4, dtype=np.float32)[np.arange(80) % 4]
+    meter = FidelityMeter(TOP1)
+    for start in range(0, 80, 7):
+        meter.update(original[start : start + 7], original[start : start + 7])
+    assert meter.bound(0.95) == pytest.approx(0.05 ** (1 / 80))
+    assert meter.bound(0.95, np.arange(80) // 4) == pytest.approx(0.05 ** (1 / 20))
+    assert meter.bound(0.95, np.arange(80) // 4, of=299) == pytest.approx(0.99003, abs=1e-5)
+    assert FidelityMeter(TOP1).bound(0.95) == 0
+
+
+def test_the_bound_of_agreement_counts_frames_not_their_tokens() -> None:
+    tokens = np.random.default_rng(0).standard_normal((30, 16, 5))
+    meter = FidelityMeter(TOP1)
+    meter.update(tokens.reshape(480, 5), tokens.reshape(480, 5))
+    assert meter.bound(0.95, np.arange(30)) == pytest.approx(0.05 ** (1 / 30))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 60])
+def test_the_bound_of_explained_variance_is_that_of_the_ratio(batch: int) -> None:
+    original, compiled = pair(3, 400, 3, 2, noise=0.4)
+    meter = FidelityMeter(VARIANCE)
+    for start in range(0, 400, batch):
+        meter.update(original[start : start + batch], compiled[start : start + batch])
+    exact = original.astype(np.float64)
+    errors = np.square(compiled.astype(np.float64) - exact).sum((1, 2))
+    totals = np.square(exact - exact.mean(0)).sum((1, 2))
+    wanted = variance_bound(errors, totals, 0.95)
+    assert meter.bound(0.95) == pytest.approx(wanted, abs=2e-3)
+    assert meter.bound(0.95) < meter.value
+    four = variance_bound(errors.reshape(4, 100).sum(1), totals.reshape(4, 100).sum(1), 0.95)
+    assert meter.bound(0.95, np.arange(400) // 100) == pytest.approx(four, abs=3e-3)
+    assert meter.value - meter.bound(0.95, None, of=1600) == pytest.approx(
+        (meter.value - meter.bound(0.95)) / 2
+    )
+
+
+def test_an_equal_output_needs_no_sample() -> None:
+    original, _ = pair(0, 20, 3)
+    meter = FidelityMeter(VARIANCE)
+    meter.update(original, original)
+    assert meter.bound(0.95) == 1
+    meter.update(original, np.full_like(original, np.nan))
+    assert meter.bound(0.95) == 0
+
+
+def test_the_largest_changes() -> None:
+    scores = np.array([[0.0, 0.0], [4.0, 0.0]], np.float32)
+    moved = scores + np.array([[0, np.log(3)], [0.5, 0]], np.float32)
+    meter, loss = FidelityMeter(TOP1), LossMeter()
+    meter.update(scores, moved)
+    loss.update(scores, moved)
+    assert meter.max_difference == pytest.approx(np.log(3), rel=1e-6)
+    assert loss.change == pytest.approx(0.25)  # 1 / 2 became 3 / 4
+    shares = np.array([[0.5, 0.5]], np.float32)
+    loss = LossMeter()
+    loss.update(shares, np.array([[0.9, 0.1]], np.float32))
+    assert loss.change == pytest.approx(0.4)

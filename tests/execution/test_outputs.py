@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.fidelity import TOP1, VARIANCE
-from repsimc.compiler.execution.outputs import OriginalOutputs, OutputComparison
+from repsimc.compiler.execution.outputs import Certainty, OriginalOutputs, OutputComparison
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.planning.trial import Trial
 from tests.nets.networks import ArrayFrames, Net, smooth_images
@@ -106,3 +108,21 @@ def test_the_original_runs_once() -> None:
 
 def comparison(metric: str, value: float, explained: float, floor: float = 0.9) -> OutputComparison:
     return OutputComparison("a", "y", metric, value, floor, 100, explained, 1 - value)
+
+
+def test_a_strict_floor_is_held_against_what_is_proved() -> None:
+    program = programs()
+    feeds = {"a": FRAMES, "b": FRAMES, "c": OTHERS}
+
+    def compared(certainty: Certainty) -> OutputComparison:
+        outputs = OriginalOutputs(program, feeds, lambda m, o: 0.96, lambda m, o: None, certainty)
+        return outputs.compare(program.copy(), ["b"])[0]
+
+    plain = compared(Certainty())
+    assert plain.lower == pytest.approx(0.05 ** (1 / 60)) and plain.met
+    strict = compared(Certainty(strict=True))
+    assert (strict.value, strict.judged, strict.met) == (1, strict.lower, False)
+    # On fewer frames than there are in the end, the floor is that of all of them.
+    assert compared(Certainty(strict=True, groups={"b": 100})).met
+    # What nothing was done to rests on no sample.
+    assert replace(strict, lower=None).met

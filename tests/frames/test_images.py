@@ -195,6 +195,9 @@ def test_pixels_deeper_than_8_bits_are_refused(tmp_path):
 def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
     bad_image(tmp_path, lambda content: content[: len(content) // 2])
     inputs = {"a": [spec(shape=("N", 3, 64, 64))]}
-    frames = load_frames(tmp_path, inputs, FrameOptions(preprocessing={"": UNIT}))
-    with pytest.raises(DataError, match=r"016\.png can't be decoded.*truncated"):
+    said = r"016\.png can't be decoded.*truncated"
+    with pytest.raises(DataError, match=said):  # a split looks at every frame
+        load_frames(tmp_path, inputs, FrameOptions(preprocessing={"": UNIT}))
+    frames = load_frames(tmp_path, inputs, FrameOptions(preprocessing={"": UNIT}, held_out=None))
+    with pytest.raises(DataError, match=said):
         frames.feed("a", np.array([3, 16]))

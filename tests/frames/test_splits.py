@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from repsimc.compiler.frames.calibration import FrameOptions, load_frames
 from repsimc.compiler.frames.splits import MIN_FIT_FRAMES
 from tests.frames.given_frames import ONE, Case, X, all_rows, check_refused, floats, npz, spec
+from tests.nets.networks import Array
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,6 +79,53 @@ def test_limit_draws_from_all_frames():
     assert frames.count("a") == 40
     assert len(frames.fit_rows("a")) == 30
     assert all_rows(frames, "a").max() > 100
+
+
+def sides(x: Array, batch: int | None = None) -> tuple[set[int], set[int]]:
+    frames = load_frames(x, {"a": [spec(shape=(batch or "N", *x.shape[1:]))]})
+    return set(frames.fit_rows("a").tolist()), set(frames.held_out_rows("a").tolist())
+
+
+def test_frames_of_one_scene_are_on_one_side() -> None:
+    random = np.random.default_rng(0)
+    scene = random.permutation(np.repeat(np.arange(10), 20))
+    shots = random.normal(size=(10, 3, 8, 8))[scene] + 0.01 * random.normal(size=(200, 3, 8, 8))
+    fit, held_out = sides(shots.astype(np.float32))
+    assert {int(scene[k]) for k in fit}.isdisjoint(int(scene[k]) for k in held_out)
+    assert (len(fit), len(held_out)) == (160, 40)  # a third scene would be too much
+
+
+def test_a_film_is_held_out_by_runs() -> None:
+    film = np.cumsum(np.random.default_rng(0).normal(size=(800, 3, 4, 4)), axis=0)
+    _, held_out = sides(film.astype(np.float32))
+    assert len(held_out) == 200
+    assert sum(k + 1 not in held_out for k in held_out) <= 10  # runs of 20
+    assert max(held_out) - min(held_out) > 300
+
+
+def test_frames_of_their_own_lose_nothing() -> None:
+    for count, held in ((60, 15), (2000, 500), (333, 83)):
+        assert len(sides(floats(count))[1]) == held
+
+
+def test_copies_of_one_frame_can_still_be_split() -> None:
+    fit, held_out = sides(np.ones((40, 3, 4, 4), np.float32), batch=4)
+    assert (len(fit), len(held_out)) == (32, 8) and not fit & held_out
+
+
+def test_a_prefix_of_the_fit_frames_is_a_sample_of_all() -> None:
+    frames = load_frames(floats(1000), ONE)
+    first = frames.fit_rows("a")[:100]
+    assert first.min() < 100 and first.max() > 900 and 400 < first.mean() < 600
+
+
+def test_scenes_are_known_of_rows_that_were_looked_at() -> None:
+    frames = load_frames(np.ones((40, 3, 4, 4), np.float32), ONE)
+    assert len(frames.scenes_held_out("a")) == 10  # no frame tells more than the first
+    assert frames.scenes_of("a", frames.rows("a")) is not None
+    verified = load_frames(floats(9), ONE, FrameOptions(held_out=None))
+    assert verified.scenes_of("a", verified.rows("a")) is None
+    assert verified.scenes_held_out("a").tolist() == list(range(9))
 
 
 CASES = {

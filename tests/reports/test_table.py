@@ -13,6 +13,7 @@ from repsimc.compiler.reports.table import (
     Grid,
     bytes_change,
     count_change,
+    fidelity_grid,
     fidelity_value,
     markdown,
     print_grid,
@@ -145,3 +146,38 @@ def test_a_floor_missed_by_little_does_not_read_as_kept() -> None:
     assert fidelity_value(OutputFidelity("y", "max abs difference", 2e-6, 1e-5, 8)) == (
         "2.0e-06 max diff"
     )
+
+
+def test_a_line_for_every_output_with_what_is_proved_of_it(
+    golden: Callable[[str, str], None],
+) -> None:
+    bounded = OutputFidelity(
+        *("y", "top-1 agreement", 0.996, 0.99, 500),
+        *(0.98947, 0.95, 0.9312, None, 3.21, 0.4123),
+    )
+    exact = OutputFidelity("z", "explained variance", 1.0, 0.99, 500, max_difference=0.0)
+    models = (
+        ModelReport("a", 1, 1, 1, 1, 1, 1, (), (bounded, exact)),
+        replace(REPORT.models[2], fidelity=(replace(bounded, strict=True),)),
+    )
+    grid = fidelity_grid(replace(REPORT, models=models))
+    assert grid is not None
+    golden("fidelity_table.txt", printed(grid))
+    strict = report_grid(replace(REPORT, models=models)).rows[1][-1]
+    assert strict == "0.9960 top-1, proved 0.9894 BELOW 0.99"
+    blends = replace(bounded, stressed_floor=0.95)
+    cracked = replace(models[0], fidelity=(blends,))
+    rows = report_grid(replace(REPORT, models=(cracked,))).rows
+    assert rows[0][-1] == "0.9960 top-1, on blends BELOW 0.95"
+
+
+def test_without_frames_there_is_no_line() -> None:
+    assert fidelity_grid(replace(REPORT, models=REPORT.models[:1])) is None
+
+
+def test_of_very_many_outputs_the_worst_have_a_line() -> None:
+    outputs = tuple(OutputFidelity(str(k), "x", 1 - k / 1000, 0.5, 8) for k in range(60))
+    many = ModelReport("a", 1, 1, 1, 1, 1, 1, (), outputs)
+    grid = fidelity_grid(replace(REPORT, models=(many,)))
+    assert grid is not None and len(grid.rows) == 40 and grid.rows[0][1] == "59"
+    assert grid.notes == ("20 more outputs, none worse, are in report.json",)

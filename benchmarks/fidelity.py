@@ -1,0 +1,115 @@
+"""Does a compilation promise more than frames nobody has seen will show? `python fidelity.py`.
+
+Pairs of the zoo are compiled on training images without labels, at three floors. What compile
+states of a model, the lower of its bound and of its fidelity on blended frames, is held against the
+agreement with the original on test images: it may be a point above that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiling import compiled
+from measuring import save_frames
+from records import Record, figure, grid, missed, write_records
+from zoo import Zoo, ZooMissingError, find_zoo
+
+from repsimc.compiler.bundle.verification import verify_bundle
+from repsimc.compiler.reports.report import OutputFidelity, Report
+from repsimc.compiler.reports.table import print_grid
+from repsimc.runtime.json_reader import read_json
+from repsimc.runtime.manifest import REPORT
+from repsimc.runtime.session import load
+
+DONOR = "cifar10_resnet20"
+OTHERS = (
+    "cifar10_resnet32",
+    "cifar10_resnet44",
+    "sib_full_animal2",
+    "sib_full_habitat4",
+    "sib_full_bright4",
+)
+FLOORS = (0.99, 0.97, 0.95)
+BAR = "<= 1"
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Files of frames: `calib` to compile with, `dev` to hold the result against."""
+
+    calib: Path
+    dev: Path
+
+
+def promise(case: str, stated: OutputFidelity, seen: float) -> Record:
+    """By how many points the lower of bound and stressed fidelity is above what was seen."""
+    bound = stated.value if stated.lower is None else stated.lower
+    told = bound if stated.stressed is None else min(bound, stated.stressed)
+    blends = "-" if stated.stressed is None else f"{stated.stressed:.4f}"
+    return figure(
+        case,
+        100 * (told - seen),
+        "points",
+        BAR,
+        f"held out {stated.value:.4f}, bound {bound:.4f}, stressed {blends}, test {seen:.4f}",
+    )
+
+
+def promises(zoo: Zoo, other: str, floor: float, frames: Frames, folder: Path) -> list[Record]:
+    """What compiling resnet20 with that model at that floor promises, a record per changed model.
+
+    A bundle that is in `folder` already is not compiled again.
+    """
+    case = f"{other} at {floor:g}"
+    output = folder / f"{other}-{floor:g}"
+    if not output.exists():
+        models = [(name, zoo.model(name)) for name in (DONOR, other)]
+        found = compiled(models, output, calibration=frames.calib, min_fidelity=floor)
+        if found.bundle is None:
+            return [figure(f"{case}/compiled", None, "points", BAR, found.refusal)]
+    report = Report.from_json(read_json((output / REPORT).read_text(), REPORT, "compile again"))
+    seen = {item.model: item.fidelity.value for item in verify_bundle(load(output), frames.dev)}
+    return [
+        promise(f"{case}/{model.name}", model.fidelity[0], seen[model.name])
+        for model in report.models
+        if model.fidelity[0].lower is not None
+    ]
+
+
+def main() -> None:
+    """Measure as the command line says; exit 1 where a bar is missed, 2 without the zoo."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--other", action="append", choices=OTHERS, help="only these models")
+    parser.add_argument("--floor", action="append", type=float, help="only these floors")
+    parser.add_argument("--keep", type=Path, help="keep bundles there, and use those that are")
+    told = parser.parse_args()
+    try:
+        zoo = find_zoo()
+    except ZooMissingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    records: list[Record] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(told.keep or scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        frames = Frames(
+            save_frames(folder / "calib.npz", zoo.frames("cifar10", "calib2000")),
+            save_frames(folder / "dev.npz", zoo.frames("cifar10", "dev4000")),
+        )
+        for other in told.other or OTHERS:
+            for floor in told.floor or FLOORS:
+                records += promises(zoo, other, floor, frames, folder)
+                print(f"{other} at {floor:g}", file=sys.stderr)
+                if told.json is not None:
+                    write_records(records, told.json)
+    print_grid(grid(records, "stated above seen"))
+    sys.exit(1 if missed(records) else 0)
+
+
+if __name__ == "__main__":
+    main()

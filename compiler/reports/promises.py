@@ -1,0 +1,74 @@
+"""What a report's figures do not promise, in words: bounds below floors, fidelity that flatters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..execution.confidence import agreement_bound
+from ..execution.fidelity import TOP1
+from .report import ModelReport, OutputFidelity
+from .table import fidelity_value, shown_share
+
+# On blends of frames that no one was trained on, agreement stays within 2.5 points of that on
+# frames as they are; of training images it falls by 6 to 9.
+_FAR = 0.03
+_MOST_FRAMES = 10_000_000
+
+
+def promise_notes(models: Sequence[ModelReport]) -> list[str]:
+    """A note on the output whose floor is farthest from proved, and one on the most flattered."""
+    rows = [(model.name, output) for model in models for output in model.fidelity]
+    found: list[str] = []
+    unproved = [(name, o) for name, o in rows if o.lower is not None and o.lower < o.floor]
+    if unproved:
+        name, output = min(unproved, key=lambda row: (row[1].lower or 0.0) - row[1].floor)
+        needed = frames_needed(output)
+        what = "no number of them" if needed is None else f"about {needed} held-out ones"
+        found.append(
+            f"{output.frames} held-out frames prove {shown_share(output.lower or 0.0)} of "
+            f"{name}/{output.output} at {100 * output.confidence:g} %, below its floor of "
+            f"{output.floor:g}{_more(unproved)}; {what} with this fidelity would prove it"
+        )
+    flattered = [
+        (name, o) for name, o in rows if o.stressed is not None and o.stressed < o.value - _FAR
+    ]
+    if flattered:
+        name, output = min(flattered, key=lambda row: (row[1].stressed or 0.0) - row[1].value)
+        found.append(
+            f"{name}/{output.output} keeps {fidelity_value(output)} on held-out frames and "
+            f"{shown_share(output.stressed or 0.0)} on blends of them{_more(flattered)}: if the "
+            "models were trained on frames like these, others will show as little; give frames "
+            "that none was trained on, or a floor for blends with --min-stressed"
+        )
+    return found
+
+
+def frames_needed(output: OutputFidelity) -> int | None:
+    """About how many held-out frames of this fidelity would prove the floor; None: none do."""
+    room = output.value - output.floor
+    if room <= 0 or output.lower is None:
+        return None
+    if output.metric != TOP1:
+        wanted = output.frames * ((output.value - output.lower) / room) ** 2
+        return _rounded(wanted) if wanted < _MOST_FRAMES else None
+    low, high = 0, 1
+    while agreement_bound(output.value, high, output.confidence) < output.floor:
+        low, high = high, 2 * high
+        if high > _MOST_FRAMES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        proved = agreement_bound(output.value, middle, output.confidence) >= output.floor
+        low, high = (low, middle) if proved else (middle, high)
+    return _rounded(high)
+
+
+def _rounded(count: float) -> int:
+    """Up to two digits: it is a guess."""
+    step = 10 ** max(len(str(math.ceil(count))) - 2, 0)
+    return math.ceil(count / step) * step
+
+
+def _more(rows: Sequence[object]) -> str:
+    return f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""

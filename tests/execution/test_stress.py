@@ -1,0 +1,110 @@
+"""Blends of frames, how strong they are made, and the fidelity on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from repsimc.compiler.execution.feeds import held_out_feeds
+from repsimc.compiler.execution.outputs import OutputComparison
+from repsimc.compiler.execution.stress import BlendedFrames, stressed, with_stress
+from repsimc.compiler.frames.calibration import FrameOptions, Frames, load_frames
+from repsimc.compiler.frames.sets import InputSpec
+from repsimc.compiler.graph.program import Program
+from tests.nets.networks import Array
+from tests.programs import joined, model_of_text
+
+# Class scores of sharpness s: how sure they are of a frame is decided by it.
+SCORES = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 4] x) => (float[N, 4] y)
+<float s = {SHARP}>
+{ y = Mul (x, s) }
+"""
+
+
+def program(sharp: float) -> Program:
+    return joined([], a=model_of_text(SCORES.replace("SHARP", str(sharp))))
+
+
+def frames(x: Array, batch: int | str = "N") -> Frames:
+    return load_frames(
+        {"x": x}, {"a": [InputSpec("x", x.dtype, (batch, 4))]}, FrameOptions(held_out=None)
+    )
+
+
+def one_hot(count: int) -> Array:
+    return np.eye(4, dtype=np.float32)[np.arange(count) % 4]
+
+
+def test_each_frame_is_blended_with_others() -> None:
+    x = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    blends = BlendedFrames(held_out_feeds(program(1), frames(x), "a"), 0.2, 4)
+    made = np.concatenate([batch["a/x"] for batch in blends.batches(["a/x"])])
+    assert blends.count == len(made) == 40 and made.dtype == np.float32
+    for k, shift in enumerate((2, 4, 6, 8)):
+        wanted = 0.8 * x + 0.2 * np.roll(x, -shift, axis=0)
+        np.testing.assert_allclose(made[10 * k : 10 * k + 10], wanted, rtol=1e-5)
+
+
+def test_frames_of_another_size_are_blended_with_those_of_their_batch() -> None:
+    blends = BlendedFrames(held_out_feeds(program(1), frames(one_hot(4)), "a"), 0.25, 1)
+    own, other = np.ones((2, 3)), np.ones((2, 5))
+    own[1] = 5
+    made = blends._blended(own, other)  # pyright: ignore[reportPrivateUsage]
+    np.testing.assert_allclose(made, [[2] * 3, [4] * 3])
+
+
+def test_agreement_on_blends_is_that_of_numpy() -> None:
+    # Frames of class 0 to 3 in turn; the compiled model prefers class 0 where others are weak.
+    compiled = program(1)
+    compiled.weights()["a/s"].values = np.array([1.3, 1, 1, 1], np.float32)
+    x = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
+    found = stressed(program(1), compiled, frames(x), ["a"], lambda model, output: None)
+    agree = []
+    for shift in (8, 16, 24, 32):  # 0.2: scores as flat as these are not sure of anything
+        blend = np.float32(0.8) * x + np.float32(0.2) * np.roll(x, -shift, axis=0)
+        agree.append((blend.argmax(1) == (blend * [1.3, 1, 1, 1]).argmax(1)).mean())
+    assert found == {("a", "y"): pytest.approx(np.mean(agree))}
+    assert found["a", "y"] < 1
+
+
+@pytest.mark.parametrize(
+    ("sharp", "weight"),
+    # A blend of two classes has scores 1 - w and w: sure to 0.97 where s (1 - 2 w) is about 3.7.
+    [(5.0, 0.2), (8.0, 0.27), (40.0, 0.3)],
+)
+def test_blends_are_as_strong_as_makes_the_original_doubt(sharp: float, weight: float) -> None:
+    seen: list[float] = []
+    original = program(sharp)
+
+    class Spy(BlendedFrames):
+        def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
+            seen.append(self.weight)
+            yield from super().batches(values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("repsimc.compiler.execution.stress.BlendedFrames", Spy)
+        stressed(original, original, frames(one_hot(50)), ["a"], lambda model, output: None)
+    assert seen[-1] == pytest.approx(weight, abs=0.012)
+
+
+def test_integers_are_not_blended() -> None:
+    text = SCORES.replace("float[N, 4] x)", "uint8[N, 4] x)").replace(
+        "{ y = Mul (x, s) }", "{ f = Cast <to = 1> (x)\n y = Mul (f, s) }"
+    )
+    original = joined([], a=model_of_text(text.replace("SHARP", "1")))
+    x = np.zeros((20, 4), np.uint8)
+    assert stressed(original, original, frames(x), ["a"], lambda model, output: None) == {}
+
+
+def test_what_was_measured_stands_beside_the_floor() -> None:
+    output = OutputComparison("a", "y", "top-1 agreement", 1.0, 0.9, 40, 1.0, 0.0)
+    (same,) = with_stress([output], {}, 0.9)
+    assert same == output and same.met
+    (cracked,) = with_stress([output], {("a", "y"): 0.8}, 0.9)
+    assert (cracked.stressed, cracked.cracks, cracked.met) == (0.8, True, False)
+    (told,) = with_stress([output], {("a", "y"): 0.8}, None)
+    assert told.met and not told.cracks
