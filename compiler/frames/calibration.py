@@ -282,8 +282,8 @@ def _scenes_by(sources: Sequence[FrameSource], unit: int) -> Callable[[Rows, int
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
             # Rows of other sizes do not go into one array.
-            changes = [np.flatnonzero(np.diff(kind[some])) + 1 for kind in kinds]
-            for part in np.split(some, np.unique(np.concatenate([*changes, []])).astype(int)):
+            changes = {int(at) + 1 for kind in kinds for at in np.flatnonzero(np.diff(kind[some]))}
+            for part in np.split(some, sorted(changes)):
                 small.add([source.rows(part) for source in counted])
         return small.scenes(most, run)
 
