@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..passes.pipeline import EXACT, run_exact
 from .errors import ModelError
-from .execution.agreement import Probe, difference, frame_probes
+from .execution.agreement import NOISE, Probe, difference, frame_probes, tolerance
 from .execution.feeds import input_specs
 from .execution.given import GivenModels, Originals
 from .execution.synthetic import synthetic_probes
@@ -41,6 +41,19 @@ class Case:
     probes: tuple[Probe, ...] = ()
     unverified: Mapping[str, str] = field(default_factory=dict[str, str])
     left_out: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> float:
+        """What is taken for rounding of float outputs: the most of any output that was compared."""
+        return max(
+            (
+                tolerance(self.original, model, value)
+                for probe in self.probes
+                for model, outputs in probe.expected.items()
+                for value in outputs.values()
+            ),
+            default=NOISE,
+        )
 
 
 def read_models(options: CompileOptions, progress: Progress) -> list[Program]:
