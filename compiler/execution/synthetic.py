@@ -53,7 +53,8 @@ def choices(program: Program, model: Model, sizes: Mapping[str, int]) -> Iterato
     values = {value.name: value for value in program.graph.inputs}
     own = [values[name] for name in model.inputs.values()]
     shapes = [value.shape for value in own]
-    ranks = _RANKS if None in shapes else (2,)
+    unknown = any(shape is None for shape in shapes)
+    ranks = _RANKS if unknown else (2,)
     free = any(_is_free(size) and size not in sizes for s in shapes for size in (s or ())[1:])
     batches = any(_is_free(size) and size not in sizes for s in shapes for size in (s or ())[:1])
     picky = any(_is_count(v) or _is_few(v.shape) for v in own)
@@ -61,7 +62,7 @@ def choices(program: Program, model: Model, sizes: Mapping[str, int]) -> Iterato
     counting = frozenset(s[0] for s in shapes if s and isinstance(s[0], str) and s[0])
     kinds = ("bits", "ones", "zeros", "counting", "last") if picky else ("bits",)
     for size, batch, rank, kind in itertools.product(
-        _SIZES if free or None in shapes else _SIZES[:1],
+        _SIZES if free or unknown else _SIZES[:1],
         _BATCHES if batches else _BATCHES[:1],
         ranks,
         kinds,
