@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..passes.pipeline import EXACT, run_exact
 from .errors import ModelError
-from .execution.agreement import Probe, difference, frame_probes
+from .execution.agreement import NOISE, Exactness, Probe, frame_probes, tolerance_of
 from .execution.feeds import input_specs
 from .execution.first_frame import run_first_frame
 from .execution.given import GivenModels, Originals
@@ -45,6 +45,12 @@ class Case:
     probes: tuple[Probe, ...] = ()
     unverified: Mapping[str, str] = field(default_factory=dict[str, str])
     left_out: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> float:
+        """What is taken for rounding of float outputs: the most of any output that was compared."""
+        compared = {name for probe in self.probes for name in probe.expected}
+        return max((tolerance_of(self.original, n).floats for n in compared), default=NOISE)
 
 
 def read_models(options: CompileOptions, progress: Progress) -> list[Program]:
@@ -114,9 +120,9 @@ def exact_program(
     """
     program = original.copy()
     run_exact(program)
-    if difference(program, probes, given) is None:
+    if Exactness(program, given).difference(probes) is None:
         return program, ()
-    if wrong := difference(original, probes, given):
+    if wrong := Exactness(original, given).difference(probes):
         source = original.models[wrong.model].source.path
         raise ModelError(
             f"repsimc reads {source} wrongly: beside the file, as ONNX Runtime runs it, {wrong}",
@@ -126,7 +132,7 @@ def exact_program(
     for name in names:
         program = original.copy()
         run_exact(program, without=(name,))
-        if difference(program, probes, given) is None:
+        if Exactness(program, given).difference(probes) is None:
             return program, (name,)
     return original.copy(), names
 
@@ -135,6 +141,12 @@ def _probes(
     original: Program, frames: Frames | None, given: GivenModels, foreign: Sequence[str]
 ) -> tuple[list[Probe], dict[str, str]]:
     if frames is not None:
+        if foreign:
+            raise ModelError(
+                f"model '{foreign[0]}' has operators that ONNX Runtime does not know, so that it "
+                "cannot be run on frames",
+                "leave out --calib: what is exact is shared without running anything",
+            )
         return frame_probes(original, frames, given)
     return synthetic_probes(original, given, [n for n in original.models if n not in foreign])
 

@@ -195,9 +195,14 @@ def _notes(case: Case, plan: Plan) -> tuple[str, ...]:
         notes.append(
             f"left out: {', '.join(case.left_out)}, after which outputs were not those of the files"
         )
+    if frames is None and len(case.unverified) < len(options.models):
+        notes.append(
+            "on made-up inputs every output was that of its file, run by ONNX Runtime, but for "
+            f"rounding ({case.allowed:g} of an output's largest value is allowed)"
+        )
     if frames is None and len(options.models) > 1:
         notes.append(
-            "no frames were given, so only what is exact was shared and nothing was measured; "
+            "no frames were given, so only what is exact was shared and no fidelity was measured; "
             "--calib PATH lets models share approximately too"
         )
     notes += case.tying.notes

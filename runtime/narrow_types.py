@@ -79,7 +79,7 @@ def run_session(
 
 def _number_of(value: Any) -> int:
     """The number in onnx.TensorProto of an array's type that NumPy has from ml_dtypes; else 0."""
-    return _NUMBERS.get(value.dtype.name, 0) if isinstance(value, np.ndarray) else 0
+    return _NUMBERS.get(str(getattr(value, "dtype", "")), 0)
 
 
 def _held(kind: Any, value: Any) -> Any:

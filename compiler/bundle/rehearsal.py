@@ -10,7 +10,7 @@ from typing import Any
 from ...runtime.manifest import Manifest
 from ...runtime.session import Session, load
 from ..errors import BackendError, DataError, ModelError
-from ..execution.agreement import Probe, judged
+from ..execution.agreement import Exactness, Probe
 from ..execution.executable import Executable
 from ..execution.given import Originals
 from ..graph.program import Program
@@ -35,15 +35,15 @@ class Rehearsal:
         Raises ModelError.
         """
         bundle = load(folder)
+        exact = Exactness(self.program, self.given), Exactness(self.program)
         try:
             with bundle.session(verify_hashes=False) as session:
                 probes = [self._expected(probe) for probe in self.probes]
-                for probe in probes:
-                    self._run(session, bundle.manifest, probe, bundle.models)
-                for name in bundle.models:
-                    session.warm(name)
+                for models in (bundle.models, *((name,) for name in bundle.models)):
+                    session.warm(models)
                     for probe in probes:
-                        self._run(session, bundle.manifest, probe, (name,))
+                        found = self._run(session, bundle.manifest, probe, models)
+                        self._judge(probe, found, exact, models)
         except (BackendError, DataError) as error:
             raise ModelError(
                 f"the bundle does not run: {error.message}",
@@ -67,23 +67,31 @@ class Rehearsal:
 
     def _run(
         self, session: Session, manifest: Manifest, probe: Probe, models: Sequence[str]
-    ) -> None:
+    ) -> dict[str, dict[str, Any]]:
+        """What the bundle makes of the probe; nothing where that has not all inputs."""
         entries = {entry.name: entry for entry in manifest.models}
         read = {*models, *(other for name in models for other, _ in entries[name].needs)}
         inputs = {name: self.program.models[name].inputs for name in sorted(read)}
-        compared = [name for name in models if name in probe.expected]
         wanted = {value for own in inputs.values() for value in own.values()}
-        if not compared or not wanted <= set(probe.feeds):
-            return
+        if not wanted <= set(probe.feeds) or not set(models) & set(probe.expected):
+            return {}
         feeds = {
             name: {own: probe.feeds[value] for own, value in values.items()}
             for name, values in inputs.items()
         }
-        found: dict[str, dict[str, Any]] = dict(session.run(feeds, models))
-        for name in compared:
+        return dict(session.run(feeds, models))
+
+    def _judge(
+        self,
+        probe: Probe,
+        found: dict[str, dict[str, Any]],
+        exact: tuple[Exactness, Exactness],
+        models: Sequence[str],
+    ) -> None:
+        for name in [name for name in found if name in probe.expected]:
             for own in probe.expected[name]:
-                value, given = found[name][own], None if name in self.moved else self.given
-                if wrong := judged(self.program, probe, (name, own), value, given):
+                judge = exact[name in self.moved]
+                if wrong := judge.judged(probe, (name, own), found[name][own]):
                     how = "all models" if len(models) > 1 else f"'{name}' alone"
                     raise ModelError(
                         f"the bundle does not compute what it was made of: running {how}, {wrong}",

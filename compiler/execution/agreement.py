@@ -101,53 +101,84 @@ def twice(
     return found
 
 
-def difference(
-    program: Program, probes: Sequence[Probe], given: Originals | None = None
-) -> Difference | None:
-    """The first output of an exact program that is not what the files make; None if all are.
+class Exactness:
+    """Whether outputs of `program` are those of the files, but for rounding.
 
     With `given`, a difference that the file itself shows for inputs that hardly differ counts as
-    noise.
+    rounding too.
     """
-    for probe in probes:
-        refs = [
-            (name, own, value)
-            for name in probe.expected
-            for own, value in program.models[name].outputs.items()
-        ]
-        if not refs:
-            continue
-        try:
-            segment = Executable(program, None, list(dict.fromkeys(r[2] for r in refs)))
-            made = segment({name: probe.feeds[name] for name in segment.inputs})
-        except ModelError as error:
-            name, own, _ = refs[0]
-            return Difference(name, own, np.inf, 0.0, error.message)
-        found = dict(zip(segment.outputs, made))
-        for name, own, value in refs:
-            wrong = judged(program, probe, (name, own), found[value], given)
-            if wrong is not None:
-                return wrong
-    return None
+
+    def __init__(self, program: Program, given: Originals | None = None) -> None:
+        self.program = program
+        self._given = given
+        self._tolerances: dict[str, Tolerance] = {}
+        self._moved: list[tuple[Probe, str, Mapping[str, Any] | None]] = []
+
+    def difference(self, probes: Sequence[Probe]) -> Difference | None:
+        """The first output of the program that is not what the files make; None if all are."""
+        for probe in probes:
+            refs = [
+                (name, own, value)
+                for name in probe.expected
+                for own, value in self.program.models[name].outputs.items()
+            ]
+            if not refs:
+                continue
+            try:
+                segment = Executable(self.program, None, list(dict.fromkeys(r[2] for r in refs)))
+                made = segment({name: probe.feeds[name] for name in segment.inputs})
+            except ModelError as error:
+                name, own, _ = refs[0]
+                return Difference(name, own, np.inf, 0.0, error.message)
+            found = dict(zip(segment.outputs, made))
+            for name, own, value in refs:
+                wrong = self.judged(probe, (name, own), found[value])
+                if wrong is not None:
+                    return wrong
+        return None
+
+    def judged(self, probe: Probe, output: tuple[str, str], found: Any) -> Difference | None:
+        """What is wrong with what was found for a (model, output) of a probe; None if nothing."""
+        model, own = output
+        expected = probe.expected[model][own]
+        apart, allowed = gap(expected, found), self.tolerance(model).of(expected)
+        if apart > allowed and self._given is not None:
+            moved = self._nudged(probe, model, self._given)
+            noise = 0.0 if moved is None else gap(expected, moved[own])
+            if noise < np.inf:
+                allowed = max(allowed, min(_TIMES * noise, _MOST))
+        return None if apart <= allowed else Difference(model, own, apart, allowed)
+
+    def tolerance(self, model: str) -> Tolerance:
+        """What is taken for rounding of a model's outputs."""
+        if model not in self._tolerances:
+            self._tolerances[model] = tolerance_of(self.program, model)
+        return self._tolerances[model]
+
+    def _nudged(self, probe: Probe, model: str, given: Originals) -> Mapping[str, Any] | None:
+        """What the file makes of inputs that hardly differ; None where it has no float inputs."""
+        for known, name, found in self._moved:
+            if known is probe and name == model:
+                return found
+        found = _run_nudged(self.program.models[model].inputs, model, probe, given)
+        self._moved.append((probe, model, found))
+        return found
 
 
-def judged(
-    program: Program, probe: Probe, output: tuple[str, str], found: Any, given: Originals | None
-) -> Difference | None:
-    """What is wrong with what was found for a (model, output) of a probe; None if nothing is."""
-    model, own = output
-    expected = probe.expected[model][own]
-    apart, allowed = gap(expected, found), tolerance(program, model, expected)
-    if apart > allowed and given is not None:
-        moved = _nudged(program, model, probe, given)
-        noise = 0.0 if moved is None else gap(expected, moved[own])
-        if noise < np.inf:
-            allowed = max(allowed, min(_TIMES * noise, _MOST))
-    return None if apart <= allowed else Difference(model, own, apart, allowed)
+@dataclass(frozen=True)
+class Tolerance:
+    """How far outputs may be from the files': see `gap`. `floats` by size, `whole` by share."""
+
+    floats: float
+    whole: float
+
+    def of(self, expected: Any) -> float:
+        """What is allowed for that value."""
+        return self.floats if _is_float(expected) else self.whole
 
 
-def tolerance(program: Program, model: str, expected: Any) -> float:
-    """How far an output of an exact program may be from the file's: see `gap`."""
+def tolerance_of(program: Program, model: str) -> Tolerance:
+    """What is taken for rounding of a model's outputs, by the types that it computes in."""
     nodes = list(every_node(program.nodes_of(model)))
     names = {
         element_name(value.dtype)
@@ -157,10 +188,8 @@ def tolerance(program: Program, model: str, expected: Any) -> float:
     }
     noise = max([NOISE, *(size for name, size in _COARSE.items() if name in names)])
     noise = max([noise, *(_QUANTISED_NOISE for node in nodes if node.op in _QUANTISED)])
-    if _is_float(expected):
-        return noise
     # Whole numbers that come of whole numbers are exact.
-    return _DECIDED if any("float" in name for name in names) else 0.0
+    return Tolerance(noise, _DECIDED if any("float" in name for name in names) else 0.0)
 
 
 def _is_float(value: Any) -> bool:
@@ -218,13 +247,12 @@ def _array_gap(expected: Array, found: Array) -> float:
     return float(np.max(np.abs(one - other), initial=0.0)) / largest
 
 
-def _nudged(
-    program: Program, model: str, probe: Probe, given: Originals
+def _run_nudged(
+    inputs: Mapping[str, str], model: str, probe: Probe, given: Originals
 ) -> Mapping[str, Any] | None:
-    """What the file makes of inputs that hardly differ; None where it has no float inputs."""
     draws = np.random.default_rng(0)
     moved: dict[str, Array] = {}
-    for own, value in program.models[model].inputs.items():
+    for own, value in inputs.items():
         array = probe.feeds[value]
         if array.dtype.kind == "f":
             nudge = 1 + _NUDGE * draws.standard_normal(array.shape)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,17 @@ class Choice:
     """How inputs are made up: what free sizes and ranks are, and the kind of whole numbers.
 
     Whole numbers may be indices, sizes or counts, so that few are valid: 'bits' are 0 and 1 at
-    random, 'ones' are 1, 'zeros' 0, 'signed' are from -3 to 3. Floats are noise, but for inputs of
-    a few numbers (scales, ratios) with 'ones' and 'zeros'. With 'signed' they are spread wider, so
-    that what is clipped or saturates shows.
+    random, 'ones' are 1, 'zeros' 0, 'counting' go up from 0, 'last' are -1, 'signed' are from -3 to
+    3. Floats are noise, but for inputs of a few numbers (scales, ratios) with 'ones' and 'zeros'.
+    With 'signed' they are spread wider, so that what is clipped or saturates shows. `batches` are
+    the symbols that count frames.
     """
 
     size: int
     batch: int
     rank: int
     integers: str = "bits"
+    batches: frozenset[str] = frozenset()
 
 
 def choices(program: Program, model: Model, sizes: Mapping[str, int]) -> Iterator[Choice]:
@@ -51,18 +53,21 @@ def choices(program: Program, model: Model, sizes: Mapping[str, int]) -> Iterato
     values = {value.name: value for value in program.graph.inputs}
     own = [values[name] for name in model.inputs.values()]
     shapes = [value.shape for value in own]
-    ranks = _RANKS if None in shapes else (2,)
+    unknown = any(shape is None for shape in shapes)
+    ranks = _RANKS if unknown else (2,)
     free = any(_is_free(size) and size not in sizes for s in shapes for size in (s or ())[1:])
     batches = any(_is_free(size) and size not in sizes for s in shapes for size in (s or ())[:1])
     picky = any(_is_count(v) or _is_few(v.shape) for v in own)
-    kinds = ("bits", "ones", "zeros") if picky else ("bits",)
+    # What counts frames does so on any axis: a state may be [layers, batch, width].
+    counting = frozenset(s[0] for s in shapes if s and isinstance(s[0], str) and s[0])
+    kinds = ("bits", "ones", "zeros", "counting", "last") if picky else ("bits",)
     for size, batch, rank, kind in itertools.product(
-        _SIZES if free or None in shapes else _SIZES[:1],
+        _SIZES if free or unknown else _SIZES[:1],
         _BATCHES if batches else _BATCHES[:1],
         ranks,
         kinds,
     ):
-        yield Choice(size, batch, rank, kind)
+        yield Choice(size, batch, rank, kind, counting)
 
 
 def made_up(value: gs.Variable, choice: Choice, sizes: Mapping[str, int], seed: int) -> Array:
@@ -78,7 +83,8 @@ def made_up(value: gs.Variable, choice: Choice, sizes: Mapping[str, int], seed: 
         if not _is_free(size):
             shape.append(int(size or 0))
         else:
-            shape.append(sizes.get(size or "", choice.size if axis else choice.batch))
+            first = axis == 0 or size in choice.batches
+            shape.append(sizes.get(size or "", choice.batch if first else choice.size))
     if math.prod(shape) > _MOST_ELEMENTS:
         raise ModelError(f"input '{value.name}' is too large to be made up")
     draws = np.random.default_rng([seed, *value.name.encode()])
@@ -103,6 +109,10 @@ def _whole(
         return np.asarray(draws.integers(limits.min, limits.max + 1, shape))
     if choice.integers in ("ones", "zeros"):
         return np.full(shape, int(choice.integers == "ones"))
+    if choice.integers == "counting":
+        return np.arange(math.prod(shape)).reshape(shape)
+    if choice.integers == "last" and dtype.kind == "i":
+        return np.full(shape, -1)
     if choice.integers == "signed":
         return np.asarray(draws.integers(-3 if dtype.kind == "i" else 0, 4, shape))
     return np.asarray(draws.integers(0, 2, shape))
@@ -120,66 +130,73 @@ def synthetic_probes(
     Of those it says why: no inputs that were tried suit the file, or its outputs are random.
     Models that accept the same inputs have one probe. Raises ModelError if a file does not open.
     """
-    known = dict(sizes or {})
-    found: dict[tuple[Choice, int], dict[str, dict[str, Any]]] = {}
+    probes: dict[Choice, list[Probe]] = {}
     unverified: dict[str, str] = {}
     for name in models:
-        accepted = _accepted(original, original.models[name], given, known, seed)
+        accepted = _accepted(original, original.models[name], given, dict(sizes or {}), seed)
         if isinstance(accepted, str):
             unverified[name] = accepted
             continue
-        for choice, outputs in accepted.items():
-            found.setdefault((choice, seed), {})[name] = outputs
-    probes: list[Probe] = []
-    for (choice, drawn), expected in found.items():
-        needed = {value for name in expected for value in original.models[name].inputs.values()}
-        feeds = {
-            value.name: made_up(value, choice, known, drawn)
-            for value in original.graph.inputs
-            if value.name in needed
-        }
-        probes.append(Probe(feeds, expected))
-    return probes, unverified
+        for choice, probe in accepted.items():
+            known = probes.setdefault(replace(choice, batches=frozenset()), [])
+            place = next((i for i, other in enumerate(known) if _agree(other, probe)), None)
+            if place is None:
+                known.append(probe)
+            else:
+                known[place] = _together(known[place], probe)
+    return [probe for alike in probes.values() for probe in alike], unverified
+
+
+def _agree(one: Probe, other: Probe) -> bool:
+    """Whether inputs that both have are the same."""
+    shared = one.feeds.keys() & other.feeds.keys()
+    return all(np.array_equal(one.feeds[name], other.feeds[name]) for name in shared)
+
+
+def _together(one: Probe, other: Probe) -> Probe:
+    return Probe({**one.feeds, **other.feeds}, {**one.expected, **other.expected})
 
 
 def _accepted(
     original: Program, model: Model, given: GivenModels, sizes: Mapping[str, int], seed: int
-) -> dict[Choice, dict[str, Any]] | str:
-    """What the file makes of the first inputs that suit it, and of others of their shapes."""
+) -> dict[Choice, Probe] | str:
+    """The first inputs that suit a file, and others of their shapes; or why none does."""
     values = {value.name: value for value in original.graph.inputs}
     given.open(model.name)
     reason = ""
 
-    def outputs(choice: Choice) -> dict[str, Any] | str:
+    def probe(choice: Choice) -> Probe | str:
         feeds = {
             value: made_up(values[value], choice, sizes, seed) for value in model.inputs.values()
         }
-        return twice(original, model.name, feeds, _Timed(given))
+        made = twice(original, model.name, feeds, _Timed(given))
+        return made if isinstance(made, str) else Probe(feeds, {model.name: made})
 
-    empty: dict[Choice, dict[str, Any]] = {}
+    empty: dict[Choice, Probe] = {}
     for choice in choices(original, model, sizes):
         try:
-            made = outputs(choice)
+            found = probe(choice)
         except ModelError as error:
             reason = reason or error.message
             continue
-        if isinstance(made, str):
-            return made
-        if any(isinstance(one, np.ndarray) and not one.size for one in made.values()):
-            empty = empty or {choice: made}  # nothing to compare: larger inputs may give something
+        if isinstance(found, str):
+            return found
+        outputs = found.expected[model.name].values()
+        if any(isinstance(one, np.ndarray) and not one.size for one in outputs):
+            empty = empty or {choice: found}  # nothing to compare: larger inputs may give more
             continue
-        return {choice: made, **_wider(choice, outputs)}
+        return {choice: found, **_wider(choice, probe)}
     return empty or f"ONNX Runtime runs the file on no inputs that were made up: {reason}"
 
 
-def _wider(choice: Choice, outputs: Any) -> dict[Choice, dict[str, Any]]:
+def _wider(choice: Choice, probe: Callable[[Choice], Probe | str]) -> dict[Choice, Probe]:
     """The same shapes with values that spread wider, if the file takes them."""
-    wider = Choice(choice.size, choice.batch, choice.rank, "signed")
+    wider = replace(choice, integers="signed")
     try:
-        made = outputs(wider)
+        found = probe(wider)
     except ModelError:
         return {}
-    return {} if isinstance(made, str) else {wider: made}
+    return {} if isinstance(found, str) else {wider: found}
 
 
 class _Timed:

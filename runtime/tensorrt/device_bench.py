@@ -26,7 +26,7 @@ from .building import BuildOptions, EngineGraph, Stages, build_job, chosen, engi
 from .checking import read_references
 from .child import run_child
 from .device_memory import parse_tegrastats, read_memory
-from .engines import EngineFile, engine_files, find_engines, read_record
+from .engines import EngineFile, engine_files, find_engines
 from .execution import output_values
 from .loaded_engines import Library, LoadedEngines
 from .probe import Device, probe
@@ -107,8 +107,7 @@ def device_bench(
     manifest = read_manifest(bundle)
     device = probe()
     layout, precision = chosen(manifest, options)
-    folder = find_engines(bundle, manifest, device.key, layout, precision)
-    record = read_record(folder)
+    folder, record = find_engines(bundle, manifest, device.key, layout, precision)
     frame, told = _frame(bundle, manifest)
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="repsimc-bench-") as name:

@@ -112,11 +112,13 @@ def engine_files(values: object) -> list[EngineFile]:
     return Reader("plans", "", values).each(lambda file: file.record(EngineFile))
 
 
-def find_engines(bundle: Path, manifest: Manifest, key: str, layout: str, precision: str) -> Path:
-    """The folder of engines for this device and this very bundle.
+def find_engines(
+    bundle: Path, manifest: Manifest, key: str, layout: str, precision: str
+) -> tuple[Path, EngineRecord]:
+    """The folder of engines for this device and this very bundle, and their record.
 
-    Raises BackendError where there are none, naming what there is: plans from elsewhere are never
-    loaded.
+    What is read of the folder is held against that record, whatever takes its place. Raises
+    BackendError where there are none, naming what there is: plans from elsewhere are never loaded.
     """
     folder = engine_folder(bundle, key, layout, precision)
     command = f"repsimc build {bundle} --backend tensorrt --layout {layout} --precision {precision}"
@@ -140,7 +142,7 @@ def find_engines(bundle: Path, manifest: Manifest, key: str, layout: str, precis
             f"the engines in {folder} were built from other files than the bundle holds now",
             f"build them again: {command}",
         )
-    return folder
+    return folder, record
 
 
 def read_engine_file(folder: Path, engine: EngineFile, version: str) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from ..feeds import Array, placeholder, required
 from ..files import check_files
 from ..manifest import MERGED, Manifest
-from .engines import find_engines, read_record
+from .engines import find_engines
 from .loaded_engines import Library, LoadedEngines
 from .probe import probe
 
@@ -34,12 +34,14 @@ class TensorRTExecution:
         device = probe()
         self.manifest = manifest
         self.layout = layout
-        folder = find_engines(path, manifest, device.key, layout, precision or manifest.precision)
+        folder, record = find_engines(
+            path, manifest, device.key, layout, precision or manifest.precision
+        )
         if verify_hashes:
             check_files(path, manifest)
         self.engines = LoadedEngines(
             folder,
-            read_record(folder).engines,
+            record.engines,
             output_values(manifest),
             Library(device.version, plugins=[str(path) for path in plugins]),
         )

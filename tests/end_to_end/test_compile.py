@@ -12,6 +12,8 @@ import onnx
 import pytest
 
 import repsimc
+from repsimc.compiler.bundle.verification import verify_bundle
+from repsimc.compiler.case import frames_of, read_models
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.graph.verifier import verify
 from repsimc.compiler.options import CompileOptions
@@ -58,6 +60,20 @@ def test_three_relatives_fit_into_a_budget(shared: CompileResult, family: Path) 
         # On frames that repsimc has never seen the figure holds but for sampling.
         assert agreement(shared.bundle, family, model.name) > output.value - 0.1
     assert report.frames_fit == 300 and report.inputs_tied
+
+
+def test_verify_tells_the_same_figures_of_the_same_frames(
+    shared: CompileResult, work: Work, family: Path, tmp_path: Path
+) -> None:
+    models = tuple((name, family / f"{name}.onnx") for name in "abc")
+    options = CompileOptions(models=models, calibration=family / "frames.npz")
+    frames = frames_of(options, read_models(options, NoProgress()))
+    assert frames is not None and shared.bundle is not None
+    rows = frames.held_out_rows("a")
+    np.savez(tmp_path / "held.npz", x=np.load(family / "frames.npz")["x"][rows])
+    found = verify_bundle(load(shared.bundle), tmp_path / "held.npz")
+    told = {model.name: model.fidelity[0] for model in shared.report.models}
+    assert {one.model: one.fidelity for one in found} == told
 
 
 def test_the_report_adds_up(shared: CompileResult) -> None:

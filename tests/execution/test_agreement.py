@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repsimc.compiler.execution.agreement import Probe, difference, gap, tolerance, twice
+from repsimc.compiler.execution.agreement import Exactness, Probe, gap, twice
 from repsimc.compiler.graph.program import Program
 from tests.programs import AsRead, joined
 
@@ -61,12 +61,12 @@ def probe(program: Program, seed: int = 0) -> Probe:
 def test_noise_is_no_difference_and_more_is() -> None:
     program = joined(a=net("y = Mul(x, w)"), b=net("y = Mul(x, w)"))
     held = probe(program)
-    assert difference(program, [held]) is None
+    assert Exactness(program).difference([held]) is None
     for factor, wrong in ((1 + 1e-6, False), (1.1, True)):
         changed = program.copy()
         weight = changed.weights()["b/w"]
         weight.values = np.float32(factor) * weight.values
-        found = difference(changed, [held])
+        found = Exactness(changed).difference([held])
         assert (found is not None) == wrong
         if found is not None:
             assert str(found).startswith("output 'y' of model 'b' differs by 0.1")
@@ -76,7 +76,7 @@ def test_a_program_that_does_not_run_differs() -> None:
     program = joined(a=net("y = Mul(x, w)"))
     held = probe(program)
     narrow = joined(a=net("y = Mul(x, x)").replace("[2,3] x", "[2,5] x"))
-    found = difference(narrow, [held])
+    found = Exactness(narrow).difference([held])
     assert found is not None
     assert "output 'y' of model 'a': " in str(found)
 
@@ -93,7 +93,7 @@ def test_a_program_that_does_not_run_differs() -> None:
 def test_what_is_taken_for_noise(nodes: str, kind: str, wanted: float) -> None:
     program = joined(a=net(nodes, kind))
     (expected,) = probe(program).expected["a"].values()
-    assert tolerance(program, "a", expected) == wanted
+    assert Exactness(program).tolerance("a").of(expected) == wanted
 
 
 def test_more_is_allowed_where_the_file_itself_wavers() -> None:
@@ -101,9 +101,11 @@ def test_more_is_allowed_where_the_file_itself_wavers() -> None:
     far = net("h = Add(x, w) d = Sub(h, w) e = Sub(d, x) y = Mul(e, w)", weight="9e4, 7e4, 5e4")
     near = net("y = Sub(x, x)")
     held = probe(joined(a=far))
-    found = difference(joined(a=near), [held])
+    found = Exactness(joined(a=near)).difference([held])
     assert found is not None
-    assert difference(joined(a=near), [held], AsRead(joined(a=far))) is not None  # never so much
+    assert (
+        Exactness(joined(a=near), AsRead(joined(a=far))).difference([held]) is not None
+    )  # never so much
 
 
 def test_two_runs_that_differ_are_random() -> None:

@@ -75,6 +75,13 @@ def test_free_sizes_are_those_the_file_accepts(
     assert probes[0].expected["a"]["y"].size
 
 
+def test_what_counts_frames_does_so_on_any_axis(tmp_path: Path) -> None:
+    text = net("float[B,4] x, float[2,B,4] state", "y = Add(state, x)", "float[2,B,4] y")
+    probes, unverified = probed(tmp_path, a=text)
+    assert not unverified
+    assert probes[0].feeds["a/state"].shape == (2, 2, 4)
+
+
 def test_models_that_accept_the_same_have_a_probe_together(tmp_path: Path) -> None:
     one, other = (net("float[N,4] x", f"y = {op}(x)", "float[N,4] y") for op in ("Neg", "Exp"))
     probes, unverified = probed(tmp_path, a=one, b=other)

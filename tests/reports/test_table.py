@@ -94,6 +94,18 @@ def test_the_budget_line_says_what_the_budget_counts() -> None:
     )
 
 
+def test_what_could_not_be_compared_is_unverified() -> None:
+    first, *others = REPORT.models
+    unsure = replace(first, unverified="its outputs are random")
+    report = replace(REPORT, models=(unsure, *others))
+    assert report_grid(report).rows[0][-1] == "unverified"
+    assert Report.from_json(report.to_json()) == report
+    older = report.to_json()
+    for model in older["models"]:
+        del model["unverified"]
+    assert Report.from_json(older) == REPORT
+
+
 def test_the_table_as_markdown(golden: Callable[[str, str], None]) -> None:
     golden("report_table.md", markdown(report_grid(REPORT)))
 
