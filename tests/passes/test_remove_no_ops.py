@@ -5,8 +5,9 @@ import pytest
 
 from repsimc.compiler.graph.text import text
 from repsimc.passes.normalise import Normalise
+from repsimc.passes.remove_no_ops import RemoveNoOps
 from tests.passes.checking import floats, normalised, ops
-from tests.programs import program_of
+from tests.programs import assert_same_outputs, model_of_text, program_of
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 
@@ -67,6 +68,15 @@ def test_must_not_fire_when_an_output_would_lose_its_name() -> None:
     {{ h = Relu(x) y = Identity(h) z = Dropout(y) }}"""
     program = normalised(model, {"x": floats(2, 4)})
     assert ops(program) == ["Relu", "Identity", "Dropout"]
+
+
+def test_must_not_fire_when_a_mask_is_an_output() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[2,3] x) => (float[2,3] z, bool[2,3] mask)
+    { h = Relu(x) y, mask = Dropout(h) z = Neg(y) }"""
+    program = program_of(text)
+    assert RemoveNoOps().run(program) == []
+    assert_same_outputs(model_of_text(text), program)
 
 
 def test_bodies_read_the_value_before() -> None:

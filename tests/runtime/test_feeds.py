@@ -122,3 +122,43 @@ def test_an_input_that_nothing_depends_on_may_be_left_out(tmp_path: Path) -> Non
             assert_close(bundle.run(inputs, models)["b"]["y"], np.tanh(X))
     with pytest.raises(DataError, match="input 'x' of model 'b' has shape"):
         bundle.run({"a": X, "b": X[0]})
+
+
+HOLDING = """<ir_version: 8, opset_import: ["" : 18]>
+g (seq(float[3]) s, optional(float[3]) o) => (float[3] y, bool h)
+<int64 first = {0}> { y = SequenceAt(s, first)  h = OptionalHasElement(o) }"""
+
+
+def test_sequences_and_optional_values_are_taken(tmp_path: Path) -> None:
+    bundle = load(bundled(tmp_path, joined(a=HOLDING)))
+    told = [spec.dtype for spec in bundle.manifest.model("a").inputs]
+    assert told == ["sequence(float32)", "optional(float32)"]
+    for value, there in ((None, False), (X[0], True)):
+        found = bundle.run({"s": [X[0], X[1]], "o": value})
+        assert_close(found["a"]["y"], X[0])
+        assert bool(found["a"]["h"]) == there
+    with pytest.raises(DataError, match=r"input 's' of model 'a' is ndarray, needs a sequence"):
+        bundle.run({"s": X, "o": None})
+    with pytest.raises(DataError, match=r"item 1 of input 's' of model 'a' has dtype int64"):
+        bundle.run({"s": [X[0], INDEX], "o": None})
+    with pytest.raises(DataError, match="no array for input 'o'"):
+        bundle.run({"s": [X[0]]})
+
+
+def test_a_map_is_a_mapping() -> None:
+    spec = TensorSpec("m", "a/m", "map(object,float32)", None)
+    assert check({"a": 1.0}, spec, "input 'm'") == {"a": 1.0}  # pyright: ignore
+    with pytest.raises(DataError, match=r"input 'm' is list, needs a map"):
+        check([1.0], spec, "input 'm'")
+
+
+def test_a_default_stands_where_nothing_is_given(tmp_path: Path) -> None:
+    model = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,3] x, float k) => (float[N,3] y) <float k = {2}> { y = Mul(x, k) }"""
+    bundle = load(bundled(tmp_path, joined(a=model, b=PLAIN)))
+    k = np.array(5, np.float32)
+    for models in (None, "a"):
+        assert_close(bundle.run({"a": X, "b": X}, models)["a"]["y"], X * 2)
+        assert_close(bundle.run({"a": {"x": X, "k": k}, "b": X}, models)["a"]["y"], X * 5)
+    with pytest.raises(DataError, match="input 'k' of model 'a' has shape"):
+        bundle.run({"a": {"x": X, "k": X}, "b": X})

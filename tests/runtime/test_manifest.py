@@ -142,3 +142,28 @@ def test_any_value_anywhere_is_read_or_refused_but_never_crashes(data: st.DataOb
     except ModelError:
         return
     assert Manifest.loads(read.dumps()) == read
+
+
+def test_optional_inputs_are_written_only_where_there_are_some() -> None:
+    spec = TensorSpec("k", "a/k", "float32", ())
+    whole = manifest(entry("a", optional=(spec,)), entry("b"))
+    first, second = whole.to_json()["models"]
+    assert "optional" in first and "optional" not in second
+    assert Manifest.from_json(whole.to_json()) == whole
+    with pytest.raises(ModelError, match="two inputs of model 'a' have one name"):
+        Manifest.from_json(
+            manifest(entry("a", optional=(TensorSpec("x", "q", "bool", ()),))).to_json()
+        )
+
+
+@pytest.mark.parametrize("dtype", ["optional(sequence(int64))", "map(int64,float32)"])
+def test_what_inputs_may_hold(dtype: str) -> None:
+    found = manifest(entry("a", inputs=(TensorSpec("x", "x", dtype, None),)))
+    assert Manifest.loads(found.dumps()) == found
+
+
+@pytest.mark.parametrize("dtype", ["set(int64)", "sequence(int65)", "map(int64)x", "sequence("])
+def test_what_they_may_not_hold(dtype: str) -> None:
+    found = manifest(entry("a", inputs=(TensorSpec("x", "x", dtype, None),)))
+    with pytest.raises(ModelError, match="a dtype that repsimc knows"):
+        Manifest.loads(found.dumps())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from repsimc.compiler.graph.program import Program
 from repsimc.compiler.structure.bounds import bounds_of
 from repsimc.compiler.structure.intervals import Bounds
 from tests.nets.networks import Array, Net
-from tests.programs import program_of
+from tests.programs import model_of_text, program_of
 
 INF = np.inf
 
@@ -148,3 +149,41 @@ def assert_within(array: Array, bounds: Bounds) -> None:
 def test_numbers_outside_would_be_seen() -> None:
     with pytest.raises(AssertionError):
         assert_within(np.ones((1, 2)), Bounds(np.zeros(2), np.array([1.0, 0.9]), -1))
+
+
+def test_integers_wrap_and_have_no_bounds() -> None:
+    model = """<ir_version: 8, opset_import: ["" : 17]>
+    g (int8[2] x, uint8[2] u) => (int8[2] y, uint8[2] z) <uint8 five = {5}>
+    { a = Abs(x)  y = Relu(a)  z = Sub(u, five) }"""
+    assert bounds_of(program_of(model)) == {}
+
+
+def test_a_bound_beyond_the_type_is_none() -> None:
+    model = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[2] x) => (float[2] y) <float lo = {0}, float hi = {1e30}>
+    { c = Clip(x, lo, hi)  y = Mul(c, c) }"""
+    found = bounds_of(program_of(model))
+    assert found["a/c"].high == np.float32(1e30)
+    assert (found["a/y"].low, found["a/y"].high) == (0, INF)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "known"),
+    [
+        ("h = Relu(x)", True),
+        ("h = Exp(x)", False),
+        ("k = Sigmoid(x)  h = Exp(k)", True),
+        ("h = Reciprocal(x)", False),
+        ("k = Exp(x)  l = Neg(k)  h = Relu(l)", False),
+        ("h = Add(x, inf)", False),
+    ],
+)
+def test_zero_times_what_may_be_infinite_is_no_constant(nodes: str, known: bool) -> None:
+    model = model_of_text(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y) <float zero = {{0}}> {{ {nodes}  y = Mul(h, zero) }}"""
+    )
+    inf = np.full(2, -INF, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(inf, "inf"))
+    found = bounds_of(program_of(model)).get("a/y")
+    assert (found is not None and bool(found.constant().all())) == known
