@@ -176,7 +176,8 @@ def difference(found: Any, wanted: Any) -> str:
         close = np.isclose(a, b, rtol, atol * float(finite.max(initial=0)) + 1e-12, equal_nan=True)
     if close.all():
         return ""
-    worst = np.abs(a - b)[~close]
+    with np.errstate(invalid="ignore"):
+        worst = np.abs(a - b)[~close]
     return f"off by {np.nanmax(worst, initial=0):.3g}, largest {finite.max(initial=0):.3g}"
 
 

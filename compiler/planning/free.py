@@ -123,12 +123,13 @@ class Folds:
     # -- judging --------------------------------------------------------------------------------
 
     def _saves(self, sites: Sequence[Site], already: Sequence[Site]) -> bool:
-        """Whether the sites cost less than those already there, and nothing more."""
-        after = self._bench.bills.bill(_actions(sites))
-        before = self._bench.bills.bill(_actions(already))
-        if after is None or before is None or after == before:
+        """Whether the sites save what matters beside those already there, and cost nothing more."""
+        bills = self._bench.bills
+        whole, before, after = (bills.bill(_actions(some)) for some in ((), already, sites))
+        if whole is None or before is None or after is None:
             return False
-        return after.weights_nbytes <= before.weights_nbytes and after.macs <= before.macs
+        more = after.weights_nbytes > before.weights_nbytes or after.macs > before.macs
+        return not more and (before - after).matters(whole)
 
     def _is_faster(self, action: Action) -> bool:
         """Whether what an action merges is faster on this machine too; others only remove."""

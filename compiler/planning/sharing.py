@@ -108,6 +108,10 @@ class SharingPlanner:
             choice = search.smallest() if allowed is None else search.within(allowed)
             if choice is None:
                 return None
+            idle = self._worthless(choice) if allowed is None else None
+            if idle is not None:
+                search.reject(idle)
+                continue
             trial = self._bench.measure(self._bench.bills.without_idle([*choice.actions, *free]))
             missed = {output.model for output in trial.outputs if not output.met}
             if missed and choice.sites:
@@ -157,6 +161,23 @@ class SharingPlanner:
             for output in model.outputs
         ]
         return max(1 - min(floors), 1e-3)
+
+    def _worthless(self, choice: Combination) -> Site | None:
+        """A site of the choice that saves too little beside the others, the most damaging first.
+
+        Under a budget every site is needed: the choice with least damage does without others.
+        """
+        bills = self._bench.bills
+        free = [planned.action for planned in self._free]
+        whole, bill = bills.bill(()), bills.bill([*choice.actions, *free])
+        for site in sorted(choice.sites, key=lambda one: (-one.damage, str(one.action))):
+            rest = [action for action in choice.actions if action is not site.action]
+            less = bills.bill([*rest, *free])
+            assert whole is not None and bill is not None
+            # Without it nothing may stand: others take through it.
+            if less is not None and not (less - bill).matters(whole):
+                return site
+        return None
 
     def _culprit(self, choice: Combination, missed: set[str], search: Search) -> Site:
         """The site to give up: of those that touch a missed output, the most damaging one."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..actions.action import Action
+from ..actions.bill import LEAST_SHARE
 from ..actions.kinds import Kind, sharing
 from ..actions.site import Site, Sites
 from ..fitting.effort import GLANCE, SEARCH
@@ -16,6 +17,7 @@ from .workbench import Workbench
 # What predicts a measurement: a swap fitted at a glance, and judged on fit frames that this fit did
 # not see. benchmarks/similarity.py says how well, docs/similarity.md shows.
 PROBE = replace(GLANCE, judged=512, held_out=False)
+_TOO_LITTLE = f"nothing that it could share is {100 * LEAST_SHARE:g} % of all weights or MACs"
 
 
 class Swaps:
@@ -41,13 +43,18 @@ class Swaps:
 
     def _found(self) -> Sites:
         evidence, found = self._bench.evidence, Sites()
+        whole = self._bench.bills.bill(())
+        assert whole is not None
         self._progress.stage("ranking sites by similarity", len(evidence.groups))
         for group in evidence.groups:
             for kind in self._kinds:
                 sites = kind.sites(evidence, group)
-                found.found += sites.found
-                found.spare += sites.spare
+                kept = [site for site in sites.found if site.saved.matters(whole)]
+                found.found += kept
+                found.spare += [site for site in sites.spare if site.saved.matters(whole)]
                 found.refused |= sites.refused
+                left = {site.receiver for site in sites.found} - {site.receiver for site in kept}
+                found.refused |= dict.fromkeys(sorted(left), _TOO_LITTLE)
             self._progress.advance()
         self._progress.stage(f"measuring swaps ({len(found.found)} sites)", None)
         return found

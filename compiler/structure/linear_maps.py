@@ -205,6 +205,7 @@ def _scale(node: gs.Node, outputs: set[str], channels_first: bool) -> Linear | N
     channels = shape[axis]
     if not isinstance(channels, int) or channels < 1:
         return None
+    dtype = np.dtype(np.float32 if value.dtype is None else value.dtype)
     nodes: list[gs.Node] = []
     source, factor, offset = value, np.ones(channels), np.zeros(channels)
     step: gs.Node | None = node
@@ -212,13 +213,25 @@ def _scale(node: gs.Node, outputs: set[str], channels_first: bool) -> Linear | N
         pair = _step(step, value, len(shape), axis, channels)
         if pair is None:
             break
-        factor, offset = factor * pair[0], offset * pair[0] + pair[1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            further = factor * pair[0], offset * pair[0] + pair[1]
+            numbers = all(_holds(array, dtype) for array in further)
+        if not numbers:
+            break
+        factor, offset = further
         nodes.append(step)
         value = step.outputs[0]
         step = reader_of(value, outputs)
-    if not nodes or not (np.isfinite(factor).all() and np.isfinite(offset).all()):
+    if not nodes:
         return None
     return Linear(tuple(nodes), source, value, factor, offset, channels_first=channels_first)
+
+
+def _holds(array: Float64, dtype: np.dtype[Any]) -> bool:
+    """Whether the numbers can be told in that type: 0 times one that is too large is no number."""
+    kind = np.finfo(dtype if dtype in _DTYPES else np.float32)
+    size = np.abs(array[array != 0])
+    return bool(np.isfinite(size).all() and (size <= kind.max).all() and (size >= kind.tiny).all())
 
 
 def _step(

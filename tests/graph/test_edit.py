@@ -12,6 +12,7 @@ from repsimc.compiler.graph.edit import (
     is_float,
     put_steps,
     remove_nodes,
+    sort_nodes,
 )
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
@@ -101,3 +102,52 @@ def test_floats() -> None:
     program = net("h = Reshape(x, s) y = Mul(h, w)", weights)
     assert is_float(program.values()["a/h"]) and is_float(program.weights()["a/w"])
     assert not is_float(program.weights()["a/s"])
+
+
+def test_steps_in_the_place_of_steps_come_where_those_were() -> None:
+    program = net("h = Neg(x) i = Relu(h) j = Relu(i) y = Neg(j)")
+    edit = Edit(program)
+    affine = ChannelAffine(np.full(4, 2.0), np.full(4, 1.0), 1)
+    first, second = program.graph.nodes[1:3]
+    put_steps(edit, first.inputs[0], first, affine, "some-pass")
+    [again, _] = [second.inputs[0].inputs[0], put_steps(edit, second.inputs[0], second, affine, "")]
+    put_steps(edit, again.inputs[0], again, affine, "some-pass")
+    edit.done()
+    verify(program)
+    assert [node.op for node in program.graph.nodes] == [
+        "Neg",
+        *["Mul", "Mul", "Add", "Mul", "Add"],
+        "Neg",
+    ]
+
+
+def test_a_weight_goes_with_the_last_of_its_readers() -> None:
+    program = net("u = Mul(x, w) v = Add(u, w) t = Exp(v) y = Neg(x)")
+    gone = program.graph.nodes[2::-1]
+    assert remove_nodes(program, gone) == [0, 0, 16]
+    assert [node.op for node in program.graph.nodes] == ["Neg"]
+
+
+def test_nodes_in_a_long_row_are_sorted() -> None:
+    count = 3000  # far beyond what recursion could follow
+    steps = " ".join(f"v{i} = Relu({f'v{i - 1}' if i else 'x'})" for i in range(count))
+    program = net(f"{steps} y = Neg(v{count - 1})")
+    wanted = [node.name for node in program.graph.nodes]
+    program.graph.nodes.reverse()
+    sort_nodes(program)
+    assert [node.name for node in program.graph.nodes] == wanted
+    verify(program)
+
+
+def test_nodes_of_a_level_stay_as_they_were() -> None:
+    program = net("b = Relu(x) a = Neg(x) c = Add(a, b) y = Add(c, a)")
+    order = [node.op for node in program.graph.nodes]
+    sort_nodes(program)
+    assert [node.op for node in program.graph.nodes] == order
+
+
+def test_nodes_in_a_circle_are_refused() -> None:
+    program = net("b = Relu(x) a = Neg(b) y = Add(a, b)")
+    program.graph.nodes[0].inputs[0] = program.values()["a/a"]
+    with pytest.raises(ValueError, match="circle"):
+        sort_nodes(program)

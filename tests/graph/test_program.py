@@ -30,3 +30,17 @@ def test_order_is_that_of_the_makers() -> None:
 )
 def test_standard_operators_by_their_domain(domain: str | None, standard: bool) -> None:
     assert is_standard(gs.Node("Relu", "r", domain=domain)) is standard
+
+
+def test_new_names_are_given_once_and_bodies_have_theirs() -> None:
+    program = program_of(
+        '<ir_version: 8, opset_import: ["": 17]> g (bool c, float[2] x) => (float[2] y) {'
+        "y = If (c) <then_branch = t () => (float[2] o) { o = Relu(x) },"
+        " else_branch = e () => (float[2] p) { p = Neg(x) }> }"
+    )
+    names = program.names()
+    assert names.free("a/new") == "a/new"
+    assert [names.free("a/new") for _ in range(2)] == ["a/new_2", "a/new_3"]
+    assert names.free("a/x") == "a/x_2"
+    assert names.free("a/o") == program.unique_name("a/o") == "a/o_2"
+    assert names.free("a/new_2") == "a/new_2_2"

@@ -16,7 +16,7 @@ from repsimc.compiler.structure.merging import merged
 from repsimc.passes.merge_linear import MergeLinear
 from tests.nets.networks import Net, smooth_images
 from tests.passes.checking import changed, ops, same_outputs, unchanged
-from tests.programs import program_of
+from tests.programs import program_of, run
 
 MERGE = MergeLinear()
 ANY_SIZE = MergeLinear(growth_nbytes=1 << 30)
@@ -408,3 +408,19 @@ def test_a_wrong_merge_would_be_seen() -> None:
     weight.values = weight.values * np.float32(1.01)
     with pytest.raises(AssertionError):
         same_outputs(program, before, {"a/x": smooth_images(2, 3, 9)})
+
+
+@pytest.mark.parametrize(("factor", "made"), [(4.0, np.inf), (0.25, 0.0)])
+def test_steps_merge_as_far_as_their_product_is_a_number(factor: float, made: float) -> None:
+    net = Net()
+    x = "x"
+    for _ in range(200):
+        x = net.node("Mul", x, net.weight(np.full((1, 3), factor)))
+    net.node("Identity", x, out="y")
+    program = program_of(net.model(x=("N", 3)))
+    MERGE.run(program)
+    weights = [weight.values for weight in program.weights().values()]
+    assert all(np.isfinite(array).all() and np.all(array != 0) for array in weights)
+    assert 2 < len(program.graph.nodes) < 10
+    given = np.array([[0, 1, 1]], np.float32)
+    assert np.array_equal(run(program, {"a/x": given})["a/y"], [[0, made, made]])

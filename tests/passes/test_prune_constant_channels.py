@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from repsimc.compiler.graph.program import Program
-from repsimc.compiler.structure.channel_groups import group_of
+from repsimc.compiler.structure.channel_groups import ChannelGroups, group_of
 from repsimc.passes.prune_constant_channels import PruneConstantChannels
 from tests.nets.networks import Net
 from tests.passes.checking import changed, unchanged
@@ -220,6 +220,17 @@ def test_what_stands_in_the_way_is_told(what: str, reason: str) -> None:
     found = group_of(program_of(model), "a/r")
     assert isinstance(found, str)
     assert re.search(reason, found), found
+
+
+def test_what_stood_in_the_way_of_one_value_stands_in_that_of_all_it_reaches() -> None:
+    net = Net()
+    x = "x"
+    for index in range(6):
+        x = net.relu(net.node("Mul", x, net.weight(np.ones((8, 1, 1)))), out=f"r{index}")
+    net.conv(x, 8, 4, out="y")
+    groups = ChannelGroups(program_of(net.model(x=("N", 8, 6, 6))))
+    found = [groups.of(f"a/r{index}") for index in range(6)]
+    assert all(one == "'x' is an input or output of the model" for one in found)
 
 
 def test_a_shared_filter_that_would_be_copied_stays() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
+from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.fitting.effort import GLANCE, TRIAL, Effort
 from repsimc.compiler.fitting.reference import FitSize
 from repsimc.compiler.graph.verifier import verify
@@ -25,6 +27,18 @@ def test_answers_do_not_depend_on_what_was_asked_before() -> None:
     there = list(bench().measure_all(questions))
     back = list(bench().measure_all(questions[::-1]))[::-1]
     assert [trial.outputs for trial in there] == [trial.outputs for trial in back]
+
+
+def test_a_region_that_begins_in_a_narrower_layer_goes_as_if_it_had_gone_first() -> None:
+    source = bench()
+    narrow = NarrowLayerAction("a", "a/b2_h", 3)
+    inside = CollapseAction("a", "a/b2_h", "a/b2_d", 0)
+    first = source.measure((narrow,), TRIAL)
+    assert first.program.values()["a/b2_h"].shape[1] == 3
+    onward = source.measure((narrow, inside), TRIAL, onto=first)
+    verify(onward.program)
+    assert onward.outputs == source.measure((narrow, inside), TRIAL).outputs
+    assert onward.as_promised
 
 
 def test_constants_are_adopted_but_for_named_operators() -> None:
