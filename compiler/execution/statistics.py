@@ -186,11 +186,12 @@ def _pieces(
     # A batch that the model fixes cannot be cut, nor one that is counted on another axis.
     free = all(known[name].shape and not isinstance(known[name].shape[0], int) for name in fed)
     for count, feeds in zip(frames.counts, frames.batches(fed)):
-        cut = free and all(len(array) == count for array in feeds.values())
-        step = most if cut else max(count, 1)
-        for start in range(0, count, step):
-            part = {name: array[start : start + step] for name, array in feeds.items()}
-            yield min(step, count - start), part if cut else feeds
+        if not free or any(len(array) != count for array in feeds.values()):
+            yield count, feeds
+            continue
+        for start in range(0, count, most):
+            part = {name: array[start : start + most] for name, array in feeds.items()}
+            yield min(most, count - start), part
 
 
 # -- keeping ----------------------------------------------------------------------------------

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from repsimc.compiler.execution import feeds as module
-from repsimc.compiler.execution.feeds import fit_feeds, held_out_feeds, run_groups
+from repsimc.compiler.execution.executable import Executable
+from repsimc.compiler.execution.feeds import (
+    fit_feeds,
+    held_out_feeds,
+    input_specs,
+    run_groups,
+    run_on,
+)
 from repsimc.compiler.frames.calibration import Frames, InputSpec, load_frames
 from repsimc.compiler.graph.program import Program
 from tests.nets.networks import Array
@@ -126,3 +133,44 @@ def test_streams_stay_apart() -> None:
     (batch, *_) = held_out_feeds(made, found, "b").batches(["b/x"])
     assert set(batch) == {"b/x"}
     assert held_out_feeds(made, found, "b").count == 15
+
+
+def test_frames_of_one_size_run_together() -> None:
+    net = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, T] x) => (float[N, T] y) { y = Relu (x) }"""
+    pieces = [floats(3, 30), floats(5, 40, 1), floats(3, 30, 2)]
+    specs = {"a": [InputSpec("x", np.dtype(np.float32), ("N", "T"))]}
+    found = load_frames(pieces, specs)
+    feeds = fit_feeds(joined([], a=net), found, "a")
+    assert feeds.mixed and feeds.count == 75
+    batches = list(feeds.batches(["a/x"]))
+    assert [len(batch["a/x"]) for batch in batches] == list(feeds.counts)
+    assert len({batch["a/x"].shape[1] for batch in batches}) == 2 == len(batches)
+    for rows, batch in zip(np.split(feeds.ordered, np.cumsum(feeds.counts)[:-1]), batches):
+        for row, frame in zip(rows, batch["a/x"]):
+            piece = 0 if row < 30 else 1 if row < 70 else 2
+            np.testing.assert_array_equal(frame, pieces[piece][row - (0, 30, 70)[piece]])
+
+
+def test_states_are_counted_on_their_own_axis() -> None:
+    net = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[batch, 3] x, float[2, batch, 3] h, int64 k)
+      => (float[batch, 3] y, float[2, batch, 3] hn)
+    { a = Cast<to=1> (k) b = Mul (x, a) hn = Add (b, h) y = Relu (b) }"""
+    made = joined([], a=net)
+    specs = input_specs(made)
+    assert [(spec.frame_axis, spec.state) for spec in specs] == [
+        (0, False),
+        (1, True),
+        (None, False),
+    ]
+    found = load_frames({"x": X, "k": np.repeat([2, 3], 50)}, {"a": specs})
+    feeds = held_out_feeds(made, found, "a")
+    names = ["a/x", "a/h", "a/k"]
+    for count, batch in zip(feeds.counts, feeds.batches(names)):
+        assert [batch[name].shape for name in names] == [(count, 3), (2, count, 3), ()]
+    assert feeds.mixed
+    segment = Executable(made, None, ["a/hn"])
+    spans = [(span, arrays["a/hn"].shape) for span, arrays in run_on(feeds, segment)]
+    assert [(2, span.stop - span.start, 3) for span, _ in spans] == [shape for _, shape in spans]
+    assert spans[-1][0].stop == 25

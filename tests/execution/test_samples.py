@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from repsimc.compiler.execution.feeds import fit_feeds, input_specs
 from repsimc.compiler.execution.samples import MAX_CHANNELS, POSITIONS, Samples, sample_values
+from repsimc.compiler.frames.calibration import load_frames
 from tests.nets.networks import Array, ArrayFrames, Net, smooth_images
 from tests.programs import joined, program_of
 
@@ -109,3 +111,26 @@ def test_wide_values_are_mixed_down_alike() -> None:
     true = np.linalg.norm(np.maximum(x, 0), axis=1)
     assert np.abs(lengths / true - 1).max() < 0.25
     assert abs(np.mean(lengths / true) - 1) < 0.02
+
+
+def test_frames_of_several_sizes_are_comparable_where_the_multiples_are_the_same() -> None:
+    rows = {name: drawn(0, 20, 2) for name in "abc"}
+    every = {"a": ((8, 8), (12, 8)), "b": ((4, 4), (6, 4)), "c": ((4, 4), (4, 4))}
+    first = {name: sizes[0] for name, sizes in every.items()}
+    data = Samples(rows, first, dict.fromkeys("abc", 2), every)
+    assert data.comparable("a", "b") and data.comparable("b", "a")
+    assert not data.comparable("a", "c")
+    assert not data.same_size("b", "c") and data.same_size("b", "b")
+
+
+def test_sampled_rows_of_frames_of_several_sizes() -> None:
+    net = Net()
+    net.node("Relu", net.conv("x", 3, 4, strides=[2, 2], out="c"), out="y")
+    program = program_of(net.model(x=("N", 3, "H", "W")))
+    specs = {"a": input_specs(program)}
+    pieces = [smooth_images(20, size=8), smooth_images(12, size=16)]
+    feeds = fit_feeds(program, load_frames(pieces, specs), "a")
+    found = sample_values(program, ["a/c", "a/y"], feeds)
+    assert {len(rows) for rows in found.rows.values()} == {feeds.count * POSITIONS}
+    assert set(found.every["a/c"]) == {(4, 4), (8, 8)} and found.same_size("a/c", "a/y")
+    np.testing.assert_array_equal(np.maximum(found.rows["a/c"], 0), found.rows["a/y"])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from repsimc.compiler.execution.executable import Executable
+from repsimc.compiler.execution.feeds import fit_feeds, input_specs
 from repsimc.compiler.fitting.operators import linear_operator
+from repsimc.compiler.fitting.reconstruction import Target, reconstruct
 from repsimc.compiler.fitting.reference import MIN_ROWS, ROWS_NBYTES, FitSize, Reference, row_count
-from tests.nets.networks import Net
+from repsimc.compiler.frames.calibration import load_frames
+from tests.nets.networks import Net, smooth_images
 from tests.nets.two_blocks import frames, residual
 from tests.programs import program_of
 
@@ -56,3 +59,34 @@ def test_row_counts_follow_the_unknowns_within_bounds() -> None:
     assert row_count(grouped, FitSize(1000)) == 1000 * (3 * 9 + 1)
     assert row_count(last, FitSize(1000)) == 1000 * (32 * 9 + 1)
     assert row_count(last, FitSize(10**6)) == ROWS_NBYTES // (4 * (32 * 9 + 4))
+
+
+def test_rows_of_frames_of_several_sizes() -> None:
+    net = Net()
+    net.node("Relu", net.conv("x", 3, 4, out="c"), out="y")
+    program = program_of(net.model(x=("N", 3, "H", "W")))
+    pieces = [smooth_images(40, size=8), smooth_images(30, size=12), smooth_images(20, size=2)]
+    specs = {"a": input_specs(program)}
+    feeds = fit_feeds(program, load_frames(pieces, specs), "a")
+    reference = Reference(program, feeds, seed=3)
+    reference.collect({"a/c": (4096, False)})
+    assert reference.has("a/c")
+    parts, start = [], 0
+    for count, batch in zip(feeds.counts, feeds.batches(["a/x"])):
+        positions = reference.positions("a/c", slice(start, start + count))
+        (c,) = Executable(program, None, ["a/c"])(batch)
+        flat = c.reshape(count, 4, -1).transpose(0, 2, 1)
+        parts += [flat[frame, places] for frame, places in enumerate(positions)]
+        start += count
+    np.testing.assert_allclose(reference.rows("a/c"), np.concatenate(parts), atol=1e-5)
+    # A fit on them finds the operator's own weights again.
+    operator = linear_operator(program.values()["a/c"].inputs[0])
+    assert operator is not None
+    wanted = operator.affine().weight.copy()
+    operator.weight.values = np.zeros_like(operator.weight.values)
+    original = program_of(net.model(x=("N", 3, "H", "W")))
+    fresh = Reference(original, feeds, seed=3)
+    reconstruct(program, [(operator, Target("a/c"))], fresh, ["a/y"])
+    fitted = linear_operator(operator.node)
+    assert fitted is not None
+    np.testing.assert_allclose(fitted.affine().weight, wanted, atol=0.02)  # the ridge
