@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from repsimc.compiler.errors import UsageError
-from repsimc.compiler.units import parse_budget, parse_bytes, parse_macs
+from repsimc.compiler.units import (
+    format_sizes,
+    parse_budget,
+    parse_bytes,
+    parse_macs,
+    parse_sizes,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,3 +27,13 @@ def test_more_digits_than_a_float_holds_are_a_mistake_of_the_users(parse: object
     assert callable(parse)
     with pytest.raises(UsageError):
         parse("9" * 400)
+
+
+def test_sizes() -> None:
+    assert parse_sizes(["x=1x3x8x8", "m.y=4"]) == {"x": (1, 3, 8, 8), "m.y": (4,)}
+    assert format_sizes((1, 3, 8, 8)) == "1x3x8x8"
+    for text in ("x", "x=", "=3", "x=1x", "x=1,3", "x=" + "9" * 5000):
+        with pytest.raises(UsageError, match="is no shape"):
+            parse_sizes([text])
+    with pytest.raises(UsageError, match="two sizes"):
+        parse_sizes(["x=1x3", "x=1x4"])

@@ -142,3 +142,14 @@ def test_any_value_anywhere_is_read_or_refused_but_never_crashes(data: st.DataOb
     except ModelError:
         return
     assert Manifest.loads(read.dumps()) == read
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"nowhere": [1]}, {"VALUE": [1, 2, 3, 4, 5, 6, 7]}, {"VALUE": "1x3"}, {"VALUE": [-1]}]
+)
+def test_sizes_are_those_of_an_input(sizes: dict[str, object]) -> None:
+    content = json.loads(manifest().dumps())
+    value = content["models"][0]["inputs"][0]["value"]
+    content["sizes"] = {value if key == "VALUE" else key: told for key, told in sizes.items()}
+    with pytest.raises(ModelError):
+        Manifest.from_json(content)
