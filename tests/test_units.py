@@ -10,9 +10,11 @@ from repsimc.compiler.errors import UsageError
 from repsimc.compiler.units import (
     Budget,
     MacsLimit,
+    format_sizes,
     parse_budget,
     parse_bytes,
     parse_macs,
+    parse_sizes,
     printable,
     printable_line,
 )
@@ -62,3 +64,13 @@ def test_a_number_with_its_unit_is_what_it_says() -> None:
 def test_what_steers_a_terminal_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable_line(text) == shown.replace("\t", "\\t").replace("\n", "\\n")
+
+
+def test_sizes() -> None:
+    assert parse_sizes(["x=1x3x8x8", "m.y=4"]) == {"x": (1, 3, 8, 8), "m.y": (4,)}
+    assert format_sizes((1, 3, 8, 8)) == "1x3x8x8"
+    for text in ("x", "x=", "=3", "x=1x", "x=1,3", "x=" + "9" * 5000):
+        with pytest.raises(UsageError, match="is no shape"):
+            parse_sizes([text])
+    with pytest.raises(UsageError, match="two sizes"):
+        parse_sizes(["x=1x3", "x=1x4"])

@@ -41,10 +41,11 @@ _MOST_WORKERS = 8
 class Executable:
     """A piece of a program, compiled once by ONNX Runtime and then called on batches.
 
-    `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
-    name to array returns the arrays of `outputs`, in order; graph inputs among them are handed on.
-    A `frugal` one frees every value as soon as it can, at some cost in time. Raises ModelError
-    where ONNX Runtime lacks an operator of the user's own, else InternalFault.
+        `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
+        name to array returns the arrays of `outputs`, in order; graph inputs among them are handed on.
+        `as_written` runs every node, where ONNX Runtime would leave out what it can tell otherwise, and
+    frees values as soon as it can. Raises ModelError where ONNX Runtime lacks an operator of the
+    user's own, else InternalFault.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Executable:
         inputs: Sequence[str] | None,
         outputs: Sequence[str],
         threads: int | None = None,
-        frugal: bool = False,
+        as_written: bool = False,
     ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -62,7 +63,9 @@ class Executable:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        if frugal:
+        if as_written:
+            off = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = off
             # This order takes Shape before all else, so that what it reads is free again.
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
             options.enable_cpu_mem_arena = False

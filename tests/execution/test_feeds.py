@@ -95,7 +95,7 @@ def test_a_limit_keeps_whole_batches_of_a_fixed_size(limit: int, count: int) -> 
 def test_batches_shrink_with_the_size_of_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     both = frames(a="N", b="N")
     made = program(a="N", b="N")
-    frame_nbytes = 2 * 4 * (3 + 2)
+    frame_nbytes = 4 * (3 + 2 + 2)  # what is tied counts once
     monkeypatch.setattr(module, "BATCH_NBYTES", 10 * frame_nbytes)
     assert fit_feeds(made, both, "a").batch == 10
     monkeypatch.setattr(module, "BATCH_NBYTES", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 from repsimc.runtime.errors import DataError, UsageError
-from repsimc.runtime.feeds import check
-from repsimc.runtime.manifest import TensorSpec
+from repsimc.runtime.feeds import check, sizes_of_inputs
+from repsimc.runtime.manifest import Manifest, ModelEntry, SourceFile, TensorSpec
 from repsimc.runtime.session import load
 from tests.programs import assert_close, joined
 from tests.runtime.bundles import (
@@ -162,3 +163,30 @@ def test_a_default_stands_where_nothing_is_given(tmp_path: Path) -> None:
         assert_close(bundle.run({"a": {"x": X, "k": k}, "b": X}, models)["a"]["y"], X * 5)
     with pytest.raises(DataError, match="input 'k' of model 'a' has shape"):
         bundle.run({"a": {"x": X, "k": X}, "b": X})
+
+
+def any_size() -> Manifest:
+    inputs = (
+        TensorSpec("x", "x", "float32", ("N", 3, "H", "W")),
+        TensorSpec("w", "a/w", "float32", ("N", 2)),
+    )
+    source = SourceFile("a.onnx", "../a.onnx", "0" * 64, 1)
+    outputs = (TensorSpec("y", "a/y", "float32", None),)
+    return Manifest(repsimc="0", models=(ModelEntry("a", source, inputs, outputs),), files={})
+
+
+def test_sizes_to_try_a_bundle_with() -> None:
+    manifest = any_size()
+    with pytest.raises(UsageError, match="input 'x' of model 'a' may have any size"):
+        sizes_of_inputs(manifest)
+    for name in ("x", "a.x", "a/x"):
+        found = sizes_of_inputs(manifest, {name: (2, 3, 8, 4)})
+        assert found == {"x": (2, 3, 8, 4), "a/w": (1, 2)}
+    assert sizes_of_inputs(manifest, {"H": 8, "W": 4})["x"] == (1, 3, 8, 4)
+    compiled = replace(manifest, sizes={"x": (1, 3, 16, 16)})
+    assert sizes_of_inputs(compiled)["x"] == (1, 3, 16, 16)
+    assert sizes_of_inputs(compiled, {"x": (1, 3, 8, 4)})["x"] == (1, 3, 8, 4)
+    with pytest.raises(UsageError, match="cannot be 1x4x8x8: it takes Nx3xHxW"):
+        sizes_of_inputs(manifest, {"x": (1, 4, 8, 8)})
+    with pytest.raises(UsageError, match="no input 'z'"):
+        sizes_of_inputs(manifest, {"z": (1,)})

@@ -167,3 +167,14 @@ def test_what_they_may_not_hold(dtype: str) -> None:
     found = manifest(entry("a", inputs=(TensorSpec("x", "x", dtype, None),)))
     with pytest.raises(ModelError, match="a dtype that repsimc knows"):
         Manifest.loads(found.dumps())
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"nowhere": [1]}, {"VALUE": [1, 2, 3, 4, 5, 6, 7]}, {"VALUE": "1x3"}, {"VALUE": [-1]}]
+)
+def test_sizes_are_those_of_an_input(sizes: dict[str, object]) -> None:
+    content = json.loads(manifest().dumps())
+    value = content["models"][0]["inputs"][0]["value"]
+    content["sizes"] = {value if key == "VALUE" else key: told for key, told in sizes.items()}
+    with pytest.raises(ModelError):
+        Manifest.from_json(content)

@@ -42,7 +42,7 @@ OPERATORS = [
         5 * 7,
     ),
     (
-        "g (float[5,N] x, float[5,7] w) => (float[N,7] y) { y = Gemm <transA = 1> (x, w) }",
+        "g (float[5,1] x, float[5,7] w) => (float[1,7] y) { y = Gemm <transA = 1> (x, w) }",
         5 * 7,
     ),
     (
