@@ -174,7 +174,7 @@ class CompileOptions(Settings):
         # What a Python caller gives may be of any type, and say what a command line says.
         for name in Settings.__annotations__:
             object.__setattr__(self, name, setting_of(name, getattr(self, name)))
-        object.__setattr__(self, "calibration", _calibration(self.calibration))
+        object.__setattr__(self, "calibration", calibration_of(self.calibration))
         if not self.models:
             raise UsageError("no models given", "repsimc compile a.onnx b.onnx --budget 2GB")
         for key, floor in (("", self.min_fidelity), *self.output_fidelity.items()):
@@ -286,7 +286,7 @@ _READERS: dict[Any, Callable[[str, object], object]] = {
 }
 
 
-def _calibration(value: object) -> Any:
+def calibration_of(value: object) -> Any:
     """Frames as a path, an array, or a mapping to either. Raises UsageError for anything else."""
     if value is None:
         return None
