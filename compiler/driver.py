@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
+from ..runtime import arguments
 from ..runtime.session import Bundle, load
 from .actions.action import Stage
 from .actions.kinds import chosen
@@ -20,13 +21,14 @@ from .case import Case, case_of, read_models
 from .errors import FidelityError, UsageError
 from .execution.outputs import OutputComparison
 from .execution.stress import Blended, stressed, with_stress
+from .frames.calibration import Preprocessing
 from .frames.warnings import frame_warnings
 from .frontends.check import foreign_domains
 from .graph.program import Program
 from .naming import model_names
 from .options import CompileOptions
 from .planning.limits import Budgets
-from .planning.plan import Plan, check_plan, read_plan
+from .planning.plan import Plan, check_plan, plan_from_json, read_plan
 from .planning.planner import Planner
 from .planning.trial import Trial
 from .planning.workbench import Workbench
@@ -35,9 +37,11 @@ from .reports.promises import promise_notes
 from .reports.report import Report
 from .reports.summary import Compilation, report_of
 from .structure.cost import predicted_memory
-from .units import Budget, format_bytes, format_count, parse_budget
+from .units import Budget, MacsLimit, format_bytes, format_count
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from .options import Calibration
 
 
@@ -230,45 +234,83 @@ def _notes(case: Case, plan: Plan) -> tuple[str, ...]:
     return tuple(notes)
 
 
+class Wishes(TypedDict, total=False):
+    """Further options of `compile`, by name: the fields of Settings, as Python callers give them.
+
+    What the command line takes as text is taken as text here too.
+    """
+
+    min_fidelity: float
+    output_fidelity: Mapping[str, float]
+    metrics: Mapping[str, str]
+    exact_only: bool
+    only: str | None
+    without: Sequence[str]
+    max_macs: str | int | MacsLimit | None
+    max_latency: str | float | None
+    plan: str | Path | Mapping[str, Any] | Plan | None
+    seed: int
+    same_frames: bool
+    tie_inputs: bool
+    layout: str
+    precision: str
+    frames: int | None
+    held_out: float
+    allow_script: bool
+    overwrite: bool
+    preprocessing: Mapping[str, Preprocessing | Mapping[str, Any]]
+
+
 def compile(
-    models: Sequence[str | Path],
+    models: Sequence[str | Path] | str | Path,
     *,
     budget: str | int | Budget | None = None,
-    calibration: Calibration | str | None = None,
+    calibration: Calibration | str | Mapping[str, str] | None = None,
     output: str | Path | None = "bundle",
     names: Mapping[str, str | Path] | None = None,
-    **wishes: Any,
+    **wishes: Unpack[Wishes],
 ) -> Bundle:
     """Compile models into a bundle at `output` and open it: `compile` from Python.
 
     `models` are paths; `names` maps names to paths where a file's stem will not do. `budget` is
     as on the command line ('2GB', '60%') or bytes. `calibration` is a path, an array [N, ...], or
     a mapping of input or model names to either. `wishes` are the further fields of
-    CompileOptions (min_fidelity, exact_only, seed, ...). Raises the errors of `compile_models`.
+    CompileOptions (min_fidelity, exact_only, seed, ...); a `plan` may be a path, its JSON, or a
+    Plan. Raises the errors of `compile_models`, UsageError for a value of another type.
     """
     if output is None:
         raise UsageError("repsimc.compile needs an output folder", "give output='bundle/'")
-    if isinstance(budget, str):
-        budget = parse_budget(budget)
-    elif isinstance(budget, int):
-        budget = Budget(nbytes=budget)
-    if isinstance(calibration, str):
-        calibration = Path(calibration)
-    unknown = set(wishes) - set(CompileOptions.__dataclass_fields__)
+    told: dict[str, Any] = dict(wishes)
+    unknown = set(told) - set(CompileOptions.__dataclass_fields__)
     if unknown:
         raise UsageError(f"repsimc.compile knows no option {', '.join(sorted(unknown))}")
-    if wishes.get("dry_run"):
+    if told.get("dry_run"):
         raise UsageError("repsimc.compile writes a bundle and opens it", "leave out dry_run")
-    if isinstance(wishes.get("plan"), str):
-        wishes["plan"] = Path(wishes["plan"])
-    named = {name: Path(path) for name, path in (names or {}).items()}
+    plan = told.pop("plan", None)
+    if isinstance(plan, Mapping):
+        plan = plan_from_json(cast("object", plan))
+    elif plan is not None and not isinstance(plan, Plan):
+        told["plan"], plan = plan, None
+    if (preprocessing := told.get("preprocessing")) is not None:
+        told["preprocessing"] = arguments.table("preprocessing", preprocessing, _preprocessing)
+    told |= {"budget": budget, "calibration": calibration, "output": output}
+    paths = arguments.several("models", models, arguments.path)
+    named = arguments.table("names", names or {}, arguments.path)
     options = CompileOptions(
-        models=tuple(model_names([Path(path) for path in models], named)),
-        budget=budget,
-        calibration=calibration,
-        output=Path(output),
-        **wishes,
+        models=model_names(paths, named),
+        **told,
     )
-    result = compile_models(options)
+    result = compile_models(options, plan=plan)
     assert result.bundle is not None
     return load(result.bundle)
+
+
+def _preprocessing(name: str, value: object) -> Preprocessing:
+    """Preprocessing as a value or as the table of its fields. Raises UsageError."""
+    if isinstance(value, Preprocessing):
+        return value
+    known = [field.name for field in fields(Preprocessing)]
+    table: Any = value
+    if isinstance(table, Mapping) and set(cast("Mapping[Any, Any]", table)) <= set(known):
+        return Preprocessing(**cast("Mapping[str, Any]", table))
+    raise arguments.wrong(name, value, f"Preprocessing, or a table of {', '.join(known)}")

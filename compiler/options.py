@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
 
+from ..runtime import arguments
+from ..runtime.arguments import wrong
 from ..runtime.manifest import LAYOUTS, MERGED, PRECISIONS
 from .errors import UsageError
 from .isolation.allowance import ParseLimits
@@ -231,6 +236,10 @@ class CompileOptions(Settings):
     preprocessing: Mapping[str, Preprocessing] = field(default_factory=_no_preprocessing)
 
     def __post_init__(self) -> None:
+        # What a Python caller gives may be of any type, and say what a command line says.
+        for name in Settings.__annotations__:
+            object.__setattr__(self, name, setting_of(name, getattr(self, name)))
+        object.__setattr__(self, "calibration", calibration_of(self.calibration))
         if not self.models:
             raise UsageError("no models given", "repsimc compile a.onnx b.onnx --budget 2GB")
         if not 0.5 <= self.confidence < 1:
@@ -301,3 +310,79 @@ class CompileOptions(Settings):
     def metric(self, model: str, output: str) -> str | None:
         """The metric asked for an output, by its own name; None means the default one."""
         return self.metrics.get(f"{model}/{output}", self.metrics.get(model))
+
+
+def setting_of(name: str, value: object) -> Any:
+    """The value of a field of Settings from what a Python caller gives for it.
+
+    Beside its own type that is NumPy's numbers, paths as text, and the text that the command line
+    takes. Raises UsageError that names the field.
+    """
+    kinds, option = _kinds(name)
+    if value is None and NoneType in kinds:
+        return None
+    amount = next((kind for kind in kinds if kind in (Budget, MacsLimit)), None)
+    if amount is not None and isinstance(value, amount):
+        return value
+    if option.parse is not None and option.such_as:
+        if amount is not None and isinstance(value, Real):
+            value = f"{value}"
+        if isinstance(value, str):
+            try:
+                return option.parse(value)
+            except UsageError as error:
+                raise UsageError(f"{name}: {error.message}", error.hint) from error
+        if amount is not None:
+            raise wrong(name, value, option.such_as)
+    read = next((_READERS[kind] for kind in kinds if kind in _READERS), None)
+    return value if read is None else read(name, value)
+
+
+@cache
+def _kinds(name: str) -> tuple[tuple[Any, ...], Option]:
+    """The types that a field of Settings takes, and its option."""
+    hint = get_type_hints(Settings, include_extras=True)[name]
+    kind, option = get_args(hint)
+    return (get_args(kind) if NoneType in get_args(kind) else (kind,)), option
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    return arguments.several(name, value, arguments.text)
+
+
+def _numbers(name: str, value: object) -> dict[str, float]:
+    return arguments.table(name, value, arguments.number)
+
+
+def _words(name: str, value: object) -> dict[str, str]:
+    return arguments.table(name, value, arguments.text)
+
+
+_READERS: dict[Any, Callable[[str, object], object]] = {
+    bool: arguments.flag,
+    int: arguments.whole,
+    float: arguments.number,
+    str: arguments.text,
+    Path: arguments.path,
+    tuple[str, ...]: _texts,
+    Mapping[str, float]: _numbers,
+    Mapping[str, str]: _words,
+}
+
+
+def calibration_of(value: object) -> Any:
+    """Frames as a path, an array, or a mapping to either. Raises UsageError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return arguments.table("calibration", cast("object", value), _path_or_array)
+    return _path_or_array("calibration", value)
+
+
+def _path_or_array(name: str, value: object) -> Any:
+    if hasattr(value, "__array__") and hasattr(value, "dtype"):
+        return value
+    try:
+        return arguments.path(name, value)
+    except UsageError:
+        raise wrong(name, value, "a path, an array, or a mapping of names to either") from None

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import arguments
 from .errors import BackendError, ModelError, RepsimcError, UsageError
 from .feeds import Array, Inputs, Sizes, arrange, placeholder, sizes_of_inputs
 from .files import check_files, file_entry, inside
@@ -123,6 +124,9 @@ class BenchOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("runs", "warmup", "repeats", "threads"):
+            if name != "threads" or self.threads is not None:
+                object.__setattr__(self, name, arguments.whole(name, getattr(self, name)))
         if self.runs < 1 or self.warmup < 0 or self.repeats < 1:
             raise UsageError("runs and repeats must be 1 or more, warmup 0 or more")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from . import arguments
 from .errors import UsageError
 from .feeds import Array, Inputs, arrange, choose_models
 from .files import read_manifest
@@ -25,7 +26,7 @@ def load(path: str | Path) -> Bundle:
 
     Raises ModelError if there is no bundle, or one whose manifest is not valid.
     """
-    folder = Path(path)
+    folder = arguments.path("path", path)
     return Bundle(folder, read_manifest(folder))
 
 
@@ -105,6 +106,14 @@ class SessionOptions:
     plugins: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
+        for name in ("backend", "layout", "precision"):
+            if getattr(self, name) is not None or name == "backend":
+                arguments.text(name, getattr(self, name))
+        if self.threads is not None:
+            object.__setattr__(self, "threads", arguments.whole("threads", self.threads))
+        arguments.flag("verify_hashes", self.verify_hashes)
+        plugins = arguments.several("plugins", self.plugins, arguments.path)
+        object.__setattr__(self, "plugins", plugins)
         for what, asked, known in (
             ("backend", self.backend, BACKENDS),
             ("layout", self.layout, (None, *LAYOUTS)),

@@ -3,10 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from repsimc.compiler.errors import UsageError
-from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.options import CompileOptions, Settings
+from repsimc.compiler.units import Budget, MacsLimit
 
 A, B = Path("models/a.onnx"), Path("models/b.onnx")
 
@@ -30,6 +32,68 @@ A, B = Path("models/a.onnx"), Path("models/b.onnx")
 def test_options_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         CompileOptions(**({"models": (("a", A),)} | wrong))
+
+
+WRONG: dict[str, list[Any]] = {
+    "budget": [b"60%", [60], {}, True, "lots", 60, 0.6],
+    "output": [3, b"a", ""],
+    "min_fidelity": ["0.9", None, True, [0.9]],
+    "output_fidelity": [0.9, {"a": "0.9"}, {3: 0.9}, [("a", 0.9)]],
+    "metrics": ["top1", {"a": 1}],
+    "exact_only": ["yes", 1, None],
+    "only": [3, ["share"]],
+    "without": [3, [3], None],
+    "max_macs": [b"60%", [1], True, "60"],
+    "max_latency": [b"8ms", [1], True, "8"],
+    "plan": [3, ["a"]],
+    "dry_run": ["no", None],
+    "seed": ["0", 0.0, None, True, 10**30],
+    "same_frames": [1],
+    "tie_inputs": ["x", None],
+    "layout": [3, None],
+    "precision": [16],
+    "frames": ["256", 256.0, True],
+    "held_out": ["a quarter", None],
+    "allow_script": [1],
+    "overwrite": ["yes"],
+    "calibration": [3, b"a", {"a": 3}, {3: "a"}, [1.0]],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
+    for value in WRONG[name]:
+        with pytest.raises(UsageError) as caught:
+            CompileOptions(**{"models": (("a", A),), name: value})
+        assert name in caught.value.message or "meant?" in caught.value.message, value
+
+
+def test_every_setting_has_its_wrong_types() -> None:
+    # A kind of setting that is read nowhere would take anything.
+    assert set(Settings.__annotations__) <= set(WRONG)
+
+
+def test_python_takes_what_the_command_line_takes() -> None:
+    options = CompileOptions(
+        models=(("a", A),),
+        budget="60%",
+        max_macs=np.int64(1000),
+        max_latency="8ms",
+        output="out",
+        plan="plan.json",
+        without="collapse",
+        min_fidelity=np.float32(0.5),
+        seed=np.int64(3),
+        frames=np.uint16(64),
+        exact_only=np.bool_(True),
+        calibration={"a": "a.npz"},
+    )
+    assert options.budget == Budget(share=0.6) and options.max_macs == MacsLimit(count=1000)
+    assert options.max_latency == 0.008 and options.plan == Path("plan.json")
+    assert (options.min_fidelity, options.seed, options.frames) == (0.5, 3, 64)
+    assert options.without == ("collapse",) and options.exact_only is True
+    assert options.calibration == {"a": Path("a.npz")}
+    assert CompileOptions(models=(("a", A),), budget=10**6).budget == Budget(nbytes=10**6)  # type: ignore[arg-type]
 
 
 def test_floors_and_metrics_go_from_wide_to_narrow() -> None:

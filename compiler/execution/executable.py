@@ -41,11 +41,11 @@ _MOST_WORKERS = 8
 class Executable:
     """A piece of a program, compiled once by ONNX Runtime and then called on batches.
 
-        `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
-        name to array returns the arrays of `outputs`, in order; graph inputs among them are handed on.
-        `as_written` runs every node, where ONNX Runtime would leave out what it can tell otherwise, and
-    frees values as soon as it can. Raises ModelError where ONNX Runtime lacks an operator of the
-    user's own, else InternalFault.
+    `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
+    name to array returns the arrays of `outputs`, in order; graph inputs among them are handed on.
+    `as_written` runs every node, where ONNX Runtime would leave out what it can tell otherwise,
+    and frees values as soon as it can. Raises ModelError where ONNX Runtime lacks an operator of
+    the user's own, else InternalFault.
     """
 
     def __init__(

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ...runtime import arguments
 from ...runtime.placing import cache_folder
 from ..errors import DataError, UsageError
 from ..frames.calibration import FrameOptions
 from ..graph.arrays import Array
 from ..isolation.allowance import ParseLimits
 from ..naming import model_names
+from ..options import calibration_of
 from ..progress import NoProgress, Progress
 from .extraction import features_of_arrays
 from .features import LayerFeatures, ModelFeatures, Recipe
@@ -77,6 +79,18 @@ def similarity(
     Raises UsageError (unknown measures, models), ModelError and DataError.
     """
     progress = progress or NoProgress()
+    measures = arguments.several("measures", measures, arguments.text)
+    within = arguments.several("within", within, arguments.text)
+    frames = None if frames is None else arguments.whole("frames", frames)
+    seed = arguments.whole("seed", seed)
+    for name, value in (("sketch", sketch), ("sites", sites), ("cache", cache)):
+        arguments.flag(name, value)
+    for name, value in (("same_frames", same_frames), ("allow_script", allow_script)):
+        arguments.flag(name, value)
+    if seed < 0 or (frames is not None and frames < 2):
+        raise UsageError(
+            f"seed={seed}, frames={frames} draws nothing", "give a seed of 0 or more, 2 frames"
+        )
     _check_measures(measures)
     maps = any(CATALOG[name].on == "maps" for name in measures)
     recipe = Recipe(sketch, seed, maps=maps)
@@ -88,10 +102,10 @@ def similarity(
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="repsimc-"))
                 source = ModelRuns(
                     model_names(
-                        [Path(path) for path in models],
-                        {name: Path(path) for name, path in (names or {}).items()},
+                        arguments.several("models", models, arguments.path),
+                        arguments.table("names", names or {}, arguments.path),
                     ),
-                    Path(calibration) if isinstance(calibration, str) else calibration,
+                    calibration_of(calibration),
                     FrameOptions(
                         preprocessing or {},
                         same_frames=same_frames,
@@ -109,7 +123,7 @@ def similarity(
                     progress,
                     parse_limits,
                 )
-            return _analysed(source, tuple(measures), within, sites, progress)
+            return _analysed(source, measures, within, sites, progress)
     finally:
         progress.done()
 

@@ -15,7 +15,7 @@ import pytest
 
 import repsimc
 from repsimc.compiler.actions.share_prefix import SharePrefixAction
-from repsimc.compiler.driver import CompileResult, compile_models
+from repsimc.compiler.driver import CompileResult, Wishes, compile_models
 from repsimc.compiler.errors import (
     BudgetError,
     DataError,
@@ -25,7 +25,7 @@ from repsimc.compiler.errors import (
     UsageError,
 )
 from repsimc.compiler.graph.adapters import Link
-from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.options import CompileOptions, Settings
 from repsimc.compiler.planning.plan import Plan, PlannedAction
 from repsimc.compiler.planning.trial import Trial
 from repsimc.compiler.planning.workbench import Workbench
@@ -270,3 +270,20 @@ def test_the_budget_of_one_model_is_its_own(family: Path) -> None:
     options = CompileOptions(models=(("a", family / "a.onnx"),), budget=Budget(share=0.5))
     with pytest.raises(BudgetError, match="the smallest plan found needs"):
         compile_models(options)
+
+
+def test_wishes_from_python_are_the_settings() -> None:
+    said = {"budget", "output", "dry_run"}  # parameters of their own, or none
+    assert set(Wishes.__annotations__) - {"preprocessing"} == set(Settings.__annotations__) - said
+
+
+def test_a_plan_from_python_is_a_path_or_its_json(family: Path, tmp_path: Path) -> None:
+    paths = [str(family / "a.onnx"), str(family / "b.onnx")]
+    repsimc.compile(paths, output=str(tmp_path / "first"))
+    file = tmp_path / "first" / "plan.json"
+    for index, plan in enumerate((file, str(file), json.loads(file.read_text()))):
+        bundle = repsimc.compile(paths, plan=plan, output=tmp_path / str(index))
+        assert bundle.models == ("a", "b")
+    for wrong in ([], 3, {"schema": "other"}):
+        with pytest.raises((UsageError, ModelError), match="plan"):
+            repsimc.compile(paths, plan=wrong, output=tmp_path / "wrong")  # type: ignore[arg-type]
