@@ -78,7 +78,7 @@ def made_up(value: gs.Variable, choice: Choice, sizes: Mapping[str, int], seed: 
     if isinstance(value, NonTensorValue) or value.dtype is None:
         raise ModelError(f"input '{value.name}' is no tensor, and cannot be made up")
     shape: list[int] = []
-    told = (None,) * choice.rank if value.shape is None else tuple(value.shape)
+    told: tuple[Any, ...] = (None,) * choice.rank if value.shape is None else tuple(value.shape)
     for axis, size in enumerate(told):
         if not _is_free(size):
             shape.append(int(size or 0))
