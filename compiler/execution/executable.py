@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from ..errors import ModelError
+from ..errors import ModelError, RepsimcError
+from ..frontends.check import KNOWN_DOMAINS
 from ..graph.arrays import Array, Int64
-from ..graph.export import to_proto, write_model
+from ..graph.export import every_node, to_proto, write_model
 from ..graph.program import Program, constants_of
 from ..graph.weights import nbytes_of
 
@@ -35,7 +36,8 @@ class Executable:
 
     `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
     name to array returns the arrays of `outputs`, in order; graph inputs among them are handed on.
-    Raises ModelError when ONNX Runtime refuses the piece.
+    Raises RepsimcError when ONNX Runtime refuses the piece, ModelError where its operators are the
+    model's own.
     """
 
     def __init__(
@@ -71,11 +73,7 @@ class Executable:
                 model = str(write_model(program, place, inputs=inputs, outputs=self._computed)[0])
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            models = sorted({name.split("/", 1)[0] for name in outputs})
-            raise ModelError(
-                f"ONNX Runtime cannot run {', '.join(models)}: {_first_line(error)}",
-                "check that the model itself runs in ONNX Runtime",
-            ) from error
+            raise _refused(program, outputs, error) from error
         self._read = [value.name for value in self._session.get_inputs()]
         self.inputs = tuple(dict.fromkeys([*self._read, *self.inputs]))
 
@@ -161,6 +159,23 @@ def batches_of(rows: Int64, batch: int) -> Iterator[Int64]:
     """`rows` in consecutive pieces of `batch`."""
     for start in range(0, len(rows), batch):
         yield rows[start : start + batch]
+
+
+def _refused(program: Program, outputs: Sequence[str], error: Exception) -> RepsimcError:
+    """What a refused piece means: the models were opened when read, but for their own operators."""
+    models = ", ".join(sorted({name.split("/", 1)[0] for name in outputs}))
+    domains = {node.domain or "" for node in every_node(program.graph.nodes)} - KNOWN_DOMAINS
+    own = sorted(domains - {function.domain for function in program.graph.functions})
+    if own:
+        return ModelError(
+            f"ONNX Runtime cannot run {models}: {_first_line(error)}",
+            f"it has no kernels here for operators of {', '.join(own)}; without frames such models "
+            "are compiled, and not run",
+        )
+    return RepsimcError(
+        f"internal error: ONNX Runtime cannot run a part of {models}: {_first_line(error)}",
+        "this is a fault of repsimc: please report it with the models",
+    )
 
 
 def _first_line(error: Exception) -> str:

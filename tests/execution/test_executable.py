@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repsimc.compiler.errors import ModelError
+from repsimc.compiler.errors import ModelError, RepsimcError
 from repsimc.compiler.execution import executable as execution
 from repsimc.compiler.execution.executable import Activations, Executable, batches_of
 from repsimc.compiler.graph.program import Program
@@ -57,8 +57,17 @@ def test_a_failing_run_names_the_value_and_says_what_to_check(program: Program) 
 
 def test_a_piece_that_the_runtime_refuses_names_its_model(program: Program) -> None:
     program.graph.nodes[0].op = "NoSuchOperator"
-    with pytest.raises(ModelError, match=r"ONNX Runtime cannot run a: .*NoSuchOperator"):
+    with pytest.raises(RepsimcError, match=r"cannot run a part of a: .*NoSuchOperator") as error:
         Executable(program, None, ["a/late"])
+    assert error.value.exit_code == 1
+    assert "report it" in error.value.hint  # the model itself was opened when it was read
+
+
+def test_operators_of_the_models_own_are_no_fault_of_repsimc(program: Program) -> None:
+    program.graph.nodes[0].op, program.graph.nodes[0].domain = "Special", "acme"
+    with pytest.raises(ModelError, match="ONNX Runtime cannot run a: ") as error:
+        Executable(program, None, ["a/late"])
+    assert "acme" in error.value.hint
 
 
 def batches(count: int) -> list[np.ndarray]:
