@@ -241,6 +241,9 @@ class Wishes(TypedDict, total=False):
     """
 
     min_fidelity: float
+    confidence: float
+    strict: bool
+    min_stressed: float | None
     output_fidelity: Mapping[str, float]
     metrics: Mapping[str, str]
     exact_only: bool
@@ -252,12 +255,17 @@ class Wishes(TypedDict, total=False):
     seed: int
     same_frames: bool
     tie_inputs: bool
+    tie: Sequence[str]
+    frame_axis: Sequence[str]
     layout: str
     precision: str
+    size: Mapping[str, Sequence[int]] | Sequence[str]
     frames: int | None
     held_out: float
     allow_script: bool
     overwrite: bool
+    parse_memory: str | int | None
+    parse_seconds: str | float | None
     preprocessing: Mapping[str, Preprocessing | Mapping[str, Any]]
 
 

@@ -119,3 +119,12 @@ def test_the_mean_over_frames() -> None:
     (array,) = Executable(program, None, ["a/c2"])({"a/x": frames.arrays["a/x"]})
     assert mean is not None
     np.testing.assert_allclose(mean, array.mean(axis=0, keepdims=True), rtol=1e-4, atol=1e-4)
+
+
+def test_what_reads_no_input_has_no_statistics() -> None:
+    # Drawn numbers are not folded, so a program may compute values that depend on no frame.
+    program = program_of("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,4] x) => (float[N,4] y)
+    { k = RandomNormal <shape = [1, 4]> ()  r = Relu(k)  y = Add(x, r) }""")
+    frames = ArrayFrames({"a/x": np.zeros((6, 4), np.float32)})
+    assert measure_statistics(program, frames, ["a"]).activations == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,6 +157,45 @@ def sparse_out_of_range(model: onnx.ModelProto) -> None:
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4, 3]))
 
 
+def many_sparse(model: onnx.ModelProto) -> None:
+    """Each could be an honest one; together they would take gigabytes."""
+    del model.graph.initializer[:]
+    places = numpy_helper.from_array(np.array([7], np.int64), "at")
+    for index in range(50):
+        values = numpy_helper.from_array(np.array([1], np.float32), f"w{index or ''}")
+        sparse = helper.make_sparse_tensor(values, places, [1 << 20])
+        model.graph.sparse_initializer.append(sparse)
+
+
+def empty_and_huge(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.dims[:] = [0, 1 << 62]
+    tensor.ClearField("float_data")
+
+
+def sparse_empty_and_huge(model: onnx.ModelProto) -> None:
+    sparse_out_of_range(model)
+    model.graph.sparse_initializer[0].dims[:] = [0, 1 << 62]
+
+
+def attribute_of_unknown_type(model: onnx.ModelProto) -> None:
+    value = onnx.TensorProto(dims=[1], data_type=99)
+    model.graph.node.add(op_type="ConstantOfShape", input=["x"], output=["k"], name="fill")
+    model.graph.node[-1].attribute.add(name="value", type=onnx.AttributeProto.TENSOR, t=value)
+
+
+def nameless_constant(model: onnx.ModelProto) -> None:
+    model.graph.node.add(op_type="Constant", name="k").attribute.add(
+        name="value_float", type=onnx.AttributeProto.FLOAT, f=1
+    )
+
+
+def constant_of_another_type(model: onnx.ModelProto) -> None:
+    model.graph.node.add(op_type="Constant", output=["k"]).attribute.add(
+        name="value_float", type=onnx.AttributeProto.STRING, s=b""
+    )
+
+
 GRAPHS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "too few bytes": (too_few_bytes, "weight 'w'.*44 bytes instead of 48"),
     "too few elements": (too_few_elements, "weight 'w'"),
@@ -163,6 +203,15 @@ GRAPHS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "unknown type": (unknown_type, "weight 'w'"),
     "sparse bomb": (sparse_bomb, "weight 'w'.*too large"),
     "sparse out of range": (sparse_out_of_range, "weight 'w'"),
+    "many sparse": (many_sparse, "sparse weight 'w16'.*too large"),
+    "empty and huge": (empty_and_huge, "weight 'w'.*shape"),
+    "sparse, empty and huge": (sparse_empty_and_huge, "weight 'w'.*shape"),
+    "attribute of an unknown type": (
+        attribute_of_unknown_type,
+        "weight 'fill.value'.*unknown type 99",
+    ),
+    "constant without a name": (nameless_constant, "node 'k'.*constant without a name"),
+    "constant of another type": (constant_of_another_type, "weight 'k'"),
 }
 
 
@@ -262,3 +311,30 @@ def test_external_data_hidden_in_a_function_is_checked_too(tmp_path: Path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "m.onnx").write_bytes(model.SerializeToString())
     assert "outside the model's folder" in refused(tmp_path / "model" / "m.onnx").message
+
+
+def test_data_files_are_regular_files(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "itself").symlink_to("itself")
+    for location in ("pipe", "itself"):
+        assert "no regular file" in refused(external(tmp_path, location=location)).message
+
+
+def test_a_name_that_no_file_system_takes_is_shown_in_part(tmp_path: Path):
+    error = refused(external(tmp_path, location="a" * 5000))
+    assert f"'{'a' * 100}...', which is missing" in error.message
+    assert len(error.message) < 500
+
+
+def test_weights_take_no_more_than_their_file_has(tmp_path: Path):
+    """Tied weights may lie at one place; thousands that do would fill the memory."""
+    (tmp_path / "w.bin").write_bytes(bytes(2**20))
+    path = external(tmp_path, location="w.bin")
+    model = onnx.load(path, load_external_data=False)
+    weight = model.graph.initializer[0]
+    for index in range(90):
+        model.graph.initializer.add().CopyFrom(weight)
+        model.graph.initializer[-1].name = f"w{index}"
+        model.graph.initializer[-1].dims[:] = [2**18]
+    path.write_bytes(model.SerializeToString())
+    assert "take 80 MiB of 'w.bin', which has 1 MiB" in refused(path).message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from repsimc.compiler.errors import ModelError, UsageError
 from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.export import any_rank_allowed, to_proto
 from repsimc.compiler.graph.weights import array_of
+from repsimc.compiler.isolation.allowance import ParseLimits
 from tests.frontends.given_models import SMALL, good, refused
 from tests.programs import (
     assert_close,
@@ -275,6 +278,12 @@ def test_empty_file(tmp_path: Path):
     assert "m.onnx' is empty" in refused(tmp_path / "m.onnx").message
 
 
+def test_what_has_no_end_is_not_read(tmp_path: Path):
+    os.mkfifo(tmp_path / "m.onnx")
+    assert "no regular file" in refused(tmp_path / "m.onnx").message
+    assert "no regular file" in refused(Path(os.devnull)).message
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -310,6 +319,82 @@ def test_flipped_bytes_never_escape_as_other_errors(tmp_path: Path):
             read_model(tmp_path / "m.onnx", "net")
         except ModelError as error:
             assert "m.onnx" in error.message
+
+
+BOMBS = {
+    "a constant of gigabytes": """g (float[1] x) => (float[Q] y)
+    <float[1] one = {1}, int64[1] s = {8589934592}>
+    { k = Expand(one, s)  y = Add(x, k) }""",
+    "a constant that takes hours": """g (float[1] x) => (float[2] y) <int64[4] a = {1,5,6,7}>
+    { k = TfIdfVectorizer <max_gram_length = 2, max_skip_count = 1099511627776,
+        min_gram_length = 1, mode = "TF", ngram_counts = [0, 1], ngram_indexes = [0, 1],
+        pool_int64s = [1, 5, 6]> (a)
+      y = Add(x, k) }""",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_takes_more_than_it_may_is_refused_in_one_sentence(tmp_path: Path, bomb: str):
+    text = f'<ir_version: 8, opset_import: ["" : 17]>\n{BOMBS[bomb]}'
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model_of_text(text).SerializeToString())
+    with pytest.raises(ModelError) as caught:
+        read_model(path, "net", ParseLimits(memory_nbytes=64 << 20, seconds=0.5))
+    assert re.fullmatch(
+        r"(inferring the shapes of|opening) model 'net' \(.*m.onnx\) takes more than "
+        r"(64 MiB of memory|0.5 s of processor time)",
+        caught.value.message,
+    )
+
+
+def test_functions_that_call_each_other_twice_are_refused(tmp_path: Path):
+    functions = "\n".join(
+        f"""<domain: "f", opset_import: ["" : 17, "f" : 1]>
+        F{k + 1} (a) => (b) {{ t = f.F{k}(a)  b = f.F{k}(t) }}"""
+        for k in range(40)
+    )
+    model = model_of_text(
+        f"""<ir_version: 10, opset_import: ["" : 17, "f" : 1]>
+        g (float[1] x) => (float[1] y) {{ y = f.F40(x) }}
+        <domain: "f", opset_import: ["" : 17]> F0 (a) => (b) {{ b = Relu(a) }}
+        {functions}"""
+    )
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="takes more than"):
+        read_model(tmp_path / "m.onnx", "net", ParseLimits(seconds=0.3))
+
+
+def test_a_fault_while_reading_is_the_models_where_onnx_runtime_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(*_: object) -> None:
+        raise KeyError(99)
+
+    monkeypatch.setattr("repsimc.compiler.frontends.onnx.prepare", fails)
+    path = tmp_path / "m.onnx"
+    model = good()
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(KeyError):  # ONNX Runtime opens it: the fault is ours, and told so
+        read_model(path, "net")
+    model.graph.node[0].input[0] = "nothing"
+    path.write_bytes(model.SerializeToString())
+    assert "ONNX Runtime cannot run model 'net'" in refused(path).message
+
+
+def test_an_output_listed_twice_with_two_types_is_refused():
+    model = good()
+    model.graph.output.add().CopyFrom(model.graph.output[0])
+    model.graph.output[1].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.raises(ModelError, match="output 'y' is listed twice"):
+        program_of(model)
+
+
+def test_a_graph_that_breaks_a_rule_is_refused_when_it_is_read():
+    model = good()
+    model.graph.node.add(op_type="Relu", input=["h"], output=["z"])
+    model.graph.node[0].input[:] = ["z", "w"]
+    with pytest.raises(ModelError, match="model 'a'"):
+        program_of(model)
 
 
 def test_names_that_cannot_be_a_models():
