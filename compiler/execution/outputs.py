@@ -83,7 +83,8 @@ class OriginalOutputs:
         losses: dict[tuple[str, str], LossMeter] = {}
         for name, own, value in refs:
             wish = self._metric(name, own)
-            metric = metric_for(values[value].shape, wish, _dtype(values[value].dtype))
+            shape = program.models[name].told_shape(own, values[value].shape)
+            metric = metric_for(shape, wish, _dtype(values[value].dtype))
             meters[name, own] = (FidelityMeter(metric), FidelityMeter(VARIANCE))
             if metric == TOP1:
                 losses[name, own] = LossMeter()

@@ -96,12 +96,13 @@ def _check_name(name: str) -> None:
 def _program(
     proto: onnx.ModelProto, weights: dict[str, Array], name: str, source: Source, where: str
 ) -> Program:
-    drop_claims(proto)
+    claimed = drop_claims(proto)
     defaults = take_defaults(proto)
     proto = with_types(proto)
     proto.graph.initializer.extend(defaults)
     check_proto(proto, where)
     program = build(proto, weights, name, source)
+    program.models[name].declared = claimed
     if program.graph.opset < WIDELY_RUN:
         check_runs(program, where)  # as it is: what it means would be guessed otherwise
     oldest = oldest_for(program)
