@@ -358,6 +358,17 @@ def _words(name: str, value: object) -> dict[str, str]:
     return arguments.table(name, value, arguments.text)
 
 
+def _sizes(name: str, value: object) -> dict[str, tuple[int, ...]]:
+    """Shapes by input: a mapping to sizes, or the texts that the command line takes."""
+    if not isinstance(value, Mapping):
+        return parse_sizes(list(_texts(name, value)))
+
+    def sizes(name: str, value: object) -> tuple[int, ...]:
+        return arguments.several(name, value, arguments.whole)
+
+    return arguments.table(name, cast("object", value), sizes)
+
+
 _READERS: dict[Any, Callable[[str, object], object]] = {
     bool: arguments.flag,
     int: arguments.whole,
@@ -367,6 +378,7 @@ _READERS: dict[Any, Callable[[str, object], object]] = {
     tuple[str, ...]: _texts,
     Mapping[str, float]: _numbers,
     Mapping[str, str]: _words,
+    Mapping[str, tuple[int, ...]]: _sizes,
 }
 
 

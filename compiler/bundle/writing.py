@@ -227,7 +227,7 @@ def _model_entry(
             nbytes=model.source.nbytes,
         ),
         inputs=tuple(_input(values[value], name, model) for name, value in model.inputs.items()),
-        outputs=tuple(_spec(values[value], name) for name, value in model.outputs.items()),
+        outputs=tuple(_output(values[value], name, model) for name, value in model.outputs.items()),
         needs=tuple(_owner(program, value) for value in behind if value not in own),
         optional=tuple(
             _input(values[value], name, model) for name, value in model.optional.items()
@@ -260,6 +260,12 @@ def _input(value: gs.Variable, name: str, model: Model) -> TensorSpec:
             "inputs are tensors, sequences of them, optional, or maps; no sparse tensors",
         )
     return spec
+
+
+def _output(value: gs.Variable, name: str, model: Model) -> TensorSpec:
+    told = model.told_shape(name, value.shape)
+    shape = None if told is None else tuple(map(_dimension, told))
+    return replace(_spec(value, name), shape=shape)
 
 
 def _spec(value: gs.Variable, name: str) -> TensorSpec:

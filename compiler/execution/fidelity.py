@@ -45,13 +45,17 @@ def metric_for(
     return TOP1 if scores and np.issubdtype(np.dtype(dtype), np.floating) else VARIANCE
 
 
-def metric_of(value: gs.Variable, override: str | None = None) -> str:
-    """The metric of a value of a program, as `metric_for`."""
+def metric_of(
+    value: gs.Variable,
+    override: str | None = None,
+    shape: Sequence[int | str | None] | None = None,
+) -> str:
+    """The metric of a value of a program, as `metric_for`; of a `shape` that is told of it."""
     try:
         dtype = np.dtype(value.dtype)
     except TypeError:  # bfloat16 and the like: floating all the same
         dtype = np.dtype(np.float32)
-    return metric_for(value.shape, override, dtype)
+    return metric_for(value.shape if shape is None else shape, override, dtype)
 
 
 @dataclass

@@ -124,7 +124,8 @@ class OriginalOutputs:
         losses: dict[tuple[str, str], LossMeter] = {}
         for name, own, value in refs:
             wish = self._metric(name, own)
-            metric = metric_of(values[value], wish)
+            shape = program.models[name].told_shape(own, values[value].shape)
+            metric = metric_of(values[value], wish, shape)
             meter = FidelityMeter(metric)
             fine = meter if metric == VARIANCE else FidelityMeter(VARIANCE, bounded=False)
             meters[name, own] = meter, fine

@@ -10,11 +10,14 @@ import onnx
 from onnx.helper import make_tensor_value_info
 
 from ..graph.export import standard
+from ..graph.program import Shape
 from .prepare import all_nodes, bodies
 
 
-def drop_claims(proto: onnx.ModelProto) -> None:
+def drop_claims(proto: onnx.ModelProto) -> dict[str, Shape]:
     """Takes every shape out of the model, in place, but those of inputs, weights and constants.
+
+    Gives the shapes that were claimed for outputs, by name.
 
     ONNX Runtime holds feeds to the shapes of inputs; all other shapes are told anew by inference.
     Element types stay where inference has no word: for what operators of other domains make, for
@@ -28,6 +31,11 @@ def drop_claims(proto: onnx.ModelProto) -> None:
         for name in node.output
         if standard(node.domain) and (node.domain, node.op_type) not in functions
     }
+    claimed = {
+        info.name: tuple(_dimension(dim) for dim in info.type.tensor_type.shape.dim)
+        for info in proto.graph.output
+        if info.type.tensor_type.HasField("shape")
+    }
     _forget(proto.graph, opaque, len(proto.graph.input))
     for node in all_nodes(proto.graph.node):
         _forget_bodies(node, opaque)
@@ -35,6 +43,11 @@ def drop_claims(proto: onnx.ModelProto) -> None:
         function.ClearField("value_info")
         for node in all_nodes(function.node):
             _forget_bodies(node, set())
+    return claimed
+
+
+def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
 
 
 def _forget_bodies(node: onnx.NodeProto, opaque: set[str]) -> None:

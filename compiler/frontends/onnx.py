@@ -148,13 +148,14 @@ def _program(
 ) -> Program:
     where = allowance.where
     forget_placeholders(proto)
-    drop_claims(proto)
+    claimed = drop_claims(proto)
     defaults = take_defaults(proto)
     proto = with_types(proto, allowance)
     proto.graph.initializer.extend(defaults)
     check_sizes(proto, weights, allowance)
     check_proto(proto, where, allowance)
     program = build(proto, weights, name, source)
+    program.models[name].declared = claimed
     if program.graph.opset < WIDELY_RUN:
         check_runs(program, where, allowance)  # as it is: what it means would be guessed otherwise
     oldest = oldest_for(program)

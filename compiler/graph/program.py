@@ -8,7 +8,7 @@ input that feeds several models (tied inputs) has no model prefix.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ SOURCE_KEY, PASS_KEY, REPLACES_KEY = "repsimc.source", "repsimc.pass", "repsimc.
 
 Dimension = int | str | None
 Shape = tuple[Dimension, ...]
+_MADE_UP = "unk__"  # begins the names that shape inference gives to sizes it knows nothing of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Model:
     `inputs` and `outputs` map the model's own names to value names of the program, in the
     model's order. Several models may map to one value (tied inputs, shared outputs). `remarks`
     are what was odd about the file and may surprise its user. `optional` maps inputs with a
-    default, which callers may leave out; they are none of `inputs`.
+    default, which callers may leave out; they are none of `inputs`. `declared` are the shapes that
+    the file says its outputs have: a claim, which nothing but `told_shape` looks at.
     """
 
     name: str
@@ -76,6 +78,17 @@ class Model:
     doc_string: str = ""
     remarks: tuple[str, ...] = ()
     optional: dict[str, str] = field(default_factory=dict[str, str])
+    declared: dict[str, Shape] = field(default_factory=dict[str, Shape])
+
+    def told_shape(self, output: str, inferred: Sequence[Dimension] | None) -> Shape | None:
+        """The shape of an output for people and metrics: as inferred, else as the file says."""
+        declared = self.declared.get(output)
+        if inferred is None or declared is None or len(inferred) != len(declared):
+            return declared if inferred is None else tuple(inferred)
+        return tuple(
+            told if size is None or (isinstance(size, str) and size.startswith(_MADE_UP)) else size
+            for size, told in zip(inferred, declared)
+        )
 
 
 @dataclass

@@ -40,3 +40,11 @@ def test_an_input_handed_out_keeps_its_shape(shape: str) -> None:
     )
     wanted = program.values()["a/x"].shape
     assert [value.shape for value in program.graph.outputs] == [wanted, wanted]
+
+
+def test_where_inference_has_no_word_people_are_told_what_the_file_says() -> None:
+    (model,) = typed().models.values()
+    assert model.declared == {"y": (1, 9), "z": (7,), "t": (1,)}
+    assert model.told_shape("z", None) == (7,)
+    assert model.told_shape("y", ["N", 4]) == ("N", 4)
+    assert model.told_shape("y", ["unk__0", None]) == (1, 9)
