@@ -20,8 +20,8 @@ from .regression import RIDGE
 # for 60 leave 3 % less error in networks with blocks out.
 ROWS_PER_UNKNOWN = 120
 MIN_ROWS = 4096
-# Bytes one problem's rows may take; bites above about 2 000 inputs per unknown.
-ROWS_NBYTES = 384 << 20
+# Bytes one problem's rows may take; bites above about 650 inputs, which get fewer rows each then.
+ROWS_NBYTES = 192 << 20
 
 
 @dataclass(frozen=True)
