@@ -47,6 +47,7 @@ def test_every_option_reaches_the_comparison(repsimc: Call, asked: dict[str, Any
         "preprocessing": {},
         "same_frames": True,
         "allow_script": True,
+        "frame_axis": (),
     }
 
 
