@@ -21,7 +21,7 @@ from ..errors import DataError, UsageError
 from .array_files import Allowance, Array, StoredArray
 from .axes import with_axes
 from .images import ImageFolder
-from .matching import Match, Matcher, opened
+from .matching import Fed, Matcher, opened
 from .preprocessing import Preprocessing
 from .scenes import SmallFrames
 from .sets import NAMELESS, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
@@ -380,7 +380,7 @@ def _stored(given: object, name: str) -> tuple[StoredArray, ...]:
 
 
 def _own_stream(
-    model: str, found: Mapping[str, Match], specs: Mapping[str, Sequence[InputSpec]]
+    model: str, found: Mapping[str, Fed], specs: Mapping[str, Sequence[InputSpec]]
 ) -> object:
     """What names the stream of a model that is fed from arrays in memory."""
     keys = [match.key for match in found.values()]

@@ -16,7 +16,7 @@ from .sets import NAMELESS, ImageFiles, InputSpec, Table, described
 from .sources import ArraySource, FrameSource, SameArray, fits, frames_place
 
 
-class Match(NamedTuple):
+class Fed(NamedTuple):
     """What feeds an input: the key of the arrays, the source, and the input as it is then fed."""
 
     key: str
@@ -41,7 +41,7 @@ class Matcher:
     models: Mapping[str, Sequence[InputSpec]]
     preprocessing: Mapping[str, Preprocessing]
 
-    def sources(self, model: str, given: Table | ImageFolder) -> dict[str, Match]:
+    def sources(self, model: str, given: Table | ImageFolder) -> dict[str, Fed]:
         """For each input of the model what feeds it. Raises DataError."""
         specs = self.models[model]
         if isinstance(given, ImageFolder):
@@ -52,13 +52,13 @@ class Matcher:
                 if keys[spec.name] is None:
                     keys[spec.name] = self._only_fitting(model, spec, given)
             found = {
-                spec.name: Match(key, self._source(model, spec, given, key), spec)
+                spec.name: Fed(key, self._source(model, spec, given, key), spec)
                 for spec in specs
                 if (key := keys[spec.name]) is not None
             }
         found |= _repeated(found)
         states = {
-            spec.name: Match(NAMELESS, _zeros(model, spec, found), spec)
+            spec.name: Fed(NAMELESS, _zeros(model, spec, found), spec)
             for spec in specs
             if spec.name not in found
         }
@@ -68,7 +68,7 @@ class Matcher:
         """The inputs that frames have to feed: states may be left out."""
         return [spec for spec in self.models[model] if not spec.state]
 
-    def _images(self, model: str, spec: InputSpec, given: ImageFolder) -> Match:
+    def _images(self, model: str, spec: InputSpec, given: ImageFolder) -> Fed:
         needed = self._needed(model)
         if len(needed) != 1:
             raise DataError(
@@ -80,7 +80,7 @@ class Matcher:
         recipe = recipe.resolved(model, spec, given.where)
         source = ImageSource(given, recipe, spec.dtype)
         _require_sizes(model, spec, source)
-        return Match(NAMELESS, source, spec)
+        return Fed(NAMELESS, source, spec)
 
     def _preprocessing(self, model: str, spec: InputSpec) -> Preprocessing | None:
         names = (f"{model}/{spec.name}", model, "")
@@ -227,22 +227,22 @@ class Matcher:
         )
 
 
-def _repeated(found: Mapping[str, Match]) -> dict[str, Match]:
+def _repeated(found: Mapping[str, Fed]) -> dict[str, Fed]:
     """Inputs that are given one array for all frames of the others."""
     arrays = {name: m for name, m in found.items() if isinstance(m.source, ArraySource)}
     counts = [len(m.source) for m in found.values() if not isinstance(m.source, SameArray)]
-    made: dict[str, Match] = {}
+    made: dict[str, Fed] = {}
     for name, match in arrays.items():
         source = match.source
         assert isinstance(source, ArraySource)
         whole = match.spec.frame_axis is None
         same = whole and source.kinds is None
         if (source.repeats and (whole or len(source) != max(counts))) or same:
-            made[name] = Match(match.key, *source.repeated())
+            made[name] = Fed(match.key, *source.repeated())
     return made
 
 
-def _zeros(model: str, spec: InputSpec, found: Mapping[str, Match]) -> SameArray:
+def _zeros(model: str, spec: InputSpec, found: Mapping[str, Fed]) -> SameArray:
     """Zeros for a state that the frames leave out: what a model begins with."""
     sizes: dict[str, set[int]] = {}
     for match in found.values():

@@ -185,7 +185,8 @@ def _left_apart(
             continue
         names = " and ".join(".".join(ref) for ref in refs)
         how = f"--tie {'.'.join(refs[0])}={'.'.join(refs[1])}"
-        if len({_sizes(_spec(specs, ref)) for ref in refs}) == 1:
+        free = [ref for ref in refs if any(not isinstance(d, int) for d in _spec(specs, ref).frame)]
+        if free and not fed:
             reason = "their sizes are free, and an equal name does not make them one"
             yield f"{names} stay apart: {reason}; give frames, or {how}"
             continue

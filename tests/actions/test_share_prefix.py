@@ -29,6 +29,7 @@ from repsimc.compiler.graph.program import Program
 from repsimc.passes.pipeline import run_exact
 from tests.nets.evidence import GivenEvidence
 from tests.nets.networks import (
+    Array,
     ArrayFrames,
     Net,
     branches,
@@ -267,3 +268,37 @@ def test_what_is_shared_exactly_is_no_site() -> None:
 
 def test_equal_programs_give_equal_ladders() -> None:
     assert repr(found(related())) == repr(found(related()))
+
+
+def test_models_without_anything_to_compare_are_left_alone_with_a_true_reason() -> None:
+    def features(size: int, linear: bool) -> onnx.ModelProto:
+        net = Net(size)
+        x = net.relu(net.linear("x", 10, 12)) if linear else "x"
+        net.node("Relu" if linear else "Neg", x, out="y")
+        return net.model(x=("N", size, 10))
+
+    for sizes, linear, says in (
+        ((6, 6), False, "there is no representation of its own that could be shared"),
+        ((6, 5), True, "no representation of another model has a size from which"),
+    ):
+        program = joined(**{n: features(size, linear) for n, size in zip("ab", sizes)})
+        arrays = {f"{n}/x": drawn(40, size, 10) for n, size in zip("ab", sizes)}
+        sites = found(program, ArrayFrames(arrays))
+        assert sites.found == []
+        assert all(says in reason for reason in sites.refused.values()), sites.refused
+        assert set(sites.refused) == {"a", "b"}
+
+
+def test_a_model_that_takes_any_batch_takes_nothing_from_one_that_does_not() -> None:
+    base = pyramid(0, WIDE)
+    fixed = perturbed(base, 0.01)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 20
+    x = smooth_images(200)
+    sites = found(joined(a=base, b=fixed), ArrayFrames({"a/x": x, "b/x": x}, batch=20))
+    assert {site.receiver for site in sites.found} == {"b"}
+    assert "takes any size or batch" in sites.refused["a"]
+
+
+def drawn(*shape: int) -> Array:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)

@@ -50,6 +50,7 @@ def test_every_option_reaches_the_comparison(repsimc: Call, asked: dict[str, Any
         "same_frames": True,
         "allow_script": True,
         "parse_limits": ParseLimits(10**9, 9.0),
+        "frame_axis": (),
     }
 
 
