@@ -387,8 +387,15 @@ def calibration_of(value: object) -> Any:
     if value is None:
         return None
     if isinstance(value, Mapping):
-        return arguments.table("calibration", cast("object", value), _path_or_array)
+        return arguments.table("calibration", cast("object", value), _frames)
     return _path_or_array("calibration", value)
+
+
+def _frames(name: str, value: object) -> Any:
+    """The frames of a model or an input: those of a model may be a mapping of its inputs."""
+    if isinstance(value, Mapping):
+        return arguments.table(name, cast("object", value), _path_or_array)
+    return _path_or_array(name, value)
 
 
 def _path_or_array(name: str, value: object) -> Any:

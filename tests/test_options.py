@@ -73,6 +73,12 @@ def test_every_setting_has_its_wrong_types() -> None:
     assert set(Settings.__annotations__) <= set(WRONG)
 
 
+def test_calibration_may_be_by_model_and_input() -> None:
+    x = np.zeros((4, 3), np.float32)
+    options = CompileOptions(models=(("a", A),), calibration={"a": {"x": x, "y": "y.npy"}})  # type: ignore[arg-type]
+    assert options.calibration == {"a": {"x": x, "y": Path("y.npy")}}
+
+
 def test_python_takes_what_the_command_line_takes() -> None:
     options = CompileOptions(
         models=(("a", A),),

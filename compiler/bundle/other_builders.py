@@ -15,6 +15,7 @@ from ...runtime.tensorrt.building import BuildOptions, EngineGraph, chosen, engi
 from ...runtime.tensorrt.engines import graph_of
 from ...runtime.wire import GraphFile, external_files
 from ..errors import ModelError, UsageError
+from ..units import printable_line
 
 # onnx.TensorProto's numbers in Triton's words.
 _TRITON = {
@@ -242,7 +243,7 @@ def _refuse_name(name: str, pattern: re.Pattern[str], where: str) -> None:
     """Raises ModelError for a value's name that would say something else in another tool's file."""
     if pattern.search(name) or not name.isprintable():
         raise ModelError(
-            f"value '{name}' has a name that {where} cannot hold",
+            f"value '{printable_line(name)}' has a name that {where} cannot hold",
             "give the model's output or input a plain name, and compile it again",
         )
 
