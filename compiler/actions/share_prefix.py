@@ -230,7 +230,12 @@ def _sites_among(program: Program, samples: Samples, group: Sequence[str], bills
             found.spare += [site for site in good if site not in taken]
             rungs += [pair.with_alternatives(site, cut_of[site]) for site in best]
         found.found += sorted(rungs, key=lambda s: (s.damage, str(s.action)))
-        if not rungs:
+        if not receiving or not any(rankings[donor].donors for donor in donors):
+            found.refused[receiver] = (
+                "no value of another model could stand for one of its own: those that data of "
+                "its inputs flows through have to be floats with channels"
+            )
+        elif not rungs:
             found.refused[receiver] = (
                 f"no representation of another model explains one of its own "
                 f"(best affine R2 {best_r2:.2f}) at a saving"
