@@ -12,7 +12,7 @@ from ..execution.executable import Executable
 from ..execution.feeds import run_groups
 from ..frames.calibration import Frames
 from ..graph.arrays import Array, Int64
-from ..graph.program import Program
+from ..graph.program import Program, node_inputs
 
 FRAMES = 4  # an engine that computes the wrong thing does so on the first frame
 MAX_NBYTES = 64 * 2**20  # of all frames and outputs together: they travel with the bundle
@@ -75,14 +75,12 @@ def _run(
     for name in models:
         arrays = frames.feed(name, rows)
         feeds |= {value: arrays[own] for own, value in program.models[name].inputs.items()}
-    inputs = {value.name: value for value in program.graph.inputs}
-    wanted: list[str] = []
-    for name in models:
-        for value in program.models[name].outputs.values():
-            read = program.needed_nodes([program.values()[value]])
-            needed = {t.name for node in read for t in node.inputs} & set(inputs)
-            if needed <= set(feeds) and value not in wanted:
-                wanted.append(value)
+    unfed = program.input_names - set(feeds)
+    for node in program.graph.nodes:
+        if any(tensor.name in unfed for tensor in node_inputs(node)):
+            unfed.update(value.name for value in node.outputs if not value.is_empty())
+    outputs = (value for name in models for value in program.models[name].outputs.values())
+    wanted = [value for value in dict.fromkeys(outputs) if value not in unfed]
     if not wanted:
         return {}
     segment = Executable(program, None, wanted, threads=1)

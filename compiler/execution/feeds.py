@@ -159,8 +159,13 @@ def run_groups(frames: Frames) -> tuple[tuple[str, ...], ...]:
 
 
 def run_on(frames: FrameSet, segment: Executable) -> Iterator[tuple[slice, dict[str, Array]]]:
-    """The segment's outputs by value name, batch by batch, each with the frames it holds."""
+    """The segment's outputs by value name, batch by batch, each with the frames it holds.
+
+    Nothing where no frame decides the outputs.
+    """
     start = 0
+    if not segment.inputs:
+        return
     for count, feeds in zip(frames.counts, frames.batches(segment.inputs)):
         stop = start + count
         yield slice(start, stop), dict(zip(segment.outputs, segment(feeds)))

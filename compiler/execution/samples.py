@@ -76,6 +76,8 @@ def sample_values(
     """Sampled rows of `values` in one forward pass. Values that carry no rows are left out."""
     known = program.values()
     wanted = [name for name in dict.fromkeys(values) if name in known]
+    if not wanted:
+        return Samples({}, {}, {})
     segment = Executable(program, None, wanted)
     generator = np.random.default_rng((seed, 17))
     places = generator.random((frames.count, POSITIONS, 3))

@@ -26,11 +26,14 @@ class Limits:
     macs: int | None = None
 
     def excess(self, bill: Bill) -> float:
-        """By how much a bill is over, as shares of the limits added up; 0 within."""
+        """By how much a bill is over, as shares of the limits added up; 0 within.
+
+        A limit below zero is one that nothing meets: what is needed beside weights is over it.
+        """
         over = 0.0
         for limit, used in ((self.weights_nbytes, bill.weights_nbytes), (self.macs, bill.macs)):
             if limit is not None:
-                over += max(0.0, used / max(limit, 1) - 1.0)
+                over += max(0.0, (used - limit) / max(limit, 1))
         return over
 
     @property

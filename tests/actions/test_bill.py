@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from repsimc.compiler.actions.bill import Bills
+from repsimc.compiler.actions.bill import Bill, Bills
 from repsimc.compiler.actions.carry_out import in_order
 from repsimc.compiler.actions.fold_activation import FoldActivationAction
 from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
@@ -312,3 +312,15 @@ def test_folds_that_exclude_each_other_have_no_bill() -> None:
     skeleton = Bills(program_of(twins()))
     assert skeleton.bill([TIE, PruneChannelsAction("a", "a/t0", (0,))]) is None
     assert skeleton.bill([TIE]) is not None
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "macs", "matters"),
+    [(5, 0, True), (4, 0, False), (0, 50, True), (4, 49, False), (-5, 50, True), (0, 0, False)],
+)
+def test_half_a_percent_of_either_matters(nbytes: int, macs: int, matters: bool) -> None:
+    assert Bill(nbytes, macs).matters(Bill(1000, 10_000)) is matters
+
+
+def test_nothing_saved_of_nothing_does_not_matter() -> None:
+    assert not Bill(0, 0).matters(Bill(0, 0))

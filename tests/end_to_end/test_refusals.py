@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 import repsimc
@@ -29,7 +31,7 @@ from repsimc.compiler.options import CompileOptions, Settings
 from repsimc.compiler.planning.plan import Plan, PlannedAction
 from repsimc.compiler.planning.trial import Trial
 from repsimc.compiler.planning.workbench import Workbench
-from repsimc.compiler.units import Budget
+from repsimc.compiler.units import Budget, parse_budget
 from tests.nets.networks import smooth_images
 
 Work = Callable[..., CompileResult]
@@ -90,6 +92,29 @@ def test_a_budget_in_bytes_out_of_reach_names_bytes(work: Work, tmp_path: Path) 
     promised = re.search(r"raise the budget to ([\d.]+ KiB)", error.hint)
     assert promised is not None and "in all" in error.message
     assert work(budget=promised.group(1)).report.budget_met
+
+
+def without_values(folder: Path) -> CompileOptions:
+    """Two models that have no weights, and no value between their inputs and outputs."""
+    head = '<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y)'
+    paths = {op.lower(): folder / f"{op.lower()}.onnx" for op in ("Neg", "Exp")}
+    for op in ("Neg", "Exp"):
+        onnx.save(onnx.parser.parse_model(f"{head} {{ y = {op}(x) }}"), paths[op.lower()])
+    frames = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    return CompileOptions(models=tuple(paths.items()), calibration=frames)
+
+
+def test_models_without_any_value_to_share_are_left_alone(tmp_path: Path) -> None:
+    plan = compile_models(without_values(tmp_path)).plan
+    assert not plan.actions
+    assert set(plan.left_alone) == {"neg", "exp"}
+    assert all("no value of another model" in why for why in plan.left_alone.values())
+
+
+def test_a_budget_below_what_is_needed_beside_weights_is_not_met(tmp_path: Path) -> None:
+    options = replace(without_values(tmp_path), budget=parse_budget("1KB"))
+    with pytest.raises(BudgetError, match="needs 0 B of weights"):
+        compile_models(options)
 
 
 def test_a_budget_below_everything_but_weights(work: Work, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def test_limits_add_up_what_is_over() -> None:
     assert limits.excess(Bill(150, 1100)) == pytest.approx(0.6)
     assert Limits().excess(Bill(10**9, 10**12)) == 0
     assert limits.any and not Limits().any
+    # What is needed beside weights is over the budget: then nothing is within, not even no weights.
+    assert Limits(-1000).excess(Bill(0, 0)) > 0 == Limits(0).excess(Bill(0, 0))
 
 
 def test_a_plan_in_words() -> None:
