@@ -11,7 +11,7 @@ from .report import ModelReport, OutputFidelity
 from .table import fidelity_value, shown_share
 
 # On blends of frames that no one was trained on, agreement stays within 2.5 points of that on
-# frames as they are; of training images it falls by 6 to 9.
+# frames as they are; of training images it falls by 5 to 10.
 _FAR = 0.03
 _MOST_FRAMES = 10_000_000
 
