@@ -62,7 +62,9 @@ def run_session(
     opaque = [name for name in outputs if is_narrow(types[name])]
     plain = not any(hasattr(v, "data_ptr") or _number_of(v) for v in feeds.values())
     # Lists, mappings and None have no OrtValue that Python can make.
-    listed = any(not isinstance(v, np.ndarray) and not hasattr(v, "data_ptr") for v in feeds.values())
+    listed = any(
+        not isinstance(v, np.ndarray) and not hasattr(v, "data_ptr") for v in feeds.values()
+    )
     if (plain and not opaque) or listed:
         return session.run(list(outputs), dict(feeds), options)
     import onnxruntime
