@@ -17,7 +17,8 @@ from ..errors import BackendError, DataError, ModelError, UsageError
 from ..execution.fidelity import TOP1, FidelityMeter, LossMeter, metric_for
 from ..execution.positions import frames_first
 from ..frames.axes import interface
-from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames, load_labels
+from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames
+from ..frames.labels import load_labels
 from ..frames.scenes import SmallFrames
 from ..frames.splits import RUNS
 from ..graph.arrays import Array, Int64
@@ -114,7 +115,7 @@ def verify_bundle(
                 feeds = {name: found.feed(name, rows) for name in _fed(entries, together)}
                 compiled = merged.run(feeds, together)
                 for name in together:
-                    comparisons[name].small.add(feeds[name].values())
+                    comparisons[name].small.add(found.seen(name, rows))
                     comparisons[name].update(
                         _run(name, sessions[name], feeds[name], entries[name]), compiled[name], rows
                     )

@@ -9,12 +9,12 @@ import pytest
 
 from repsimc.compiler.execution.feeds import held_out_feeds
 from repsimc.compiler.execution.outputs import OutputComparison
-from repsimc.compiler.execution.stress import BlendedFrames, stressed, with_stress
+from repsimc.compiler.execution.stress import Blended, BlendedFrames, stressed, with_stress
 from repsimc.compiler.frames.calibration import FrameOptions, Frames, load_frames
 from repsimc.compiler.frames.sets import InputSpec
 from repsimc.compiler.graph.program import Program
 from tests.nets.networks import Array
-from tests.programs import joined, model_of_text
+from tests.programs import AsRead, joined, model_of_text
 
 # Class scores of sharpness s: how sure they are of a frame is decided by it.
 SCORES = """
@@ -62,7 +62,10 @@ def test_agreement_on_blends_is_that_of_numpy() -> None:
     compiled = program(1)
     compiled.weights()["a/s"].values = np.array([1.3, 1, 1, 1], np.float32)
     x = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
-    found = stressed(program(1), compiled, frames(x), ["a"], lambda model, output: None)
+    original = program(1)
+    found = stressed(
+        Blended(original, AsRead(original), frames(x)), compiled, ["a"], lambda model, output: None
+    )
     agree = []
     for shift in (8, 16, 24, 32):  # 0.2: scores as flat as these are not sure of anything
         blend = np.float32(0.8) * x + np.float32(0.2) * np.roll(x, -shift, axis=0)
@@ -87,7 +90,8 @@ def test_blends_are_as_strong_as_makes_the_original_doubt(sharp: float, weight: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("repsimc.compiler.execution.stress.BlendedFrames", Spy)
-        stressed(original, original, frames(one_hot(50)), ["a"], lambda model, output: None)
+        blended = Blended(original, AsRead(original), frames(one_hot(50)))
+        stressed(blended, original, ["a"], lambda model, output: None)
     assert seen[-1] == pytest.approx(weight, abs=0.012)
 
 
@@ -97,7 +101,8 @@ def test_integers_are_not_blended() -> None:
     )
     original = joined([], a=model_of_text(text.replace("SHARP", "1")))
     x = np.zeros((20, 4), np.uint8)
-    assert stressed(original, original, frames(x), ["a"], lambda model, output: None) == {}
+    blended = Blended(original, AsRead(original), frames(x))
+    assert stressed(blended, original, ["a"], lambda model, output: None) == {}
 
 
 def test_what_was_measured_stands_beside_the_floor() -> None:
