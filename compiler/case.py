@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..passes.pipeline import EXACT, run_exact
-from .errors import ModelError
+from .errors import ModelError, UsageError
 from .execution.agreement import NOISE, Exactness, Probe, frame_probes, tolerance_of
 from .execution.feeds import input_specs
+from .execution.fidelity import metric_for
 from .execution.first_frame import run_first_frame
 from .execution.given import GivenModels, Originals
 from .execution.measured_sizes import bind_to_frames, bind_to_shapes, take_sizes
@@ -60,7 +61,24 @@ def read_models(options: CompileOptions, progress: Progress) -> list[Program]:
     for name, path in options.models:
         apart.append(read_model(path, name, options.parse_limits))
         progress.advance()
+    for program in apart:
+        _require_outputs(program, options)
     return apart
+
+
+def _require_outputs(program: Program, options: CompileOptions) -> None:
+    """Raises UsageError for a floor or metric that would go unheard: of no output, or unknown."""
+    for metric in options.metrics.values():
+        metric_for(None, metric)
+    for table, keys in (("fidelity", options.output_fidelity), ("metrics", options.metrics)):
+        for key in keys:
+            name, _, output = key.partition("/")
+            model = program.models.get(name)
+            if model is not None and output and output not in model.outputs:
+                raise UsageError(
+                    f"[{table}] names '{key}', and model '{name}' has no output '{output}'",
+                    f"its outputs are called {', '.join(model.outputs)}",
+                )
 
 
 def case_of(apart: Sequence[Program], options: CompileOptions, progress: Progress) -> Case:

@@ -299,11 +299,11 @@ def compile(
         plan = plan_from_json(cast("object", plan))
     elif plan is not None and not isinstance(plan, Plan):
         told["plan"], plan = plan, None
-    if (preprocessing := told.get("preprocessing")) is not None:
+    if (preprocessing := told.pop("preprocessing", None)) is not None:
         told["preprocessing"] = arguments.table("preprocessing", preprocessing, _preprocessing)
     told |= {"budget": budget, "calibration": calibration, "output": output}
     paths = arguments.several("models", models, arguments.path)
-    named = arguments.table("names", names or {}, arguments.path)
+    named = arguments.table("names", {} if names is None else names, arguments.path)
     options = CompileOptions(
         models=model_names(paths, named),
         **told,

@@ -247,11 +247,12 @@ class CompileOptions(Settings):
                 f"a confidence of {self.confidence} bounds nothing",
                 "give a number from 0.5 to below 1, such as 0.95",
             )
-        stressed = () if self.min_stressed is None else (("", self.min_stressed),)
-        for key, floor in (("", self.min_fidelity), *stressed, *self.output_fidelity.items()):
-            if not 0 <= floor <= 1:
+        floors = {"min_fidelity": self.min_fidelity, "min_stressed": self.min_stressed}
+        of_outputs = {f"[fidelity] {key!r}": one for key, one in self.output_fidelity.items()}
+        for key, floor in (floors | of_outputs).items():
+            if floor is not None and not 0 <= floor <= 1:
                 raise UsageError(
-                    f"a fidelity floor of {floor}{f' for {key!r}' if key else ''} is not a share",
+                    f"{key}: a fidelity floor of {floor:g} is not a share",
                     "give a number from 0 to 1, such as 0.99",
                 )
         if not 0 < self.held_out < 1:

@@ -70,6 +70,10 @@ def path(name: str, value: object) -> Path:
         value = os.fsdecode(cast("os.PathLike[str]", value))
     if not isinstance(value, str) or not value or "\0" in value:
         raise wrong(name, value, "a path")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise wrong(name, value, "a path that this system can write") from None
     return Path(value)
 
 
@@ -81,9 +85,13 @@ def several(name: str, value: object, read: Callable[[str, object], Item]) -> tu
     given: Any = value
     if isinstance(given, (str, os.PathLike)):
         given = [given]
-    if isinstance(given, (Mapping, bytes)) or not isinstance(given, Iterable):
+    if isinstance(given, (Mapping, bytes)):
         raise wrong(name, value, "a list")
-    return tuple(read(name, item) for item in cast("Iterable[object]", given))
+    try:
+        items = list(cast("Iterable[object]", given))
+    except TypeError:  # NumPy's array of no axes says that it can be iterated
+        raise wrong(name, value, "a list") from None
+    return tuple(read(name, item) for item in items)
 
 
 def table(name: str, value: object, read: Callable[[str, object], Item]) -> dict[str, Item]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from repsimc.compiler.case import Case, case_of, read_models
-from repsimc.compiler.errors import ModelError
+from repsimc.compiler.errors import ModelError, UsageError
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.progress import NoProgress
@@ -95,3 +97,21 @@ def test_what_is_random_is_unverified(tmp_path: Path, frames: bool) -> None:
     case = case_in(tmp_path, frames, a=net(), b=noisy)
     assert list(case.unverified) == ["b"]
     assert "random" in case.unverified["b"]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        ({"output_fidelity": {"a/z": 0.9}}, r"\[fidelity\] names 'a/z', .* no output 'z'"),
+        ({"metrics": {"a/z": "top1"}}, r"\[metrics\] names 'a/z', .* no output 'z'"),
+        ({"metrics": {"a": "best"}}, "'best' is not a fidelity metric"),
+    ],
+)
+def test_a_floor_that_would_go_unheard_is_refused(
+    tmp_path: Path, wishes: dict[str, Any], said: str
+) -> None:
+    options = replace(options_of(tmp_path, a=net()), **wishes)
+    with pytest.raises(UsageError, match=said):
+        read_models(options, NoProgress())
+    kept = replace(options, output_fidelity={"a/y": 0.9}, metrics={"a/y": "variance"})
+    assert len(read_models(kept, NoProgress())) == 1

@@ -73,6 +73,12 @@ def call(arguments: Sequence[str]) -> int:
     words = list(arguments) or ["--help"]
 
     def run(call: Call) -> object:
-        return app(args=words, prog_name="repsimc", standalone_mode=False, obj=call)
+        try:
+            return app(args=words, prog_name="repsimc", standalone_mode=False, obj=call)
+        except SystemExit as ended:
+            # Typer exits with 1, which is an internal error's, where a reader has gone.
+            if isinstance(ended.__context__, OSError):
+                raise ended.__context__ from None
+            raise
 
     return guarded(run, words)

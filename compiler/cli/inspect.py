@@ -46,7 +46,7 @@ def inspect(
 ) -> None:
     """Tell what a model or a bundle is made of, where it can be cut, and what is shared."""
     call = call_of(ctx).take(format, verbose)
-    from ..reports.table import report_grid
+    from ..reports.table import fidelity_grid, report_grid
 
     if what.is_dir() and not text:
         from ...runtime.session import load
@@ -58,6 +58,7 @@ def inspect(
             bundle_contents.bundle_json(manifest, report),
             *bundle_contents.bundle_grids(what, manifest, report),
             report_grid(report),
+            *(grid for grid in (fidelity_grid(report),) if grid is not None),
         )
         return
     from ..isolation.allowance import ParseLimits

@@ -43,21 +43,22 @@ def unproved(case: Case) -> tuple[str, str] | None:
             floor = options.floor(name, own)
             needed = trials_needed(floor, options.confidence)
             if needed is None:
-                text = f"no number of frames proves {floor:g} of {name}/{own}"
+                text = f"no number of frames proves the floor of {floor:g} for {name}/{own}"
                 short.append((float("inf"), text))
             elif needed > held_out:
                 short.append(
                     (
                         needed / max(held_out, 1),
-                        f"{floor:g} of {name}/{own} needs {needed} held-out frames without a miss "
-                        f"to be sure of at {options.confidence:g}, and {held_out} are held out",
+                        f"{held_out} held-out frames can't prove the floor of {floor:g} for "
+                        f"{name}/{own} at {100 * options.confidence:.8g} % confidence: that takes "
+                        f"{needed} without a miss",
                     )
                 )
     if not short:
         return None
     ratio, text = max(short)
     if ratio == float("inf"):
-        return text, "set floors below 1"
+        return text, "set a floor below 1"
     total = len(frames.rows(next(iter(case.original.models))))
     return text, f"give about {round_up(ratio * total)} frames"
 

@@ -10,7 +10,7 @@ from ...runtime.json_values import json_number
 from ..errors import FidelityError
 from ..units import format_bytes
 from .report import OutputFidelity
-from .table import Grid, fidelity_value, figures, shown_share, words
+from .table import Grid, fidelity_value, figures, floor_text, shown_share, words
 
 if TYPE_CHECKING:
     from ...runtime.bench import BenchResult, Side
@@ -97,7 +97,7 @@ def verification_grid(found: Sequence[OutputVerification]) -> Grid:
     columns = words("model", "output", "fidelity") + figures("at least", "floor") + words("")
     columns += figures("max diff", "frames")
     if judged:
-        columns += figures("accuracy, original -> compiled")
+        columns += figures("accuracy")
     rows: list[tuple[str, ...]] = []
     for item in found:
         row = [
@@ -105,7 +105,7 @@ def verification_grid(found: Sequence[OutputVerification]) -> Grid:
             item.fidelity.output,
             fidelity_value(item.fidelity),
             "-" if item.fidelity.lower is None else shown_share(item.fidelity.lower),
-            f"{item.fidelity.floor:g}",
+            floor_text(item.fidelity.floor),
             _verdict(item),
             f"{item.max_difference:.1e}",
             str(item.fidelity.frames),
@@ -113,7 +113,8 @@ def verification_grid(found: Sequence[OutputVerification]) -> Grid:
         if judged:
             row.append(_accuracy(item))
         rows.append(tuple(row))
-    return Grid("compiled beside original", columns, tuple(rows))
+    title = "compiled beside original" + ("; accuracy: original -> compiled" if judged else "")
+    return Grid(title, columns, tuple(rows))
 
 
 def _verdict(item: OutputVerification) -> str:

@@ -226,8 +226,7 @@ def fidelity_grid(report: Report) -> Grid | None:
         rows = sorted(rows, key=lambda row: row[1].margin)[:_LISTED]
     confidence = rows[0][1].confidence
     return Grid(
-        f"fidelity on held-out frames; at least: with {100 * confidence:g} % confidence; stressed: "
-        "on blends of two",
+        "fidelity on held-out frames",
         words("model", "output", "fidelity")
         + figures("at least", "stressed", "floor", "max diff", "score", "frames"),
         tuple(
@@ -237,15 +236,24 @@ def fidelity_grid(report: Report) -> Grid | None:
                 fidelity_value(output),
                 "exact" if output.lower is None else shown_share(output.lower),
                 "-" if output.stressed is None else shown_share(output.stressed),
-                f"{output.floor:g}",
+                floor_text(output.floor),
                 "-" if output.max_difference is None else f"{output.max_difference:.1e}",
                 "-" if output.score_change is None else f"{output.score_change:.3f}",
                 str(output.frames),
             )
             for model, output in rows
         ),
+        summary=(
+            f"at least: what the frames prove with {100 * confidence:.8g} % confidence; stressed: "
+            "on blends of two frames; score: largest change of a class's probability",
+        ),
         notes=left_out,
     )
+
+
+def floor_text(floor: float) -> str:
+    """'0.99'; '-' for a floor that nothing misses, which only a curve's pick has."""
+    return f"{floor:g}" if floor > 1e-6 else "-"
 
 
 def _fidelity_text(model: ModelReport) -> str:

@@ -121,9 +121,15 @@ def test_a_config_elsewhere(repsimc: Call, driver: Driver, tmp_path: Path) -> No
         (["compile", "a.onnx", "x/a.onnx"], "two models would be called 'a'"),
         (["compile", "a.onnx", "--calib", "c=f.npz"], "--calib c=f.npz is for no model"),
         (["compile", "a.onnx", "--name", "x"], "--name x is not NAME=VALUE"),
-        (["compile", "a.onnx", "--min-fidelity", "99"], "99.0 is not a share"),
+        (
+            ["compile", "a.onnx", "--min-fidelity", "99"],
+            "min_fidelity: a fidelity floor of 99 is not a share",
+        ),
         (["compile", "a.onnx", "--confidence", "1"], "a confidence of 1.0 bounds nothing"),
-        (["compile", "a.onnx", "--min-stressed", "-1"], "-1.0 is not a share"),
+        (
+            ["compile", "a.onnx", "--min-stressed", "-1"],
+            "min_stressed: a fidelity floor of -1 is not a share",
+        ),
         (["compile", "a.onnx", "--only", "x"], "--only 'x' is no means"),
         (["compile", "a.onnx", "--exact-only", "--only", "share"], "leaves nothing for --only"),
         (["compile", "a.onnx", "--config", "none.toml"], "none.toml can't be read"),

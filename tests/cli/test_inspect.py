@@ -37,6 +37,7 @@ def test_inspect_a_bundle(repsimc: Call, bundle: Path) -> None:
     ran = repsimc("inspect", bundle)
     assert ran.code == 0, ran.err
     assert "merged.onnx" in ran.out and "a.onnx" in ran.out
+    assert "fidelity on held-out frames" in ran.out
     data = json.loads(repsimc("inspect", bundle, "--format", "json").out)
     assert [entry["name"] for entry in data["manifest"]["models"]] == ["a", "b"]
     assert data["report"]["schema"] == "repsimc.report/1"

@@ -87,10 +87,16 @@ def test_exit_codes_and_streams(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, unbuffered: str) -> None:
     reading, writing = os.pipe()
     process = subprocess.Popen(
-        [*CALL, "passes"], cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True
+        [*CALL, "passes"],
+        cwd=tmp_path,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
     os.close(writing)
     os.close(reading)  # before the first byte is written

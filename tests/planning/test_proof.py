@@ -27,15 +27,16 @@ def case(tmp_path: Path, count: int, **wishes: Any) -> Case:
 
 def test_the_number_of_frames_that_would_prove_it(tmp_path: Path) -> None:
     short = case(tmp_path, 100)
-    with pytest.warns(UserWarning, match="0.99 of a/y needs 299 held-out frames without a miss"):
+    with pytest.warns(UserWarning, match="the floor of 0.99 for a/y at 95 % confidence"):
         tell_unproved(short)
     told = unproved(short)
-    assert told is not None and told[0].endswith("and 25 are held out")
+    assert told is not None and told[0].startswith("25 held-out frames can't")
+    assert told[0].endswith("that takes 299 without a miss")
     assert told[1] == "give about 1200 frames"
 
 
 def test_strict_refuses(tmp_path: Path) -> None:
-    with pytest.raises(FidelityError, match="needs 299") as error:
+    with pytest.raises(FidelityError, match="takes 299") as error:
         tell_unproved(case(tmp_path, 100, strict=True))
     assert "leave out --strict" in (error.value.hint or "")
 
@@ -54,4 +55,4 @@ def test_enough_frames(tmp_path: Path, wishes: dict[str, Any]) -> None:
 
 def test_no_number_of_frames_proves_one(tmp_path: Path) -> None:
     told = unproved(case(tmp_path, 100, min_fidelity=1.0))
-    assert told == ("no number of frames proves 1 of a/y", "set floors below 1")
+    assert told == ("no number of frames proves the floor of 1 for a/y", "set a floor below 1")

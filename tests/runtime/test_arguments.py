@@ -39,7 +39,7 @@ def test_what_is_meant_is_taken(
         (arguments.whole, [1.0, True, "1", None, np.float64(1), 2**63, [1], 10**400]),
         (arguments.number, [True, "1", None, 1j, float("nan"), float("inf"), 10**400, [1.0]]),
         (arguments.text, [1, None, b"a", Path("a"), ["a"]]),
-        (arguments.path, [1, None, b"a", "", "a\0b", ["a"]]),
+        (arguments.path, [1, None, b"a", "", "a\0b", "\ud800", ["a"]]),
     ],
 )
 def test_another_type_is_refused_by_name(
@@ -55,7 +55,7 @@ def test_several_and_tables() -> None:
     assert arguments.several("x", ["a", Path("b")], arguments.path) == (Path("a"), Path("b"))
     assert arguments.several("x", "ab", arguments.text) == ("ab",)
     assert arguments.table("x", {"a": np.int64(1)}, arguments.number) == {"a": 1.0}
-    for value in (3, None, b"ab", {"a": 1}):
+    for value in (3, None, b"ab", {"a": 1}, np.array(1.0)):
         with pytest.raises(UsageError, match=r"^x="):
             arguments.several("x", value, arguments.text)
     for value in (3, None, ["a"], "a"):
