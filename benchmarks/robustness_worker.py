@@ -104,10 +104,13 @@ _TYPES: dict[str, Any] = {
 
 
 def synthetic(session: ort.InferenceSession, seed: int = 0) -> dict[str, Any] | None:
-    """Arrays for every input: free sizes are 2; None where an input is no tensor of numbers."""
-    rng = np.random.default_rng(seed)
+    """Arrays for every input: free sizes are 2; None where an input is no tensor of numbers.
+
+    Inputs of one name and type have one array, since models beside each other may share them.
+    """
     found: dict[str, Any] = {}
     for spec in session.get_inputs():
+        rng = np.random.default_rng([seed, *spec.name.encode("utf-8", "surrogateescape")])
         kind = spec.type.removeprefix("tensor(").removesuffix(")")
         if not spec.type.startswith("tensor(") or kind not in (*_TYPES, "string"):
             return None

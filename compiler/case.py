@@ -21,6 +21,7 @@ from .frontends.check import foreign_domains
 from .frontends.join import join
 from .frontends.read import read_model
 from .graph.program import Program
+from .isolation.allowance import ParseLimits
 from .options import CompileOptions
 from .progress import Progress
 
@@ -108,7 +109,7 @@ def case_of(apart: Sequence[Program], options: CompileOptions, progress: Progres
         for name in program.models
         if (domains := foreign_domains(program))
     }
-    probes, unknown = _probes(original, frames, given, tuple(unverified))
+    probes, unknown = _probes(original, frames, given, tuple(unverified), options.parse_limits)
     unverified |= unknown
     progress.stage("sharing what is equal", None)
     program, left_out = exact_program(original, probes, given)
@@ -156,7 +157,11 @@ def exact_program(
 
 
 def _probes(
-    original: Program, frames: Frames | None, given: GivenModels, foreign: Sequence[str]
+    original: Program,
+    frames: Frames | None,
+    given: GivenModels,
+    foreign: Sequence[str],
+    limits: ParseLimits,
 ) -> tuple[list[Probe], dict[str, str]]:
     if frames is not None:
         if foreign:
@@ -166,7 +171,8 @@ def _probes(
                 "leave out --calib: what is exact is shared without running anything",
             )
         return frame_probes(original, frames, given)
-    return synthetic_probes(original, given, [n for n in original.models if n not in foreign])
+    known = [name for name in original.models if name not in foreign]
+    return synthetic_probes(original, given, known, limits=limits)
 
 
 def frames_of(options: CompileOptions, apart: Sequence[Program]) -> Frames | None:
@@ -196,7 +202,7 @@ def _bind(program: Program, frames: Frames | None, options: CompileOptions) -> N
         # Sizes that the frames do not have matter where approximate sharing goes by sizes.
         bind_to_frames(program, frames, others=not options.exact_only)
     if options.size:
-        bind_to_shapes(program, options.size)
+        bind_to_shapes(program, options.size, options.parse_limits)
 
 
 def _specs(apart: Sequence[Program], options: CompileOptions) -> dict[str, tuple[InputSpec, ...]]:

@@ -68,7 +68,7 @@ def inspect(
         None if parse_seconds is None else seconds_of(parse_seconds),
     )
     program = _read(what, limits)
-    _bind(program, calib, size or [])
+    _bind(program, calib, size or [], limits)
     if text:
         from ..graph.text import text as program_text
 
@@ -95,16 +95,17 @@ def _read(what: Path, limits: ParseLimits) -> Program:
     return read_model(path, name, limits)
 
 
-def _bind(program: Program, calib: Path | None, sizes: Sequence[str]) -> None:
+def _bind(program: Program, calib: Path | None, sizes: Sequence[str], limits: ParseLimits) -> None:
     """Gives the model's free sizes those of the frames, or those that are said."""
     if calib is not None and sizes:
         raise UsageError("--calib and --size are two ways to tell sizes", "give one of them")
     if sizes:
         from ..execution.measured_sizes import bind_to_shapes
 
-        bind_to_shapes(program, parse_sizes(sizes))
+        bind_to_shapes(program, parse_sizes(sizes), limits)
     if calib is not None:
         from ..execution.feeds import input_specs
+        from ..execution.first_frame import run_first_frame
         from ..execution.measured_sizes import bind_to_frames
         from ..frames.calibration import FrameOptions, load_frames
 
@@ -112,6 +113,7 @@ def _bind(program: Program, calib: Path | None, sizes: Sequence[str]) -> None:
         recipes = preprocessings(load_config(None, Path.cwd()), names)
         specs = {name: input_specs(program) for name in names}
         frames = load_frames(calib, specs, FrameOptions(recipes, held_out=None))
+        run_first_frame([program], frames, limits)
         bind_to_frames(program, frames, others=False)
 
 

@@ -1,13 +1,14 @@
-"""Models run on one frame in the child process, before they run on all frames in this one."""
+"""Models run once in the child process, before they run on all frames in this one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from google.protobuf.message import EncodeError
 
 from ..frames.calibration import Frames
+from ..graph.arrays import Array
 from ..graph.export import to_proto
 from ..graph.program import Program
 from ..graph.weights import nbytes_of
@@ -26,14 +27,30 @@ def run_first_frame(
     on their first batch. What ONNX Runtime merely refuses is told later, by what needs it.
     """
     for program in programs:
-        weights = sum(nbytes_of(constant) for constant in program.weights().values())
-        for model in program.models.values() if weights < _WHOLE_NBYTES else ():
+        for model in program.models.values():
             rows = frames.rows(model.name)[: frames.batch(model.name) or 1]
             feed = frames.feed(model.name, rows)
             feeds = {value: feed[own] for own, value in model.inputs.items() if own in feed}
-            where = f"model '{model.name}' ({model.source.path}) on its first frame"
-            with suppress(Refused, EncodeError):
-                content = to_proto(program).SerializeToString()
-                fed = sum(array.nbytes for array in feeds.values())
-                allowance = ModelAllowance(where, len(content), limits, fed)
-                run_session(content, feeds, None, allowance)
+            run_first(program, model.name, feeds, "its first frame", limits)
+
+
+def run_first(
+    program: Program,
+    model: str,
+    feeds: Mapping[str, Array],
+    on: str,
+    limits: ParseLimits | None = None,
+) -> None:
+    """Raises ModelError if a model takes too much of arrays by value; `on` says what they are.
+
+    What ONNX Runtime merely refuses, and models of more than 1 GiB, are not told.
+    """
+    if sum(map(nbytes_of, program.weights().values())) >= _WHOLE_NBYTES:
+        return
+    where = f"model '{model}' ({program.models[model].source.path}) on {on}"
+    outputs = list(dict.fromkeys(program.models[model].outputs.values()))
+    with suppress(Refused, EncodeError):
+        content = to_proto(program, outputs=outputs).SerializeToString()
+        fed = sum(array.nbytes for array in feeds.values())
+        allowance = ModelAllowance(where, len(content), limits, fed)
+        run_session(content, feeds, None, allowance)

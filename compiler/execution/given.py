@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import onnxruntime as ort
@@ -13,6 +14,8 @@ from ...runtime.narrow_types import readable, run_session
 from ..errors import ModelError
 from ..graph.arrays import Array
 from ..graph.program import Model
+from ..isolation import steps
+from ..isolation.allowance import ModelAllowance, ParseLimits
 from .executable import first_line
 
 
@@ -75,6 +78,30 @@ class GivenModels:
                 timer.cancel()
         return dict(zip(dict.fromkeys(names), map(readable, made), strict=True))
 
+    def allowance(
+        self, model: str, feeds: Mapping[str, Array], limits: ParseLimits | None = None
+    ) -> ModelAllowance:
+        """What a file may take of made-up inputs, by its bytes and theirs."""
+        source = self._models[model].source
+        where = f"model '{model}' ({source.path}) on made-up inputs"
+        return ModelAllowance(where, source.nbytes, limits, sum(a.nbytes for a in feeds.values()))
+
+    def try_out(self, model: str, feeds: Mapping[str, Array], allowance: ModelAllowance) -> str:
+        """Why ONNX Runtime refuses these inputs, run in the child process; '' if it does not.
+
+        Files of more than 1 GiB are not tried. Raises ModelError if the run takes more than the
+        allowance, or ends the process.
+        """
+        source = self._models[model].source
+        if source.nbytes >= KEPT_NBYTES:
+            return ""
+        content = source.path if _printable(source.path) else source.path.read_bytes()
+        try:
+            steps.run_session(content, feeds, None, allowance)
+        except steps.Refused as error:
+            return first_line(error)
+        return ""
+
     def open(self, model: str) -> ort.InferenceSession:
         """The session of a model's file. Raises ModelError if ONNX Runtime does not open it."""
         if model not in self._sessions:
@@ -85,10 +112,8 @@ class GivenModels:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             path = self._models[model].source.path
             try:
-                # Of a name that is no Unicode ONNX Runtime takes only the content.
-                printable = os.fsdecode(path).isprintable()
                 self._sessions[model] = ort.InferenceSession(
-                    str(path) if printable else path.read_bytes(),
+                    str(path) if _printable(path) else path.read_bytes(),
                     options,
                     providers=["CPUExecutionProvider"],
                 )
@@ -105,3 +130,8 @@ class GivenModels:
         nbytes = sum(self._models[name].source.nbytes for name in (*self._sessions, model))
         if nbytes > KEPT_NBYTES:
             self._sessions.clear()
+
+
+def _printable(path: Path) -> bool:
+    """Whether ONNX Runtime opens a file of that name; without Unicode it takes only the content."""
+    return os.fsdecode(path).isprintable()

@@ -16,8 +16,10 @@ from ..graph.arrays import Array, Int64
 from ..graph.free_size import FreeSize, size_of
 from ..graph.opaque import NonTensorValue
 from ..graph.program import Program
+from ..isolation.allowance import ParseLimits
 from .executable import Executable
 from .feeds import run_groups
+from .first_frame import run_first
 
 # Of an input that is made up: a frame of 8K video in float32 has a tenth of it.
 _MOST_ELEMENTS = 1 << 30
@@ -63,12 +65,15 @@ def bind_to_frames(program: Program, frames: Frames, others: bool = True) -> Non
         _bind(program, group, runs, others)
 
 
-def bind_to_shapes(program: Program, shapes: InputShapes) -> None:
+def bind_to_shapes(
+    program: Program, shapes: InputShapes, limits: ParseLimits | None = None
+) -> None:
     """Gives every free dimension the size that it has with inputs of these shapes, in place.
 
     `shapes` goes by input: its own name, or with the model's before it ('model.input'). Inputs
     that it leaves out count with one frame; where they have other free sizes, those of their
-    model stay unknown. Raises UsageError for a shape that is of no input or does not fit it.
+    model stay unknown. Raises UsageError for a shape that is of no input or does not fit it, and
+    ModelError if running the model takes more than the limits.
     """
     told = _by_value(program, shapes)
     for name, model in program.models.items():
@@ -82,6 +87,7 @@ def bind_to_shapes(program: Program, shapes: InputShapes) -> None:
             arrays[value.name] = _made_up(value, sizes)
         if len(arrays) < len(mine) or not told.keys() & arrays.keys():
             continue
+        run_first(program, name, arrays, "inputs of the sizes given", limits)
         fixed = any(value.shape and isinstance(value.shape[0], int) for value in mine)
         more = arrays if fixed else {n: np.concatenate([a, a]) for n, a in arrays.items()}
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from ..errors import ModelError
 from ..graph.arrays import Array
 from ..graph.opaque import NonTensorValue
 from ..graph.program import Model, Program
+from ..isolation.allowance import ParseLimits
 from .agreement import Probe, twice
 from .given import GivenModels
 
@@ -25,6 +27,7 @@ _BATCHES = (2, 1)  # for a free first axis; in a batch of one some mistakes do n
 _RANKS = (2, 1, 4, 3, 0)  # where not even the number of axes is known
 # A file whose runs on made-up inputs take longer, or whose inputs are larger, is left at that.
 _SECONDS = 10.0
+_BROKEN = 5  # runs that end badly, after which no other inputs are tried
 _MOST_ELEMENTS = 1 << 24
 _FEW = 8
 _TEXTS = ("a", "text", "two words", "")
@@ -124,16 +127,19 @@ def synthetic_probes(
     models: Sequence[str],
     sizes: Mapping[str, int] | None = None,
     seed: int = 0,
+    limits: ParseLimits | None = None,
 ) -> tuple[list[Probe], dict[str, str]]:
     """Made-up inputs with what the files make of them; and models that nothing can be said of.
 
     Of those it says why: no inputs that were tried suit the file, or its outputs are random.
-    Models that accept the same inputs have one probe. Raises ModelError if a file does not open.
+    Models that accept the same inputs have one probe. Raises ModelError if a file does not open, or
+    takes more than the limits of inputs that are made up.
     """
     probes: dict[Choice, list[Probe]] = {}
     unverified: dict[str, str] = {}
     for name in models:
-        accepted = _accepted(original, original.models[name], given, dict(sizes or {}), seed)
+        file = _File(original, name, given, limits)
+        accepted = _accepted(original, file, dict(sizes or {}), seed)
         if isinstance(accepted, str):
             unverified[name] = accepted
             continue
@@ -158,18 +164,18 @@ def _together(one: Probe, other: Probe) -> Probe:
 
 
 def _accepted(
-    original: Program, model: Model, given: GivenModels, sizes: Mapping[str, int], seed: int
+    original: Program, file: _File, sizes: Mapping[str, int], seed: int
 ) -> dict[Choice, Probe] | str:
     """The first inputs that suit a file, and others of their shapes; or why none does."""
     values = {value.name: value for value in original.graph.inputs}
-    given.open(model.name)
+    model = original.models[file.model]
     reason = ""
 
     def probe(choice: Choice) -> Probe | str:
         feeds = {
             value: made_up(values[value], choice, sizes, seed) for value in model.inputs.values()
         }
-        made = twice(original, model.name, feeds, _Timed(given))
+        made = file.outputs(feeds)
         return made if isinstance(made, str) else Probe(feeds, {model.name: made})
 
     empty: dict[Choice, Probe] = {}
@@ -178,6 +184,8 @@ def _accepted(
             found = probe(choice)
         except ModelError as error:
             reason = reason or error.message
+            if file.slow:
+                break
             continue
         if isinstance(found, str):
             return found
@@ -186,6 +194,8 @@ def _accepted(
             empty = empty or {choice: found}  # nothing to compare: larger inputs may give more
             continue
         return {choice: found, **_wider(choice, probe)}
+    if not empty and file.broken:
+        raise file.broken[0]
     return empty or f"ONNX Runtime runs the file on no inputs that were made up: {reason}"
 
 
@@ -199,13 +209,45 @@ def _wider(choice: Choice, probe: Callable[[Choice], Probe | str]) -> dict[Choic
     return {} if isinstance(found, str) else {wider: found}
 
 
-class _Timed:
-    """The files, with runs that are stopped when they take too long."""
+class _File:
+    """A model's file on made-up inputs, each in the child process first, and never for long.
 
-    def __init__(self, given: GivenModels) -> None:
-        self._given = given
+    `broken` is what ended there for taking too much, or by ending the process: a divisor of 0 does,
+    and the next choice may be another. `slow` says that there is no more time for others.
+    """
+
+    def __init__(
+        self, original: Program, model: str, given: GivenModels, limits: ParseLimits | None
+    ) -> None:
+        self.model = model
+        self.broken: list[ModelError] = []
+        self.slow = False
+        self._original, self._given, self._limits = original, given, limits
+        given.open(model)
+
+    def outputs(self, feeds: Mapping[str, Array]) -> dict[str, Any] | str:
+        """What the file makes of inputs by value, as `twice`. Raises ModelError if it does not."""
+        names = self._original.models[self.model].inputs
+        own = {name: feeds[value] for name, value in names.items()}
+        allowance = self._given.allowance(self.model, own, self._limits)
+        began = time.monotonic()
+        try:
+            refused = self._given.try_out(self.model, own, allowance)
+        except ModelError as error:
+            self.broken.append(error)
+            self.slow = allowance.seconds <= 0 or time.monotonic() - began > _SECONDS
+            self.slow |= len(self.broken) == _BROKEN
+            raise
+        if refused:
+            raise ModelError(refused)
+        began = time.monotonic()
+        try:
+            return twice(self._original, self.model, feeds, self)
+        finally:
+            self.slow = time.monotonic() - began > _SECONDS
 
     def run(self, model: str, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """What the file makes of inputs by its own names. Raises ModelError."""
         return self._given.run(model, feeds, _SECONDS)
 
 

@@ -42,6 +42,8 @@ def _works() -> Callable[[str], Callable[[Message], list[bytes]]]:
     import onnxruntime as ort
     from onnx import checker, numpy_helper, shape_inference, version_converter
 
+    from ...runtime import narrow_types
+
     def parsed(content: bytes) -> onnx.ModelProto:
         proto = onnx.ModelProto()
         proto.ParseFromString(content)
@@ -83,10 +85,12 @@ def _works() -> Callable[[str], Callable[[Message], list[bytes]]]:
             tensor.ParseFromString(content)
             feeds[tensor.name] = numpy_helper.to_array(tensor)
         names = request.head["outputs"]
-        found = opened.run(names, feeds)
+        every = [value.name for value in opened.get_outputs()]
+        found = narrow_types.run_session(opened, every if names is None else names, feeds)
         if names is None:
             return []
-        made = [numpy_helper.from_array(np.asarray(array), n) for n, array in zip(names, found)]
+        arrays = [np.asarray(narrow_types.readable(value)) for value in found]
+        made = [numpy_helper.from_array(array, name) for name, array in zip(names, arrays)]
         return [tensor.SerializeToString() for tensor in made]
 
     known = {

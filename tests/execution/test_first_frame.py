@@ -13,21 +13,9 @@ from repsimc.compiler.execution.first_frame import run_first_frame
 from repsimc.compiler.frames.calibration import FrameOptions, Frames, load_frames
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.isolation.allowance import ParseLimits
+from tests.nets.costly import WIDENS
 from tests.programs import program_of
 
-# The size is hidden from shape inference: it is computed from the input.
-WIDENS = """<ir_version: 8, opset_import: ["" : 17]>
-g (float[N,2] x) => (float[N] y)
-<int64 zero = {0}, int64[2] size = {1, 100000000}, int64[1] one = {1}>
-{
-  f = ReduceMax <keepdims = 0> (x)
-  i = Cast <to = 7> (f)
-  o = Mul(i, zero)
-  s = Add(o, size)
-  r = ReduceMax <keepdims = 1, axes = [1]> (x)
-  e = Expand(r, s)
-  y = ReduceSum <keepdims = 0> (e, one)
-}"""
 PLAIN = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }"""
 FIXED = PLAIN.replace("N,2", "4,2")

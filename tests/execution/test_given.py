@@ -11,6 +11,8 @@ import pytest
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.execution.given import GivenModels
 from repsimc.compiler.frontends.read import read_model
+from repsimc.compiler.isolation.allowance import ParseLimits
+from tests.nets.costly import ENDLESS, WIDENS
 from tests.programs import model_of_text
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>
@@ -49,14 +51,18 @@ def test_a_file_that_does_not_open_or_run_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_without_an_end_is_stopped(tmp_path: Path) -> None:
-    files = given(
-        tmp_path,
-        model_of_text("""<ir_version: 8, opset_import: ["" : 17]>
-        g (float[2] x) => (float[2] y) {
-          go = Constant<value = bool {1}>()
-          y = Loop ("", go, x) <body = b (int64 i, bool c, float[2] s) => (bool d, float[2] t)
-            { d = Identity(c) t = Cos(s) }>
-        }"""),
-    )
+    files = given(tmp_path, model_of_text(ENDLESS))
     with pytest.raises(ModelError, match="cannot run"):
         files.run("a", {"x": X[0]}, seconds=0.3)
+
+
+def test_inputs_are_tried_in_the_child_process(tmp_path: Path) -> None:
+    files = given(tmp_path, model_of_text(TEXT))
+    feeds = {"x": X, "threshold": np.float32([0, 0])}
+    assert files.try_out("a", feeds, files.allowance("a", feeds)) == ""
+    feeds = {"x": X[:, :1], "threshold": np.float32([0, 0, 0])}
+    assert "threshold" in files.try_out("a", feeds, files.allowance("a", feeds))
+    onnx.save(model_of_text(WIDENS), tmp_path / "a.onnx")
+    little = files.allowance("a", {"x": X}, ParseLimits(memory_nbytes=64 << 20))
+    with pytest.raises(ModelError, match=r"'a' \(.*a.onnx\) on made-up inputs takes more than 64"):
+        files.try_out("a", {"x": X}, little)

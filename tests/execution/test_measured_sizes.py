@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.errors import UsageError
+from repsimc.compiler.errors import ModelError, UsageError
 from repsimc.compiler.execution.feeds import fit_feeds, input_specs
 from repsimc.compiler.execution.measured_sizes import (
     bind_to_frames,
@@ -21,7 +21,9 @@ from repsimc.compiler.frames.calibration import Frames, load_frames
 from repsimc.compiler.graph.free_size import equal_shapes, sizes_of
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.text import declared
+from repsimc.compiler.isolation.allowance import ParseLimits
 from repsimc.compiler.structure.cost import program_cost
+from tests.nets.costly import WIDENS
 from tests.nets.networks import Array, Net, smooth_images
 from tests.programs import joined, program_of
 
@@ -179,6 +181,12 @@ def test_without_frames_the_user_tells_sizes() -> None:
 def test_sizes_that_fit_no_input_are_refused(sizes: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         bind_to_shapes(program_of(resizing()), sizes)
+
+
+def test_what_takes_too_much_of_sizes_that_are_told_is_refused() -> None:
+    program = program_of(WIDENS.replace("N,2", "N,K"))
+    with pytest.raises(ModelError, match="on inputs of the sizes given takes more than 64 MiB"):
+        bind_to_shapes(program, {"x": (1, 2)}, ParseLimits(memory_nbytes=64 << 20))
 
 
 def test_only_the_number_of_frames_free_needs_no_telling() -> None:

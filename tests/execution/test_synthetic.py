@@ -14,6 +14,8 @@ from repsimc.compiler.execution.given import GivenModels
 from repsimc.compiler.execution.synthetic import Choice, made_up, synthetic_probes
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.read import read_model
+from repsimc.compiler.isolation.allowance import ParseLimits
+from tests.nets.costly import ENDLESS, WIDENS
 from tests.programs import joined, model_of_text
 
 
@@ -98,6 +100,30 @@ def test_what_is_random_is_said_to_be(tmp_path: Path) -> None:
     assert list(unverified) == ["a"]
     assert "random" in unverified["a"]
     assert all(list(probe.expected) == ["b"] for probe in probes)
+
+
+@pytest.mark.parametrize(
+    ("text", "limits", "said"),
+    [
+        (WIDENS, ParseLimits(memory_nbytes=64 << 20), "takes more than 64 MiB of memory"),
+        (ENDLESS, ParseLimits(seconds=0.5), "takes more than 0.5 s of processor time"),
+    ],
+)
+def test_what_takes_too_much_of_made_up_inputs_is_refused(
+    tmp_path: Path, text: str, limits: ParseLimits, said: str
+) -> None:
+    onnx.save(model_of_text(text), tmp_path / "a.onnx")
+    program = join([read_model(tmp_path / "a.onnx", "a")])
+    with pytest.raises(ModelError, match=f"on made-up inputs {said}"):
+        synthetic_probes(program, GivenModels(program.models), ["a"], limits=limits)
+
+
+def test_inputs_that_end_the_process_are_not_the_ones_that_are_taken(tmp_path: Path) -> None:
+    # A divisor of 0 does.
+    text = net("int64[N,50] x, int64[50] z", "y = Div(x, z)", "int64[N,50] y")
+    probes, unverified = probed(tmp_path, a=text)
+    assert not unverified
+    assert [probe.feeds["a/z"].all() for probe in probes] == [True]
 
 
 def test_a_file_that_does_not_open_is_an_error(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -80,6 +81,17 @@ def test_strings_and_scalars_come_back_as_they_are() -> None:
     same, negative = run_session(model.SerializeToString(), feeds, ["same", "m"], allowed())
     assert same.tolist() == ["one", "zwölf"] and same.dtype == object
     assert (negative.shape, negative.dtype, int(negative)) == ((), np.int64, -3)
+
+
+def test_types_that_numpy_has_no_word_for_run_and_come_back_wider() -> None:
+    model = model_of_text("""<ir_version: 10, opset_import: ["" : 21]>
+    g (bfloat16[2] x) => (bfloat16[2] y, int4[2] z)
+    { y = Identity(x)  f = Cast<to=1>(x)  z = Cast<to=22>(f) }""")
+    feeds = {"x": np.array([1.0, -3.0], ml_dtypes.bfloat16)}
+    content = model.SerializeToString()
+    assert run_session(content, feeds, None, allowed()) == []
+    found = run_session(content, feeds, ["y", "z"], allowed())
+    assert [array.tolist() for array in found] == [[1.0, -3.0]] * 2
 
 
 def test_external_data_is_found_beside_a_file(tmp_path: Path) -> None:
