@@ -56,6 +56,14 @@ WRONG: dict[str, list[Any]] = {
     "held_out": ["a quarter", None],
     "allow_script": [1],
     "overwrite": ["yes"],
+    "confidence": ["0.9", None, True],
+    "strict": ["yes", None],
+    "min_stressed": ["0.9", True],
+    "tie": [3, [3], None],
+    "frame_axis": [3, [3], None],
+    "size": [3, ["x"], {"x": 3}, {"x": ["a"]}, {3: [1]}, None],
+    "parse_memory": [b"4GB", [1], True, "much"],
+    "parse_seconds": [b"60s", [1], True, "60"],
     "calibration": [3, b"a", {"a": 3}, {3: "a"}, [1.0]],
 }
 

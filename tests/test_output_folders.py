@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from repsimc.compiler.cli.process import Stopped
+from repsimc.compiler.cli.shell import Stopped
 from repsimc.compiler.errors import UsageError
 from repsimc.compiler.output_folders import check_output_folder, together, write_together
 

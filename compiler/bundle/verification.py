@@ -17,7 +17,8 @@ from ..errors import BackendError, DataError, ModelError, UsageError
 from ..execution.fidelity import TOP1, FidelityMeter, LossMeter, metric_for
 from ..execution.positions import frames_first
 from ..frames.axes import interface
-from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames, load_labels
+from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames
+from ..frames.labels import load_labels
 from ..frames.scenes import SmallFrames
 from ..frames.splits import RUNS
 from ..graph.arrays import Array, Int64
@@ -114,9 +115,7 @@ def verify_bundle(
                 feeds = {name: found.feed(name, rows) for name in _fed(entries, together)}
                 compiled = merged.run(feeds, together)
                 for name in together:
-                    comparisons[name].small.add(
-                        _by_frame(found.inputs[name], feeds[name], len(rows))
-                    )
+                    comparisons[name].small.add(found.seen(name, rows))
                     comparisons[name].update(
                         _run(name, sessions[name], feeds[name], entries[name]), compiled[name], rows
                     )
@@ -193,16 +192,6 @@ def _batches(frames: Frames, models: Sequence[str]) -> Iterator[tuple[tuple[str,
         for rows in frames.alike(group, frames.held_out_rows(group[0])):
             for start in range(0, len(rows), step):
                 yield group, rows[start : start + step]
-
-
-def _by_frame(specs: Sequence[InputSpec], feed: Mapping[str, Array], count: int) -> Iterator[Array]:
-    """What each input is fed, frames on axis 0: [count, ...], also of those fed the same each."""
-    for spec in specs:
-        array = feed[spec.name]
-        if spec.frame_axis is None:
-            yield np.broadcast_to(array, (count, *array.shape))
-        else:
-            yield np.moveaxis(array, spec.frame_axis, 0)
 
 
 def _fed(entries: Mapping[str, ModelEntry], models: Sequence[str]) -> list[str]:

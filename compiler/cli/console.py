@@ -20,7 +20,7 @@ import typer
 
 from ..errors import BackendError, InternalFault, RepsimcError, UsageError
 from ..units import printable
-from .process import Stopped, discard
+from .shell import Stopped, discard
 
 if TYPE_CHECKING:
     from ..progress import Progress

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .process import Signals, Stopped, open_streams
+from .shell import Signals, Stopped, open_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from ..case import frames_of
 from ..errors import UsageError
 from ..execution.executable import Executable
 from ..execution.feeds import held_out_feeds
-from ..frames.calibration import load_labels
+from ..frames.labels import load_labels
 from ..graph.program import Program
 from ..options import CompileOptions
 

@@ -119,11 +119,10 @@ def frame_nbytes(value: gs.Tensor) -> int:
         itemsize = np.dtype(value.dtype).itemsize
     except TypeError:  # an ONNX type that NumPy has no word for: at most a byte per element
         itemsize = 1
-    if not len(value.shape):
-        return itemsize
-    first, *others = [size_of(size) or 1 for size in value.shape]
+    sizes = [size_of(size) or 1 for size in value.shape]
     # A fixed first axis counts the frames of a batch.
-    return itemsize * math.prod(others) * (1 if isinstance(value.shape[0], int) else first)
+    fixed = bool(sizes) and isinstance(value.shape[0], int)
+    return itemsize * math.prod(sizes[1:] if fixed else sizes)
 
 
 class Activations:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
 from .array_files import Allowance, Array, StoredArray
@@ -24,7 +23,7 @@ from .images import ImageFolder
 from .matching import Fed, Matcher, opened
 from .preprocessing import Preprocessing
 from .scenes import SmallFrames
-from .sets import NAMELESS, ImageFiles, InputRef, InputSpec, Rows, Table, read_set
+from .sets import NAMELESS, InputRef, InputSpec, Rows, Table, read_set
 from .sources import FrameSource, SameArray, held
 from .splits import Split, split
 
@@ -121,6 +120,11 @@ class Frames:
             array = np.moveaxis(source.rows(rows), 0, spec.frame_axis)
             found[spec.name] = np.ascontiguousarray(array)
         return found
+
+    def seen(self, model: str, rows: Rows) -> list[Array]:
+        """What changes from frame to frame of these rows of one size: arrays [n, ...]."""
+        sources = (self.sources[model, spec.name] for spec in self.inputs[model])
+        return [source.rows(rows) for source in sources if not isinstance(source, SameArray)]
 
     def batch(self, model: str) -> int | None:
         """The fixed number of rows per run of the model, None when any number will do."""
@@ -234,40 +238,6 @@ def load_frames(
     return Frames(
         sources, tuple(tuple(models) for models in streams.values()), specs, tuple(splits)
     )
-
-
-def load_labels(path: Path, name: str, rows: Rows | None = None) -> NDArray[np.int64]:
-    """Labels [frames] from array `name` of an .npz, or of a folder of them in the frames' order.
-
-    Class indices: integers, shape [n] or [n, 1]. Raises DataError saying what the file holds, or
-    that it has too few labels for the `rows` in use.
-    """
-    given = read_set(path, Allowance())
-    if isinstance(given, ImageFiles) or NAMELESS in given.columns:
-        raise DataError(f"{path} has no named arrays to take labels from", "give an .npz")
-    pieces = given.columns.get(name)
-    if pieces is None:
-        raise DataError(
-            f"{path} has no array '{name}' for labels; it holds {given.listing()}",
-            "name the array that holds one class index per frame",
-        )
-    if name in given.missing:
-        raise DataError(f"{given.missing[name]} has no array '{name}' for labels", "add it there")
-    for piece in pieces:
-        flat = len(piece.shape) == 1 or (len(piece.shape) == 2 and piece.shape[1] == 1)
-        if not flat or piece.dtype.kind not in "iu":
-            raise DataError(
-                f"{piece.where} is {piece.dtype} {list(piece.shape)}, and labels are one integer "
-                "per frame",
-                "save class indices: np.savez(path, labels=scores.argmax(-1))",
-            )
-    labels = np.concatenate([piece.array.reshape(-1).astype(np.int64) for piece in pieces])
-    if rows is not None and len(labels) <= (last := int(rows.max(initial=-1))):
-        raise DataError(
-            f"{path} has {len(labels)} labels '{name}' for {last + 1} frames",
-            "give one label per frame, in the frames' order",
-        )
-    return labels
 
 
 def _scenes_by(sources: Sequence[FrameSource], unit: int) -> Callable[[Rows, int, int], Rows]:

@@ -14,7 +14,7 @@ import pytest
 
 from repsimc.compiler.bundle import writing as writer
 from repsimc.compiler.bundle.writing import BundleContents, check_output, write_bundle
-from repsimc.compiler.cli.process import Stopped
+from repsimc.compiler.cli.shell import Stopped
 from repsimc.compiler.errors import UsageError
 from repsimc.runtime import placing
 from repsimc.runtime.manifest import TensorSpec

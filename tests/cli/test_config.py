@@ -54,6 +54,8 @@ resize = "crop"
 "a/y" = 0.9
 [metrics]
 a = "top1"
+[size]
+"a.x" = [1, 3, 32, 48]
 """
 
 
@@ -93,6 +95,7 @@ def test_every_key_is_read_and_typed(tmp_path: Path) -> None:
         same_frames=True,
         tie_inputs=False,
         tie=("a.x=b.y",),
+        size={"a.x": (1, 3, 32, 48)},
         frame_axis=("a.state=1",),
         overwrite=True,
         frames=256,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,14 @@ def test_verify_tells_the_same_figures_of_the_same_frames(
     rows = frames.held_out_rows("a")
     np.savez(tmp_path / "held.npz", x=np.load(family / "frames.npz")["x"][rows])
     found = verify_bundle(load(shared.bundle), tmp_path / "held.npz")
-    told = {model.name: model.fidelity[0] for model in shared.report.models}
-    assert {one.model: one.fidelity for one in found} == told
+    told = {  # blends are made of frames that fits have not seen: verify does not know which
+        model.name: replace(model.fidelity[0], stressed=None, stressed_floor=None)
+        for model in shared.report.models
+    }
+    # Nor does it know that nothing moves an output, which then rests on no sample.
+    same = {one.model: one.fidelity for one in found}
+    same |= {name: replace(same[name], lower=None) for name in same if told[name].lower is None}
+    assert same == told
 
 
 def test_the_report_adds_up(shared: CompileResult) -> None:
@@ -212,7 +219,7 @@ def test_without_frames_only_what_is_exact_is_shared(family: Path) -> None:
     assert all(not model.fidelity for model in report.models)
     (missing,) = [note for note in report.notes if "--calib" in note]
     assert "no frames" in missing
-    assert any("--separate-inputs" in note for note in report.notes)
+    assert report.ties == ("a.x = again.x = b.x (the same name)",)
 
 
 def test_exact_only_measures_and_changes_nothing(work: Work) -> None:

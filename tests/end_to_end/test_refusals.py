@@ -108,7 +108,7 @@ def test_models_without_any_value_to_share_are_left_alone(tmp_path: Path) -> Non
     plan = compile_models(without_values(tmp_path)).plan
     assert not plan.actions
     assert set(plan.left_alone) == {"neg", "exp"}
-    assert all("no value of another model" in why for why in plan.left_alone.values())
+    assert all("no representation" in why for why in plan.left_alone.values())
 
 
 def test_a_budget_below_what_is_needed_beside_weights_is_not_met(tmp_path: Path) -> None:

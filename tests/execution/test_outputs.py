@@ -115,7 +115,9 @@ def test_a_strict_floor_is_held_against_what_is_proved() -> None:
     feeds = {"a": FRAMES, "b": FRAMES, "c": OTHERS}
 
     def compared(certainty: Certainty) -> OutputComparison:
-        outputs = OriginalOutputs(program, feeds, lambda m, o: 0.96, lambda m, o: None, certainty)
+        outputs = OriginalOutputs(
+            program, AsRead(program), feeds, lambda m, o: 0.96, lambda m, o: None, certainty
+        )
         return outputs.compare(program.copy(), ["b"])[0]
 
     plain = compared(Certainty())

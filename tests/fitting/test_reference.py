@@ -57,7 +57,7 @@ def test_row_counts_follow_the_unknowns_within_bounds() -> None:
     )
     assert row_count(small, FitSize(10)) == MIN_ROWS
     assert row_count(grouped, FitSize(1000)) == 1000 * (3 * 9 + 1)
-    assert row_count(last, FitSize(1000)) == 1000 * (32 * 9 + 1)
+    assert row_count(last, FitSize(500)) == 500 * (32 * 9 + 1)
     assert row_count(last, FitSize(10**6)) == ROWS_NBYTES // (4 * (32 * 9 + 4))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repsimc.compiler.errors import DataError, UsageError
-from repsimc.compiler.frames.calibration import FrameOptions, load_frames, load_labels
+from repsimc.compiler.errors import UsageError
+from repsimc.compiler.frames.calibration import FrameOptions, load_frames
 from repsimc.compiler.frames.preprocessing import Preprocessing
 from repsimc.compiler.frames.tying import tied_groups
 from tests.frames.given_frames import (
@@ -20,8 +20,6 @@ from tests.frames.given_frames import (
     X,
     check_refused,
     floats,
-    folder,
-    images,
     npy,
     npz,
     pixels,
@@ -111,35 +109,6 @@ def test_fingerprint_follows_content_and_preprocessing(tmp_path):
 
     assert mark("a.npy") == mark("b.npy")
     assert len({mark("a.npy"), mark("c.npy"), mark("a.npy", Preprocessing(scale=2.0))}) == 3
-
-
-def test_labels(tmp_path):
-    np.savez(tmp_path / "0.npz", x=floats(), digit=np.arange(20, dtype=np.uint8)[:, None])
-    np.savez(tmp_path / "1.npz", x=floats(), digit=np.arange(20, 25, dtype=np.int16))
-    assert load_labels(tmp_path / "0.npz", "digit").tolist() == list(range(20))
-    labels = load_labels(tmp_path, "digit")
-    assert labels.dtype == np.int64
-    assert labels.tolist() == list(range(25))
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda p: npz(p, x=X), ("no array 'digit'", "'x' float32")),
-        (lambda p: npz(p, digit=X), ("array 'digit'", "one integer per frame")),
-        (lambda p: npz(p, digit=np.array(["seven"])), ("<U5", "one integer per frame")),
-        (lambda p: npy(p, np.arange(3)), ("no named arrays", ".npz")),
-        (lambda p: images(p), ("no named arrays", ".npz")),
-        (lambda p: folder(p, a={"digit": np.arange(2)}, b={"x": X}), ("b.npz", "'digit'")),
-        (lambda p: p / "none.npz", ("no such file",)),
-    ],
-)
-def test_labels_refused(make, says, tmp_path):
-    path = make(tmp_path)
-    with pytest.raises(DataError) as caught:
-        load_labels(path, "digit")
-    for words in says:
-        assert words in str(caught.value)
 
 
 CASES = {

@@ -61,7 +61,8 @@ OPERATORS = [
 @pytest.mark.parametrize(("text", "macs"), OPERATORS)
 def test_multiply_accumulates(text: str, macs: int) -> None:
     assert macs_of(text) == macs
-    assert macs_of(text, batch=4) == 4 * macs
+    # Where no size is free there is but one number of frames.
+    assert macs_of(text, batch=4) == (4 if "N" in text else 1) * macs
 
 
 def test_operators_of_other_domains_are_not_counted() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repsimc.compiler.cli.process import Signals, Stopped, discard, open_streams
+from repsimc.compiler.cli.shell import Signals, Stopped, discard, open_streams
 from repsimc.runtime.session import load
 from tests.cli.conftest import MAP, SCORES, bundle_of, save
 
@@ -115,7 +115,7 @@ def test_a_signal_during_imports(
     # It begins when main does: what Python does before is not ours.
     code = (
         "import sys; from repsimc.compiler.cli import main; "
-        "from repsimc.compiler.cli.process import Signals; begin = Signals.answer\n"
+        "from repsimc.compiler.cli.shell import Signals; begin = Signals.answer\n"
         "def answer(self):\n    begin(self); sys.stdout.write('.'); sys.stdout.flush()\n"
         "Signals.answer = answer; sys.exit(main.main())"
     )
@@ -139,7 +139,7 @@ def test_a_signal_that_was_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch
     # A process of its own: an unraisable hook is everybody's.
     code = """
 import os, signal, time
-from repsimc.compiler.cli.process import Signals, Stopped
+from repsimc.compiler.cli.shell import Signals, Stopped
 signals = Signals()
 signals.answer()
 class Dying:
