@@ -25,6 +25,11 @@ _RANDOM = frozenset(
 _NOT_COPIED = frozenset({"int4", "uint4", "int2", "uint2", "float4_e2m1fn", "float8_e8m0fnu"})
 # a + b and b + a are the same bits in IEEE arithmetic, as are a * b and b * a.
 _COMMUTATIVE = frozenset({"Add", "Mul"})
+# A constant of these may have axes of size 1 before its others, or have none: exporters differ.
+_BROADCAST = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Mod", "PRelu", "Where",
+     "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ def _key(node: gs.Node, opset: int, outputs: set[str]) -> Hashable:
         return None  # it holds a model output's own name
     if node.op == "Dropout" and _trains(node, opset):
         return None
-    inputs = [_operand(tensor) for tensor in node.inputs]
+    rank = _rank(node) if node.op in _BROADCAST else 0
+    inputs = [_operand(tensor, rank) for tensor in node.inputs]
     while inputs and inputs[-1] == ("", ""):
         inputs.pop()  # a trailing omitted input may be left out altogether
     if node.op in _COMMUTATIVE:
@@ -124,10 +130,24 @@ def _trains(node: gs.Node, opset: int) -> bool:
     return not (isinstance(mode, gs.Constant) and not mode.values.any())
 
 
-def _operand(tensor: gs.Tensor) -> tuple[str, str]:
+def _rank(node: gs.Node) -> int:
+    """The most axes that a computed input is known to have: the result has as many."""
+    shapes = [t.shape for t in node.inputs if isinstance(t, gs.Variable)]
+    return max((len(shape) for shape in shapes if shape is not None), default=0)
+
+
+def _operand(tensor: gs.Tensor, rank: int) -> tuple[str, str]:
+    """What an input is; of a constant of at most `rank` axes, leading ones of size 1 left out."""
     if tensor.is_empty():
         return "", ""
-    return ("weight", digest(tensor)) if isinstance(tensor, gs.Constant) else ("value", tensor.name)
+    if not isinstance(tensor, gs.Constant):
+        return "value", tensor.name
+    shape = tuple(tensor.shape)
+    if shape[:1] == (1,) and len(shape) <= rank:
+        while shape[:1] == (1,):
+            shape = shape[1:]
+        tensor = gs.Constant("", tensor.values.reshape(shape))
+    return "weight", digest(tensor)
 
 
 @cache

@@ -14,6 +14,7 @@ from ...runtime.manifest import ModelEntry, TensorSpec
 from ...runtime.ort import import_onnxruntime, session_options
 from ...runtime.session import Bundle
 from ..errors import BackendError, DataError, ModelError, UsageError
+from ..execution.executable import BATCH_NBYTES
 from ..execution.fidelity import TOP1, FidelityMeter, LossMeter, metric_for
 from ..execution.positions import frames_first
 from ..frames.axes import interface
@@ -190,8 +191,16 @@ def _batches(frames: Frames, models: Sequence[str]) -> Iterator[tuple[tuple[str,
     for group in groups:
         step = next((size for model in group if (size := sizes[model]) is not None), _BATCH)
         for rows in frames.alike(group, frames.held_out_rows(group[0])):
+            if all(sizes[model] is None for model in group):
+                step = _step(frames, group, rows[:1])
             for start in range(0, len(rows), step):
                 yield group, rows[start : start + step]
+
+
+def _step(frames: Frames, models: Sequence[str], row: Int64) -> int:
+    """How many frames like this one run together: what is made of them grows with their size."""
+    nbytes = sum(array.nbytes for model in models for array in frames.feed(model, row).values())
+    return max(1, min(_BATCH, BATCH_NBYTES // max(nbytes, 1)))
 
 
 def _fed(entries: Mapping[str, ModelEntry], models: Sequence[str]) -> list[str]:

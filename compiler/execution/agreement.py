@@ -69,13 +69,17 @@ def frame_probes(
 ) -> tuple[list[Probe], dict[str, str]]:
     """A few held-out frames with what the files make of them; and which models are random.
 
+    Where frames are of several sizes, some of each of the first few.
     Of those it says why nothing can be compared. Raises ModelError if a file does not run.
     """
     probes: list[Probe] = []
     random: dict[str, str] = {}
     for group in run_groups(frames):
         feeds = held_out_feeds(original, frames, group[0])
-        few = StreamFeeds(original, frames, feeds.models, feeds.rows[: feeds.fixed or PROBED])
+        parts = feeds.alike[:PROBED]
+        each = feeds.fixed or PROBED // len(parts)
+        rows = np.concatenate([part[:each] for part in parts])
+        few = StreamFeeds(original, frames, feeds.models, rows)
         values = [value for name in group for value in original.models[name].inputs.values()]
         for batch in few.batches(values):
             expected: dict[str, Mapping[str, Any]] = {}

@@ -101,18 +101,19 @@ class StreamFeeds:
         return max(1, min(BATCH, by_size))
 
     @cached_property
-    def _alike(self) -> list[Int64]:
+    def alike(self) -> list[Int64]:
+        """The rows, by which of them can run together: those of one size."""
         return self.frames.alike(self.models, self.rows)
 
     @property
     def ordered(self) -> Int64:
         """The rows in the order in which they run."""
-        return np.concatenate(self._alike)
+        return np.concatenate(self.alike)
 
     @property
     def mixed(self) -> bool:
         """Whether frames differ in size; those of a batch never do."""
-        return len(self._alike) > 1
+        return len(self.alike) > 1
 
     @property
     def counts(self) -> list[int]:
@@ -120,7 +121,7 @@ class StreamFeeds:
         return [len(rows) for rows in self._batches()]
 
     def _batches(self) -> Iterator[Int64]:
-        for rows in self._alike:
+        for rows in self.alike:
             yield from batches_of(rows, self.batch)
 
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:

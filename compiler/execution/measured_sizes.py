@@ -23,6 +23,8 @@ from .first_frame import run_first
 
 # Of an input that is made up: a frame of 8K video in float32 has a tenth of it.
 _MOST_ELEMENTS = 1 << 30
+# Of one set of frames: enough to tell sizes that differ from those that do not.
+_MOST_SIZES = 8
 
 InputShapes = Mapping[str, tuple[int, ...]]
 _Feeds = dict[str, Array]
@@ -44,25 +46,17 @@ class _Runs:
 def bind_to_frames(program: Program, frames: Frames, others: bool = True) -> None:
     """Gives every free dimension the sizes that it has on the frames, in place.
 
-    They are measured by a run, since inference ends at the first computed shape. With `others`,
-    sizes that the frames do not have are tried as well, so that values of one size by chance are
-    told from those that are always of one. Raises ModelError where a model does not run.
+    They are measured by a run, since inference ends at the first computed shape. Where frames are
+    of several sizes, the largest come first: prices and batches go by those. With `others`, sizes
+    that the frames do not have are tried as well, so that values of one size by chance are told
+    from those that are always of one. Raises ModelError where a model does not run.
     """
     if not _needs_run(program):
         return
     for stream in run_groups(frames):
         group = tuple(name for name in stream if name in program.models)
-        if not group:
-            continue
-        rows = frames.rows(group[0])
-        unit = max((frames.batch(name) or 1 for name in group), default=1)
-        first = _of_frames(program, frames, group, rows[:unit])
-        free = all(frames.batch(name) is None for name in group)
-        more = rows[: 2 * unit] if free else rows[unit : 2 * unit]
-        if free and len(more) < 2 * unit:
-            more = np.concatenate([more, more])
-        runs = _Runs((first,), _of_frames(program, frames, group, more), free)
-        _bind(program, group, runs, others)
+        if group:
+            _bind(program, group, _runs(program, frames, group), others)
 
 
 def bind_to_shapes(
@@ -158,6 +152,50 @@ def _tensors(program: Program) -> Iterator[gs.Variable]:
     for value in program.values().values():
         if not isinstance(value, NonTensorValue):
             yield value
+
+
+def _runs(program: Program, frames: Frames, group: Sequence[str]) -> _Runs:
+    """Frames of the group of the largest size, and of a few others."""
+    unit = max((frames.batch(name) or 1 for name in group), default=1)
+    free = all(frames.batch(name) is None for name in group)
+    found: dict[tuple[tuple[int, ...], ...], tuple[_Feeds, Int64]] = {}
+    for rows in frames.alike(group, frames.rows(group[0])):
+        feeds = _of_frames(program, frames, group, rows[:unit])
+        shapes = tuple(array.shape for array in feeds.values())
+        if shapes in found:
+            continue
+        found[shapes] = (feeds, rows)
+        if len(found) > _MOST_SIZES:
+            ordered = sorted(found, key=_elements, reverse=True)
+            del found[ordered[_MOST_SIZES // 2]]  # neither the largest nor the smallest
+    largest, *others = (found[shapes] for shapes in sorted(found, key=_elements, reverse=True))
+    feeds, rows = largest
+    again = rows[: 2 * unit] if free else rows[unit : 2 * unit]
+    if len(again) == (2 * unit if free else unit):
+        more = _of_frames(program, frames, group, again)
+    else:  # no other frame of this size: a part of it emptied tells what depends on the content
+        twice = np.concatenate([rows[:unit], rows[:unit]]) if free else rows[:unit]
+        more = _of_frames(program, frames, group, twice)
+        more = {name: _partly_emptied(array, feeds[name].shape) for name, array in more.items()}
+    return _Runs((feeds, *(other for other, _ in others)), more, free)
+
+
+def _partly_emptied(array: Array, shape: Sequence[int]) -> Array:
+    """Numbers with zeros in a third of the second of two frames, or of the only one.
+
+    In all of it they would make nothing of it, which looks like what never changes.
+    """
+    if array.dtype.kind != "f" or not array.ndim:
+        return array
+    made = array.copy()
+    axis = next((axis for axis, size in enumerate(shape) if array.shape[axis] != size), 0)
+    places = slice(shape[axis] if array.shape[axis] != shape[axis] else 0, None)
+    made[(slice(None),) * axis + (places,)][..., : -(-shape[-1] // 3)] = 0
+    return made
+
+
+def _elements(shapes: Iterable[Sequence[int]]) -> int:
+    return sum(map(math.prod, shapes))
 
 
 def _of_frames(program: Program, frames: Frames, models: Sequence[str], rows: Int64) -> _Feeds:

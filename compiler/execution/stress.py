@@ -38,7 +38,7 @@ Metric = Callable[[str, str], str | None]
 
 @dataclass(frozen=True)
 class BlendedFrames:
-    """A FrameSet: each frame with `weight` of another, `partners` times over."""
+    """A FrameSet: each frame with `weight` of another of its size, `partners` times over."""
 
     frames: StreamFeeds
     weight: float
@@ -66,18 +66,21 @@ class BlendedFrames:
 
     def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Arrays [batch, ...] for the graph inputs named in `values`."""
-        rows = self.frames.rows
+        parts = self.frames.alike
         for partner in range(self.partners):
-            shift = max(len(rows) * (partner + 1) // (self.partners + 1), 1)
-            others = replace(self.frames, rows=np.roll(rows, -shift))
+            moved = [np.roll(rows, -self._shift(len(rows), partner)) for rows in parts]
+            others = replace(self.frames, rows=np.concatenate(moved))
             for own, other in zip(self.frames.batches(values), others.batches(values)):
                 yield {name: self._blended(array, other[name]) for name, array in own.items()}
 
+    def _shift(self, count: int, partner: int) -> int:
+        return max(count * (partner + 1) // (self.partners + 1), 1)
+
     def _blended(self, array: Array, other: Array) -> Array:
-        if array.shape != other.shape:  # frames of another size: those of the batch are alike
-            other = np.roll(array, 1, axis=0)
+        if array.dtype.kind != "f":  # the same for every frame
+            return array
         weight = array.dtype.type(self.weight)
-        return np.ascontiguousarray((1 - weight) * array + weight * other, dtype=array.dtype)
+        return np.asarray((1 - weight) * array + weight * other, dtype=array.dtype, order="C")
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,18 @@ def stressed(
 ) -> dict[tuple[str, str], float]:
     """Fidelity on blends of held-out frames by (model, output), of those whose inputs are floats.
 
-    For class scores the weight of the blend is chosen by how sure the original is of them.
+    Integers may be among them where they are the same for every frame (a rate). Frames that are the
+    only ones of their size are left out. For class scores the weight of the blend is chosen by how
+    sure the original is of them.
     """
     original, frames = originals.original, originals.frames
     found: dict[tuple[str, str], float] = {}
     for name in models:
         feeds = held_out_feeds(original, frames, name)
-        if feeds.count < 2 or not _floats(feeds):
+        several = [rows for rows in feeds.alike if len(rows) > 1]
+        if not several or not _floats(feeds):
             continue
+        feeds = replace(feeds, rows=np.concatenate(several))
         partners = max(1, min(_PARTNERS, _BLENDS // feeds.count))
         blends = BlendedFrames(feeds, _weight(original, feeds, name, metric), partners)
         compared = OriginalOutputs(
@@ -126,8 +133,12 @@ def with_stress(
 
 
 def _floats(feeds: StreamFeeds) -> bool:
-    specs = (spec for name in feeds.models for spec in feeds.frames.inputs[name])
-    return all(spec.dtype.kind == "f" for spec in specs)
+    still = set(feeds.frames.constants())
+    return all(
+        spec.dtype.kind == "f" or (name, spec.name) in still
+        for name in feeds.models
+        for spec in feeds.frames.inputs[name]
+    )
 
 
 def _weight(original: Program, feeds: StreamFeeds, model: str, metric: Metric) -> float:

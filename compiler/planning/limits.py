@@ -80,7 +80,7 @@ class Budgets:
             raise UsageError(
                 f"activations and MACs are not known, since {', '.join(unknown)} may have any "
                 "size, so no budget of bytes or MACs can be kept",
-                f"give frames (--calib PATH) or sizes (--size {unknown[0]}=1x3x224x224), or a "
+                f"give frames (--calib PATH) or sizes (--size {unknown[0]}=SIZES), or a "
                 "share of the weights such as --budget 60%",
             )
         self.macs = None if limit is None else limit.limit(apart)

@@ -17,7 +17,8 @@ _MOST_FRAMES = 10_000_000
 
 
 def promise_notes(models: Sequence[ModelReport]) -> list[str]:
-    """A note on the output whose floor is farthest from proved, and one on the most flattered."""
+    """A note each on the output whose floor is farthest from proved, on the most flattered, and on
+    one judged as class scores that may be none."""
     rows = [(model.name, output) for model in models for output in model.fidelity]
     found: list[str] = []
     unproved = [(name, o) for name, o in rows if o.lower is not None and o.lower < o.floor]
@@ -40,6 +41,19 @@ def promise_notes(models: Sequence[ModelReport]) -> list[str]:
             f"{shown_share(output.stressed or 0.0)} on blends of them{_more(flattered)}: if the "
             "models were trained on frames like these, others will show as little; give frames "
             "that none was trained on, or a floor for blends with --min-stressed"
+        )
+    scores = [
+        (name, o)
+        for name, o in rows
+        if o.metric == TOP1 and o.explained is not None and o.explained < o.floor
+    ]
+    if scores:
+        name, output = min(scores, key=lambda row: row[1].explained or 0.0)
+        found.append(
+            f"{name}/{output.output} is judged as class scores, by which number is largest, and of "
+            f"its variance {shown_share(output.explained or 0.0)} is kept{_more(scores)}: if it "
+            "holds no scores (landmarks, an embedding), say so with "
+            f"'{name}/{output.output}' = 'variance' under [metrics] in repsimc.toml"
         )
     return found
 

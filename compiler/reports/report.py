@@ -83,6 +83,7 @@ _LATER: Mapping[str, Any] = {
     "stressed_floor": None,
     "max_difference": None,
     "score_change": None,
+    "explained": None,
     "strict": False,
 }
 
@@ -121,8 +122,8 @@ class OutputFidelity(JsonValue):
     "max abs difference" (0 is perfect, `floor` is then the largest difference allowed). `lower` is
     what the frames prove of the value at that `confidence`; None: it rests on no sample. `stressed`
     is the fidelity on blends of frames, None where there are none. `max_difference` is the largest
-    change of a value, `score_change` that of a class's probability. `strict`: the floor is of what
-    is proved.
+    change of a value, `score_change` that of a class's probability. `explained` is the explained
+    variance, whatever the metric is. `strict`: the floor is of what is proved.
     """
 
     output: str
@@ -136,6 +137,7 @@ class OutputFidelity(JsonValue):
     stressed_floor: Annotated[float | None, _optional_number] = None
     max_difference: Annotated[float | None, _optional_number] = None
     score_change: Annotated[float | None, _optional_number] = None
+    explained: Annotated[float | None, _optional_number] = None
     strict: bool = False
 
     @staticmethod

@@ -324,7 +324,7 @@ def unknown_sizes_text(names: Sequence[str]) -> str:
     """What a table says where free sizes of these inputs ('model.input') are not known."""
     return (
         f"activations and MACs are not known: {', '.join(names)} may have any size; --calib PATH "
-        f"or --size {names[0]}=1x3x224x224 (say) tells it"
+        f"or --size {names[0]}=SIZES (such as 1x3x224x224) tells it"
     )
 
 

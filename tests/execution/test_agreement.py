@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repsimc.compiler.execution.agreement import Exactness, Probe, gap, twice
+from repsimc.compiler.execution.agreement import Exactness, Probe, frame_probes, gap, twice
+from repsimc.compiler.execution.feeds import input_specs
+from repsimc.compiler.frames.calibration import FrameOptions, load_frames
 from repsimc.compiler.graph.program import Program
-from tests.programs import AsRead, joined
+from tests.programs import AsRead, joined, model_of_text
 
 ONES = np.ones((2, 3), np.float32)
 
@@ -124,3 +126,14 @@ class Wavering:
     def run(self, model: str, feeds: Any) -> dict[str, Any]:
         self.runs += 1
         return {"y": self.runs * ONES}
+
+
+def test_probes_are_of_several_sizes() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, T] x) => (float[N, T] y) { y = Relu (x) }"""
+    original = joined([], a=model_of_text(text))
+    pieces = [np.ones((20, size), np.float32) for size in (3, 5)]
+    frames = load_frames({"x": pieces}, {"a": input_specs(original)}, FrameOptions(held_out=None))
+    probes, random = frame_probes(original, frames, AsRead(original))
+    assert [probe.feeds["a/x"].shape for probe in probes] == [(2, 3), (2, 5)]
+    assert random == {}

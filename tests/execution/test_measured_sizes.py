@@ -141,6 +141,38 @@ def test_a_fixed_batch_is_measured_as_a_whole() -> None:
     assert shape(program, "a/wide", 7) == (2, 4, HEIGHT, WIDTH)
 
 
+def sized(*sizes: tuple[int, int]) -> list[Array]:
+    return [X[:20, :, :height, :width] for height, width in sizes]
+
+
+def test_frames_of_several_sizes_are_all_measured_the_largest_first() -> None:
+    program = program_of(resizing())
+    frames = load_frames({"x": sized((8, 8), (12, 8), (8, 4))}, {"a": input_specs(program)})
+    bind_to_frames(program, frames, others=False)
+    values = program.values()
+    assert shape(program, "a/wide", 3) == (3, 4, 12, 8)
+    height, width = values["a/small"].shape[2:]
+    assert sorted(zip(height.sizes, width.sizes)) == [(4, 2), (4, 4), (6, 4)]
+
+
+def test_several_sizes_of_frames_tell_axes_of_one_size_by_chance_apart() -> None:
+    program = program_of(turned())
+    frames = load_frames({"x": sized((8, 8), (8, 4))}, {"a": input_specs(program)})
+    bind_to_frames(program, frames, others=False)
+    assert not equal_shapes(program.values()["a/t"].shape, program.values()["a/r"].shape)
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_a_single_frame_of_the_largest_size_tells_what_depends_on_content(batch: str | int) -> None:
+    net = Net()
+    net.node("Cast", net.node("NonZero", net.relu("x", out="r"), out="places"), out="y", to=1)
+    program = program_of(net.model(x=(batch, "T")))
+    small, large = np.ones((40, 6), np.float32), np.ones((1, 9), np.float32)
+    bind_to_frames(program, load_frames({"x": [small, large]}, {"a": input_specs(program)}))
+    assert shape(program, "a/r") == (1, 9)
+    assert shape(program, "a/places") is None
+
+
 def test_models_of_one_program_take_its_sizes() -> None:
     apart = program_of(resizing(), "a")
     whole = joined([[("a", "x"), ("b", "x")]], a=resizing(), b=resizing())

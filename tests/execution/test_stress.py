@@ -49,12 +49,47 @@ def test_each_frame_is_blended_with_others() -> None:
         np.testing.assert_allclose(made[10 * k : 10 * k + 10], wanted, rtol=1e-5)
 
 
-def test_frames_of_another_size_are_blended_with_those_of_their_batch() -> None:
-    blends = BlendedFrames(held_out_feeds(program(1), frames(one_hot(4)), "a"), 0.25, 1)
-    own, other = np.ones((2, 3)), np.ones((2, 5))
-    own[1] = 5
-    made = blends._blended(own, other)  # pyright: ignore[reportPrivateUsage]
-    np.testing.assert_allclose(made, [[2] * 3, [4] * 3])
+def test_frames_are_blended_with_those_of_their_size() -> None:
+    # In no order, and one that is alone in its size.
+    pieces = [np.full((count, size), value, np.float32) for count, size, value in _SIZED]
+    spec = InputSpec("x", np.dtype(np.float32), ("N", "C"))
+    found = load_frames({"x": pieces}, {"a": [spec]}, FrameOptions(held_out=None))
+    original = joined([], a=model_of_text(SCORES.replace("4]", "C]").replace("SHARP", "1")))
+    blends = BlendedFrames(held_out_feeds(original, found, "a"), 0.25, 1)
+    made = [batch["a/x"] for batch in blends.batches(["a/x"])]
+    assert [batch.shape for batch in made] == [(2, 3), (2, 5), (1, 7)]
+    np.testing.assert_allclose(made[0], [[2] * 3, [4] * 3])
+    np.testing.assert_allclose(made[1], [[12] * 5, [14] * 5])
+
+
+_SIZED = [(1, 3, 1), (1, 5, 11), (1, 7, 0), (1, 3, 5), (1, 5, 15)]
+
+
+def test_one_frame_of_each_size_is_not_blended() -> None:
+    pieces = [np.ones((1, size), np.float32) for size in (3, 5)]
+    spec = InputSpec("x", np.dtype(np.float32), ("N", "C"))
+    found = load_frames({"x": pieces}, {"a": [spec]}, FrameOptions(held_out=None))
+    original = joined([], a=model_of_text(SCORES.replace("4]", "C]").replace("SHARP", "1")))
+    blended = Blended(original, AsRead(original), found)
+    assert stressed(blended, original, ["a"], lambda model, output: None) == {}
+
+
+def test_scalars_that_never_change_are_fed_as_they_are() -> None:
+    text = SCORES.replace("(float[N, 4] x)", "(float[N, 4] x, float scale, int64 rate)").replace(
+        "{ y = Mul (x, s) }", "{ a = Mul (x, scale)\n f = Cast <to = 1> (rate)\n y = Mul (a, f) }"
+    )
+    original = joined([], a=model_of_text(text.replace("SHARP", "1")))
+    x = np.random.default_rng(2).normal(size=(20, 4)).astype(np.float32)
+    given = {"x": x, "scale": np.array(2, np.float32), "rate": np.array(3)}
+    specs = [
+        InputSpec("x", x.dtype, ("N", 4)),
+        InputSpec("scale", np.dtype(np.float32), ()),
+        InputSpec("rate", np.dtype(np.int64), ()),
+    ]
+    found = load_frames(given, {"a": specs}, FrameOptions(held_out=None))
+    blended = Blended(original, AsRead(original), found)
+    values = stressed(blended, original, ["a"], lambda model, output: None)
+    assert values == {("a", "y"): 1.0}
 
 
 def test_agreement_on_blends_is_that_of_numpy() -> None:

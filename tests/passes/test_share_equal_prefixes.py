@@ -109,6 +109,29 @@ def test_operands_of_add_and_mul_commute() -> None:
     assert [node.op for node in program.graph.nodes].count("Mul") == 1
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "merged"),
+    [
+        ("float six", "float[1] six", True),
+        ("float[1] six", "float[1,1] six", True),
+        ("float[2] six", "float[1,2] six", True),
+        ("float[2] six", "float[2,1] six", False),
+        # It has more axes than what it meets, so the result has them too.
+        ("float[1] six", "float[1,1,1] six", False),
+    ],
+)
+def test_axes_of_size_one_before_others_make_no_difference(
+    one: str, other: str, merged: bool
+) -> None:
+    def model(declared: str) -> str:
+        numbers = "{6, 7}" if "2" in declared else "{6}"
+        return f"""{HEAD} net (float[2,2] x) => (float y)
+        <{declared} = {numbers}> {{ [add] h = Add(six, x) [out] y = ReduceSum<keepdims=0>(h) }}"""
+
+    program = shared(joined(TIED, a=model(one), b=model(other)))
+    assert ("b/add" not in names(program)) == merged
+
+
 def test_defaults_and_omitted_inputs_are_filled_in() -> None:
     program = joined(
         TIED,

@@ -40,3 +40,12 @@ def test_what_falls_far_on_blends_is_named() -> None:
     (note,) = promise_notes([model("a", output(lower=0.991, stressed=0.97)), model("b", flattered)])
     assert note.startswith("b/y keeps 0.9960 top-1 on held-out frames and 0.9100 on blends")
     assert "--min-stressed" in note
+
+
+def test_scores_that_may_be_none_are_named() -> None:
+    kept, moved = output(lower=0.995, explained=0.995), output(lower=0.995, explained=0.7)
+    (note,) = promise_notes([model("a", kept), model("b", moved)])
+    assert note.startswith("b/y is judged as class scores") and "0.7000 is kept" in note
+    assert "'b/y' = 'variance' under [metrics]" in note
+    variance = output(VARIANCE, lower=0.995, explained=0.7)
+    assert promise_notes([model("a", variance)]) == []
