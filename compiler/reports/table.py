@@ -227,7 +227,7 @@ def fidelity_grid(report: Report) -> Grid | None:
     confidence = rows[0][1].confidence
     return Grid(
         f"fidelity on held-out frames; at least: with {100 * confidence:g} % confidence; stressed: "
-        "on blends of two",
+        "that of blends",
         words("model", "output", "fidelity")
         + figures("at least", "stressed", "floor", "max diff", "score", "frames"),
         tuple(
