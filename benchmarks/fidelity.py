@@ -1,8 +1,12 @@
 """Does a compilation promise more than frames nobody has seen will show? `python fidelity.py`.
 
 Pairs of the zoo are compiled on training images without labels, at three floors. What compile
-states of a model, the lower of its bound and of its fidelity on blended frames, is held against the
-agreement with the original on test images: it may be a point above that.
+states of a model, the lower of its bounds on frames and on blends of them, is held against the
+agreement with the original on test images: it may be a point above that. How far it lies below on
+average is told too: a figure that is always low says nothing.
+
+A compile takes minutes. Of a pair the lowest floor is compiled first: a higher one that its plan
+kept as well, in the search and on held-out frames, is not compiled again.
 """
 
 from __future__ import annotations
@@ -10,7 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compiling import compiled
@@ -19,10 +24,11 @@ from records import Record, figure, grid, missed, write_records
 from zoo import Zoo, ZooMissingError, find_zoo
 
 from repsimc.compiler.bundle.verification import verify_bundle
+from repsimc.compiler.planning.plan import read_plan
 from repsimc.compiler.reports.report import OutputFidelity, Report
 from repsimc.compiler.reports.table import print_grid
 from repsimc.runtime.json_reader import read_json
-from repsimc.runtime.manifest import REPORT
+from repsimc.runtime.manifest import PLAN, REPORT
 from repsimc.runtime.session import load
 
 DONOR = "cifar10_resnet20"
@@ -46,7 +52,7 @@ class Frames:
 
 
 def promise(case: str, stated: OutputFidelity, seen: float) -> Record:
-    """By how many points the lower of bound and stressed fidelity is above what was seen."""
+    """By how many points the lower of both bounds is above what was seen."""
     bound = stated.value if stated.lower is None else stated.lower
     told = bound if stated.stressed is None else min(bound, stated.stressed)
     blends = "-" if stated.stressed is None else f"{stated.stressed:.4f}"
@@ -59,25 +65,48 @@ def promise(case: str, stated: OutputFidelity, seen: float) -> Record:
     )
 
 
-def promises(zoo: Zoo, other: str, floor: float, frames: Frames, folder: Path) -> list[Record]:
-    """What compiling resnet20 with that model at that floor promises, a record per changed model.
+def promises(
+    zoo: Zoo, other: str, floors: Sequence[float], frames: Frames, folder: Path
+) -> Iterator[list[Record]]:
+    """What compiling resnet20 with that model promises: floor by floor a record per changed model.
 
     A bundle that is in `folder` already is not compiled again.
     """
-    case = f"{other} at {floor:g}"
-    output = folder / f"{other}-{floor:g}"
+    kept = 0.0
+    found: list[Record] = []
+    for floor in sorted(floors):
+        output = folder / f"{other}-{floor:g}"
+        if kept < floor or output.exists():
+            kept, found = _promised(zoo, other, floor, frames, output)
+        yield [replace(one, name=f"{other} at {floor:g}/{one.name}") for one in found]
+
+
+def _promised(
+    zoo: Zoo, other: str, floor: float, frames: Frames, output: Path
+) -> tuple[float, list[Record]]:
+    """The highest floor that the plan of this one kept, and what it promises."""
     if not output.exists():
         models = [(name, zoo.model(name)) for name in (DONOR, other)]
         found = compiled(models, output, calibration=frames.calib, min_fidelity=floor)
         if found.bundle is None:
-            return [figure(f"{case}/compiled", None, "points", BAR, found.refusal)]
+            return 0.0, [figure("compiled", None, "points", BAR, found.refusal)]
     report = Report.from_json(read_json((output / REPORT).read_text(), REPORT, "compile again"))
     seen = {item.model: item.fidelity.value for item in verify_bundle(load(output), frames.dev)}
-    return [
-        promise(f"{case}/{model.name}", model.fidelity[0], seen[model.name])
+    plan = read_plan(output / PLAN)
+    shown = [output.value for model in report.models for output in model.fidelity]
+    return min(*shown, *(one.fidelity or 0.0 for one in plan.actions)), [
+        promise(model.name, model.fidelity[0], seen[model.name])
         for model in report.models
         if model.fidelity[0].lower is not None
     ]
+
+
+def average(records: Sequence[Record]) -> list[Record]:
+    """How far above what is seen the statements lie on average: negative where they are below."""
+    values = [record.value for record in records if record.value is not None]
+    if not values:
+        return []
+    return [figure("all/on average", sum(values) / len(values), "points")]
 
 
 def main() -> None:
@@ -102,12 +131,12 @@ def main() -> None:
             save_frames(folder / "dev.npz", zoo.frames("cifar10", "dev4000")),
         )
         for other in told.other or OTHERS:
-            for floor in told.floor or FLOORS:
-                records += promises(zoo, other, floor, frames, folder)
-                print(f"{other} at {floor:g}", file=sys.stderr)
+            for found in promises(zoo, other, told.floor or FLOORS, frames, folder):
+                records += found
+                print(*(f"{one.name}: {one.extra}" for one in found), sep="\n", file=sys.stderr)
                 if told.json is not None:
-                    write_records(records, told.json)
-    print_grid(grid(records, "stated above seen"))
+                    write_records([*records, *average(records)], told.json)
+    print_grid(grid([*records, *average(records)], "stated above seen"))
     sys.exit(1 if missed(records) else 0)
 
 

@@ -146,7 +146,7 @@ def _check_of(case: Case, program: Program, moved: set[str]) -> Callable[[Path],
 def _on_blends(
     case: Case, plan: Plan, trial: Trial, progress: Progress
 ) -> Sequence[OutputComparison]:
-    """The outputs as compared, with the fidelity on blends of those that the plan moves.
+    """The outputs as compared, with what blends prove of those that the plan moves.
 
     Raises FidelityError where that misses its floor.
     """
@@ -156,14 +156,14 @@ def _on_blends(
         return trial.outputs
     progress.stage("comparing outputs on blended frames", None)
     originals = Blended(case.original, case.given, frames)
-    values = stressed(originals, trial.program, moved, options.metric)
+    values = stressed(originals, trial.program, moved, options.metric, options.confidence)
     found = with_stress(trial.outputs, values, options.min_stressed)
     cracked = [c for c in found if c.cracks]
     if cracked:
         worst = min(cracked, key=lambda c: c.stressed or 0.0)
         raise FidelityError(
-            f"on blends of held-out frames {worst.model}/{worst.output} keeps {worst.metric} "
-            f"{worst.stressed or 0.0:.4f}, and --min-stressed asks for {worst.stressed_floor:g}",
+            f"blends of held-out frames prove {worst.metric} {worst.stressed or 0.0:.4f} of "
+            f"{worst.model}/{worst.output}, and --min-stressed asks for {worst.stressed_floor:g}",
             "raise --min-fidelity, give frames that the models were not trained on, or lower "
             "--min-stressed",
         )

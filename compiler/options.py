@@ -97,7 +97,7 @@ class Settings:
     ] = False
     min_stressed: Annotated[
         float | None,
-        Option("Floor of the fidelity on blends of held-out frames (default: none, it is told)."),
+        Option("Floor of what blends of held-out frames prove (default: none, it is told)."),
     ] = None
     output_fidelity: Annotated[Mapping[str, float], Option(key="fidelity")] = field(
         default_factory=dict[str, float]

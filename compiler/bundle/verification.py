@@ -328,6 +328,7 @@ class _Comparison:
                 accuracy_original=self.right[0] / judged if judged else None,
                 accuracy_compiled=self.right[1] / judged if judged else None,
                 stated=self._told(name, "lower"),
+                stated_stressed=self._told(name, "stressed"),
             )
 
     def _told(self, output: str, key: str) -> float | None:

@@ -100,13 +100,6 @@ class LossMeter:
         return 1.0 if self._broken or not self.rows else self._lost / self._sure
 
 
-def confidence_of(scores: Array) -> float:
-    """The mean of the largest probability, over rows of class scores [..., C]; 0 without rows."""
-    rows = scores.reshape(-1, scores.shape[-1]).astype(np.float64)
-    sure = rows if _sum_to_one(rows) else _softmax(rows)
-    return float(sure.max(-1).mean()) if len(rows) else 0.0
-
-
 def _sum_to_one(scores: Float64) -> bool:
     return bool(np.all(scores >= 0)) and bool(np.all(np.abs(scores.sum(-1) - 1) < 1e-3))
 

@@ -22,7 +22,7 @@ class OutputComparison:
     `lower` is what the frames prove of the value at that `confidence` (None: nothing that was done
     moves the output, so it rests on no sample), `max_difference` the largest change of a value,
     `score_change` that of a class's probability. `strict`: the floor is of what is proved.
-    `stressed` is the fidelity on blends of frames, if it was measured, with a floor of its own.
+    `stressed` is what blends of frames prove, if there are any, with a floor of its own.
     """
 
     model: str
@@ -53,7 +53,7 @@ class OutputComparison:
 
     @property
     def cracks(self) -> bool:
-        """Whether the fidelity on blends misses its floor."""
+        """Whether what blends prove misses its floor."""
         if self.stressed is None or self.stressed_floor is None:
             return False
         return not self.stressed >= self.stressed_floor

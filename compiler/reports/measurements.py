@@ -23,7 +23,8 @@ class OutputVerification:
     """One output of one model: compiled beside original.
 
     `fidelity` compares the two; `max_difference` is the largest absolute difference of finite
-    values. `stated` is what compile's own frames proved, None where it says nothing. The
+    values. `stated` is what compile's own frames proved, `stated_stressed` what blends of them did,
+    None where it says nothing. The
     accuracies (top-1 against the labels, 0..1) are None where no labels were given.
     """
 
@@ -33,6 +34,7 @@ class OutputVerification:
     accuracy_original: float | None = None
     accuracy_compiled: float | None = None
     stated: float | None = None
+    stated_stressed: float | None = None
 
     @property
     def as_stated(self) -> bool | None:
@@ -40,6 +42,13 @@ class OutputVerification:
         if self.fidelity.met or self.stated is None:
             return None
         return self.fidelity.value >= self.stated
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether these frames are so few that they may well show less than was stated."""
+        shown, lower = self.fidelity.value, self.fidelity.lower
+        # As far above what they show as their own bound lies below.
+        return self.stated is not None and lower is not None and 2 * shown - lower >= self.stated
 
 
 def missed_floor(found: Sequence[OutputVerification]) -> FidelityError | None:
@@ -67,7 +76,16 @@ def _beside_stated(item: OutputVerification) -> str:
     bound = shown_share(item.stated)
     if item.as_stated:
         return f" and within the bound that compile stated, {bound}"
-    return f" and below the bound that compile stated, {bound}: these frames are of another kind"
+    below = f" and below the bound that compile stated, {bound}"
+    if item.by_chance:
+        return f"{below}, as {item.fidelity.frames} frames may be by chance"
+    blends = item.stated_stressed
+    if blends is not None and blends < item.stated:
+        return (
+            f"{below}: blends of its frames proved {shown_share(blends)}, so the models may have "
+            "been trained on those, or these frames are of another kind"
+        )
+    return f"{below}: these frames are of another kind"
 
 
 def verification_json(found: Sequence[OutputVerification]) -> dict[str, Any]:
@@ -82,6 +100,7 @@ def verification_json(found: Sequence[OutputVerification]) -> dict[str, Any]:
                 "met": item.fidelity.met,
                 "max_difference": json_number(item.max_difference),
                 "stated": item.stated,
+                "stated_stressed": item.stated_stressed,
                 "as_stated": item.as_stated,
                 "accuracy_original": item.accuracy_original,
                 "accuracy_compiled": item.accuracy_compiled,

@@ -121,7 +121,7 @@ class OutputFidelity(JsonValue):
     `metric` is "top-1 agreement", "explained variance" (both: 1 is perfect) or
     "max abs difference" (0 is perfect, `floor` is then the largest difference allowed). `lower` is
     what the frames prove of the value at that `confidence`; None: it rests on no sample. `stressed`
-    is the fidelity on blends of frames, None where there are none. `max_difference` is the largest
+    is what blends of frames prove at it, None where there are none. `max_difference` is the largest
     change of a value, `score_change` that of a class's probability. `explained` is the explained
     variance, whatever the metric is. `strict`: the floor is of what is proved.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +164,12 @@ def test_without_a_budget_the_most_is_saved(work: Work, shared: CompileResult) -
 
 
 def test_more_budget_never_means_less_fidelity(work: Work) -> None:
-    found = [work(budget=budget) for budget in ("65%", "75%", "85%", "95%", "100%")]
+    # By variance: a frame of the hundred that changes its class is a coarse measure.
+    metrics = dict.fromkeys("abc", "variance")
+    budgets = ("65%", "75%", "85%", "95%", "100%")
+    found = [work(budget=budget, metrics=metrics) for budget in budgets]
     losses = [loss(result) for result in found]
-    # To a frame of the hundred: plans are chosen on other frames than these.
-    assert all(more <= less + 0.0101 for less, more in pairwise(losses))
+    assert losses == sorted(losses, reverse=True)
     assert losses[0] > losses[-1] == 0
     # Nothing is given up that the budget does not ask for.
     assert not found[-1].plan.actions

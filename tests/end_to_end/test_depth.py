@@ -24,6 +24,9 @@ from tests.nets.residual import CHANNELS, block, images, residual_net
 # These tests are about regions, which narrower layers often are better than.
 pytestmark = pytest.mark.usefixtures("layers_keep_their_units")
 
+# Of 40 held-out frames hardly one changes its class: a finer measure.
+VARIANCE = {"a": "variance", "b": "variance"}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -135,12 +138,11 @@ def test_a_region_of_a_shared_trunk_counts_for_both_models(folder: Path, tmp_pat
         net.head(x, CHANNELS, 5)
         onnx.save(net.model(x=["N", 3, 8, 8]), tmp_path / f"{name}.onnx")
     np.savez(tmp_path / "frames.npz", x=images(160))
-    result = made(tmp_path, "ab", only="depth", max_macs=parse_macs("25%"))
+    result = made(tmp_path, "ab", only="depth", max_macs=parse_macs("25%"), metrics=VARIANCE)
     assert len(gone(result)) == 2
     # Two of three blocks that both models run once: two thirds of half.
     assert result.report.macs_after < 0.25 * result.report.macs_before
-    outputs = [output for model in result.report.models for output in model.fidelity]
-    assert all(output.value >= 0.7 and output.max_difference for output in outputs)
+    assert all(0.7 <= o.value < 1 for model in result.report.models for o in model.fidelity)
 
 
 def relative(model: onnx.ModelProto, share: float = 0.02) -> onnx.ModelProto:
@@ -171,10 +173,10 @@ def test_sharing_and_depth_together_do_less_damage_than_depth_alone(relatives: P
     budget = parse_budget("40%")
     with pytest.raises(BudgetError, match=r"prefix shared\)"):
         made(relatives, "ab", only="share", budget=budget, min_fidelity=0.5)
-    depth = made(relatives, "ab", only="depth", budget=budget, min_fidelity=0.5)
-    both = made(relatives, "ab", budget=budget, min_fidelity=0.5)
+    depth = made(relatives, "ab", only="depth", budget=budget, metrics=VARIANCE)
+    both = made(relatives, "ab", budget=budget, metrics=VARIANCE)
     assert {type(one.action) for one in both.plan.actions} == {SharePrefixAction, CollapseAction}
-    assert lowest(both) >= lowest(depth)
+    assert lowest(both) > lowest(depth)
     # A region of the trunk goes from one model, and saves for both.
     assert len(gone(both)) == 1
     assert both.report.macs_after < 0.45 * both.report.macs_before

@@ -1,12 +1,11 @@
-"""Blends of frames, how strong they are made, and the fidelity on them."""
+"""Blends of frames, and what they prove of fidelity."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
+from repsimc.compiler.execution.confidence import agreement_bound
 from repsimc.compiler.execution.feeds import held_out_feeds
 from repsimc.compiler.execution.outputs import OutputComparison
 from repsimc.compiler.execution.stress import Blended, BlendedFrames, stressed, with_stress
@@ -16,7 +15,6 @@ from repsimc.compiler.graph.program import Program
 from tests.nets.networks import Array
 from tests.programs import AsRead, joined, model_of_text
 
-# Class scores of sharpness s: how sure they are of a frame is decided by it.
 SCORES = """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 4] x) => (float[N, 4] y)
@@ -98,36 +96,38 @@ def test_agreement_on_blends_is_that_of_numpy() -> None:
     compiled.weights()["a/s"].values = np.array([1.3, 1, 1, 1], np.float32)
     x = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
     original = program(1)
-    found = stressed(
-        Blended(original, AsRead(original), frames(x)), compiled, ["a"], lambda model, output: None
-    )
+    blended = Blended(original, AsRead(original), frames(x))
     agree = []
-    for shift in (8, 16, 24, 32):  # 0.2: scores as flat as these are not sure of anything
-        blend = np.float32(0.8) * x + np.float32(0.2) * np.roll(x, -shift, axis=0)
+    for shift in (8, 16, 24, 32):
+        blend = np.float32(0.75) * x + np.float32(0.25) * np.roll(x, -shift, axis=0)
         agree.append((blend.argmax(1) == (blend * [1.3, 1, 1, 1]).argmax(1)).mean())
-    assert found == {("a", "y"): pytest.approx(np.mean(agree))}
-    assert found["a", "y"] < 1
+    assert np.mean(agree) < 1
+    for confidence in (0.9, 0.95):
+        found = stressed(blended, compiled, ["a"], lambda model, output: None, confidence)
+        # 160 blends of 40 frames tell no more than 40 do.
+        proved = agreement_bound(float(np.mean(agree)), 40, confidence)
+        assert found == {("a", "y"): pytest.approx(proved)}
 
 
-@pytest.mark.parametrize(
-    ("sharp", "weight"),
-    # A blend of two classes has scores 1 - w and w: sure to 0.97 where s (1 - 2 w) is about 3.7.
-    [(5.0, 0.2), (8.0, 0.27), (40.0, 0.3)],
-)
-def test_blends_are_as_strong_as_makes_the_original_doubt(sharp: float, weight: float) -> None:
-    seen: list[float] = []
-    original = program(sharp)
+def test_blends_of_few_frames_prove_little() -> None:
+    original = program(1)
+    for count, proved in ((20, 0.05 ** (1 / 20)), (400, 0.05 ** (1 / 400))):
+        x = np.random.default_rng(1).normal(size=(count, 4)).astype(np.float32)
+        blended = Blended(original, AsRead(original), frames(x))
+        found = stressed(blended, original, ["a"], lambda model, output: None)
+        assert found == {("a", "y"): pytest.approx(proved)}
 
-    class Spy(BlendedFrames):
-        def batches(self, values: Sequence[str]) -> Iterator[dict[str, Array]]:
-            seen.append(self.weight)
-            yield from super().batches(values)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repsimc.compiler.execution.stress.BlendedFrames", Spy)
-        blended = Blended(original, AsRead(original), frames(one_hot(50)))
-        stressed(blended, original, ["a"], lambda model, output: None)
-    assert seen[-1] == pytest.approx(weight, abs=0.012)
+def test_blends_of_frames_of_one_scene_count_once() -> None:
+    # Each frame stands there three times: their blends prove what those of a third would.
+    x = np.repeat(np.random.default_rng(1).normal(size=(60, 4)).astype(np.float32), 3, axis=0)
+    given = load_frames({"x": x}, {"a": [InputSpec("x", x.dtype, ("N", 4))]}, FrameOptions())
+    original = program(1)
+    scenes = len(given.scenes_held_out("a"))
+    assert scenes < len(given.held_out_rows("a")) / 2
+    blended = Blended(original, AsRead(original), given)
+    found = stressed(blended, original, ["a"], lambda model, output: None)
+    assert found == {("a", "y"): pytest.approx(0.05 ** (1 / scenes))}
 
 
 def test_integers_are_not_blended() -> None:
