@@ -42,7 +42,6 @@ def test_what_falls_far_on_blends_is_named() -> None:
     assert "--min-stressed" in note
 
 
-<<<<<<< HEAD
 def test_scores_that_may_be_none_are_named() -> None:
     kept, moved = output(lower=0.995, explained=0.995), output(lower=0.995, explained=0.7)
     (note,) = promise_notes([model("a", kept), model("b", moved)])
@@ -50,9 +49,9 @@ def test_scores_that_may_be_none_are_named() -> None:
     assert "'b/y' = 'variance' under [metrics]" in note
     variance = output(VARIANCE, lower=0.995, explained=0.7)
     assert promise_notes([model("a", variance)]) == []
-=======
+
+
 def test_few_frames_do_not_look_flattered() -> None:
     # 30 frames without a miss, and blends of them without one: both prove 0.905.
     few = OutputFidelity("y", TOP1, 1.0, 0.9, 30, lower=0.905, stressed=0.905)
     assert promise_notes([model("a", few)]) == []
->>>>>>> fidelity
