@@ -144,6 +144,8 @@ def guarded(run: Callable[[Call], object], arguments: Sequence[str]) -> int:
         with warnings.catch_warnings():
             # Python's own form of a warning shows a line of our source, which is of no use here.
             warnings.showwarning = warn
+            # Whatever PYTHONWARNINGS says: what is to be told is neither an error nor kept away.
+            warnings.simplefilter("default", UserWarning)
             code = run(call)
         sys.stdout.flush()
         code = code if isinstance(code, int) else 0

@@ -234,7 +234,7 @@ def fidelity_grid(report: Report) -> Grid | None:
                 model,
                 output.output,
                 fidelity_value(output),
-                "exact" if output.lower is None else shown_share(output.lower),
+                _proved(output),
                 "-" if output.stressed is None else shown_share(output.stressed),
                 floor_text(output.floor),
                 "-" if output.max_difference is None else f"{output.max_difference:.1e}",
@@ -249,6 +249,13 @@ def fidelity_grid(report: Report) -> Grid | None:
         ),
         notes=left_out,
     )
+
+
+def _proved(output: OutputFidelity) -> str:
+    if output.lower is not None:
+        return shown_share(output.lower)
+    # Reports of earlier versions tell no bound and no difference, of what is exact or not.
+    return "-" if output.max_difference is None else "exact"
 
 
 def floor_text(floor: float) -> str:

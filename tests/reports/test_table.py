@@ -183,6 +183,13 @@ def test_a_line_for_every_output_with_what_is_proved_of_it(
     assert rows[0][-1] == "0.9960 top-1, on blends BELOW 0.95"
 
 
+def test_what_a_report_does_not_tell_is_not_called_exact() -> None:
+    of_an_earlier_version = OutputFidelity("y", "top-1 agreement", 0.996, 1e-9, 500)
+    model = ModelReport("a", 1, 1, 1, 1, 1, 1, (), (of_an_earlier_version,))
+    grid = fidelity_grid(replace(REPORT, models=(model,)))
+    assert grid is not None and grid.rows[0][3:6] == ("-", "-", "-")
+
+
 def test_without_frames_there_is_no_line() -> None:
     assert fidelity_grid(replace(REPORT, models=REPORT.models[:1])) is None
 
