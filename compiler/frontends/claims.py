@@ -6,6 +6,8 @@ another; exporters, and people who make an axis free by hand, leave stale shapes
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import onnx
 from onnx.helper import make_tensor_value_info
 
@@ -22,7 +24,7 @@ def drop_claims(proto: onnx.ModelProto) -> dict[str, Shape]:
     ONNX Runtime holds feeds to the shapes of inputs; all other shapes are told anew by inference.
     Element types stay where inference has no word: for what operators of other domains make, for
     outputs, and for what bodies of If, Loop and Scan take and give. ONNX Runtime makes a Loop's
-    counter and condition in the shapes that its body says.
+    counter and condition in the shapes that its body says, and what a Loop collects over no turns.
     """
     functions = {(function.domain, function.name) for function in proto.functions}
     opaque = {
@@ -51,8 +53,14 @@ def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
 
 
 def _forget_bodies(node: onnx.NodeProto, opaque: set[str]) -> None:
+    loop = node.op_type == "Loop"
     for body in bodies(node):
-        _forget(body, opaque, 2 if node.op_type == "Loop" else 0)
+        collected = {info.name: info.type for info in body.output[1 + len(node.input) - 2 :]}
+        kept = {name: deepcopy(kind) for name, kind in collected.items() if loop}
+        _forget(body, opaque, 2 if loop else 0)
+        for info in body.output:
+            if info.name in kept:
+                info.type.CopyFrom(kept[info.name])
 
 
 def _forget(graph: onnx.GraphProto, opaque: set[str], believed: int) -> None:
