@@ -1,4 +1,4 @@
-"""Fold what is constant, remove what does nothing, fold BatchNormalization."""
+"""Fold what is constant, remove what does nothing, fold BatchNormalization and biases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar
 from ..compiler.graph.program import Program
 from .base import Change, Pass
 from .fold_batch_norm import FoldBatchNorm
+from .fold_bias import FoldBias
 from .fold_constants import FoldConstants
 from .remove_no_ops import RemoveNoOps
 
@@ -16,8 +17,8 @@ from .remove_no_ops import RemoveNoOps
 class Normalise:
     """The same computation in fewer nodes: what later passes compare, cut and refit.
 
-    Runs remove-no-ops, fold-constants and fold-batch-norm, the last two with `growth_nbytes`,
-    until none finds more: each makes room for the others.
+    Runs remove-no-ops, fold-constants, fold-bias and fold-batch-norm, until none finds more: each
+    makes room for the others. Constants and normalisations are folded within `growth_nbytes`.
     """
 
     name: ClassVar[str] = "normalise"
@@ -30,6 +31,7 @@ class Normalise:
         steps: tuple[Pass, ...] = (
             RemoveNoOps(),
             FoldConstants(self.growth_nbytes),
+            FoldBias(),
             FoldBatchNorm(self.growth_nbytes),
         )
         changes: list[Change] = []

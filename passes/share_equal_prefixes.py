@@ -114,6 +114,9 @@ def _key(node: gs.Node, opset: int, outputs: set[str]) -> Hashable:
         return None
     rank = _rank(node) if node.op in _BROADCAST else 0
     inputs = [_operand(tensor, rank) for tensor in node.inputs]
+    mode = node.attrs.get("coordinate_transformation_mode")
+    if node.op == "Resize" and opset >= 11 and len(inputs) > 1 and mode != "tf_crop_and_resize":
+        inputs[1] = "", ""  # the region is read in one mode only: exporters write anything there
     while inputs and inputs[-1] == ("", ""):
         inputs.pop()  # a trailing omitted input may be left out altogether
     if node.op in _COMMUTATIVE:

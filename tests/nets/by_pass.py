@@ -13,6 +13,7 @@ from repsimc.passes.collapse import Collapse
 from repsimc.passes.drop_dead import DropDead
 from repsimc.passes.fold_activation import FoldActivation
 from repsimc.passes.fold_batch_norm import FoldBatchNorm
+from repsimc.passes.fold_bias import FoldBias
 from repsimc.passes.fold_constants import FoldConstants
 from repsimc.passes.fold_linear_activations import FoldLinearActivations
 from repsimc.passes.freeze_branch import FreezeBranch
@@ -48,10 +49,12 @@ class Example(NamedTuple):
     settles: bool = True
 
 
-def written(body: str, weights: str = "", inputs: str = "float[N,2] x") -> Callable[[], Program]:
+def written(
+    body: str, weights: str = "", interface: tuple[str, str] = ("float[N,2] x", "float[N,2] y")
+) -> Callable[[], Program]:
     """A program of one model with output y, in onnx.parser text."""
     given = f"<{weights}>" if weights else ""
-    model = f"{HEAD} net ({inputs}) => (float[N,2] y) {given} {{ {body} }}"
+    model = f"{HEAD} net ({interface[0]}) => ({interface[1]}) {given} {{ {body} }}"
     return lambda: program_of(model)
 
 
@@ -156,6 +159,14 @@ EXAMPLES: dict[str, Example] = {
     "fold-batch-norm": Example(
         written("h = Gemm(x, w) y = BatchNormalization(h, s, b, m, v)", f"{SQUARE}, {NORM}"),
         lambda _: FoldBatchNorm(),
+    ),
+    "fold-bias": Example(
+        written(
+            "c = Conv(x, w) y = Add(c, b)",
+            "float[2,1,1] b = {5, 6}, float[2,2,1,1] w = {1, 2, 3, 4}",
+            ("float[N,2,H,W] x", "float[N,2,H,W] y"),
+        ),
+        lambda _: FoldBias(),
     ),
     "fold-constants": Example(
         written(

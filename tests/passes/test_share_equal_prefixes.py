@@ -132,6 +132,20 @@ def test_axes_of_size_one_before_others_make_no_difference(
     assert ("b/add" not in names(program)) == merged
 
 
+@pytest.mark.parametrize(("mode", "merged"), [("asymmetric", True), ("tf_crop_and_resize", False)])
+def test_a_region_that_resize_does_not_read_makes_no_difference(mode: str, merged: bool) -> None:
+    def model(region: str, numbers: str) -> str:
+        how = f'<mode = "nearest", coordinate_transformation_mode = "{mode}">'
+        return f"""{HEAD} net (float[1,1,4,4] x) => (float y)
+        <{region} region = {{{numbers}}}, float[4] scales = {{1, 1, 2, 2}}> {{
+          [big] h = Resize {how} (x, region, scales) [out] y = ReduceSum<keepdims=0>(h) }}"""
+
+    one = model("float[8]", "0, 0, 0, 0, 1, 1, 1, 1")
+    other = model("float[8]", "0, 0, 0, 0, 1, 1, 1, 0.5")
+    program = shared(joined(TIED, a=one, b=other))
+    assert ("b/big" not in names(program)) == merged
+
+
 def test_defaults_and_omitted_inputs_are_filled_in() -> None:
     program = joined(
         TIED,
