@@ -21,6 +21,12 @@ _ALIKE = 0.01
 _ALL_PAIRS = 6000
 _NEAR = 64
 _BLOCK = 512
+# Sets that go round a few pictures, a crop of each at a time, are nearer to themselves a round
+# later than at random, and than at any other distance: 0.4 and 0.6 of it in two sets of crops of
+# photographs; in sets without rounds the least distance is 0.7 of it, and others are near that.
+_ROUND, _BESIDE = 0.7, 0.75
+_LEAST_PAIRS = 16
+_MOST_ROUNDS = 16
 
 Small = NDArray[np.float64]
 # The widths of a frame's inputs made small, and its integers that are no pixels (tokens).
@@ -58,7 +64,7 @@ class SmallFrames:
         """The scene of each frame [count], each numbered by one of its frames.
 
         Of more than `most` alike frames only `run` that follow each other are one scene: a film of
-        one street is many.
+        one street is many. Frames that come round again are of one scene.
         """
         found = np.arange(self.count, dtype=np.int64)
         for kind, rows in self._made.items():
@@ -68,7 +74,12 @@ class SmallFrames:
                 part = small[:, stop - width : stop]
                 part -= part.mean(axis=0)  # each input counts as much as any other
                 part /= np.sqrt(np.square(part).sum(axis=1).mean()) or 1.0
-            found[places] = places[_joined(small)]
+            first = _joined(small)
+            if (length := _round_of(small)) is not None:
+                for place in range(length):
+                    join(first, np.arange(place, len(small), length, dtype=np.int64))
+                first = np.array([_root(first, row) for row in range(len(small))], dtype=np.int64)
+            found[places] = places[first]
         return _cut(found, most, run)
 
 
@@ -99,6 +110,24 @@ def _joined(small: Small) -> Rows:
         for row in np.flatnonzero(alike.sum(axis=1) > 1):
             join(first, low + np.flatnonzero(alike[row]))
     return np.array([_root(first, place) for place in range(count)], dtype=np.int64)
+
+
+def _round_of(small: Small) -> int | None:
+    """After how many frames a set comes round to the same pictures, if it does."""
+    count = len(small)
+    lags = np.arange(count // 2 + 1)
+    if count - lags[-1] < _LEAST_PAIRS:
+        return None
+    # The mean squared distance of frames that far apart: sums of squares, less a correlation.
+    spectrum = np.fft.rfft(small - small.mean(axis=0), n=2 * count, axis=0)
+    together = np.fft.irfft(np.square(np.abs(spectrum)).sum(axis=1), n=2 * count)[: len(lags)]
+    power = np.cumsum(np.concatenate([[0.0], np.square(small - small.mean(axis=0)).sum(axis=1)]))
+    own = power[count - lags] + power[-1] - power[lags]
+    apart = (own - 2 * together) / (count - lags) / max(2 * power[-1] / count, 1e-300)
+    length = int(apart[2:].argmin()) + 2
+    beside = apart[(lags > 0) & (lags % length != 0)]
+    comes_round = apart[length] <= min(_ROUND, _BESIDE * float(beside.min()))
+    return length if comes_round and count <= _MOST_ROUNDS * length else None
 
 
 def join(first: Rows, places: Rows) -> None:

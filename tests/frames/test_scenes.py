@@ -65,3 +65,31 @@ def test_batches_that_share_a_scene_are_one() -> None:
     assert merged(scene_of, 1).tolist() == [0, 1, 2, 3, 3, 5, 6, 7]
     assert merged(scene_of, 2).tolist() == [0, 1, 1, 3]
     assert merged(scene_of, 4).tolist() == [0, 0]
+
+
+def crops(pictures: int, rounds: int) -> Array:
+    """A crop of each picture, then another of each, and so on; no two crops show the same part."""
+    random = np.random.default_rng(3)
+    skies = random.normal(size=(pictures, 3, 1, 1))
+    noise = random.normal(size=(rounds, pictures, 3, 8, 8))
+    return (skies + 0.7 * noise).reshape(-1, 3, 8, 8).astype(np.float32)
+
+
+def test_crops_of_one_picture_are_a_scene_where_the_set_goes_round_them() -> None:
+    found = scenes(crops(20, 3))
+    assert found == [row % 20 for row in range(60)]
+    # The last round may be short.
+    assert scenes(crops(20, 3)[:50]) == [row % 20 for row in range(50)]
+
+
+def test_frames_in_any_other_order_go_round_nothing() -> None:
+    frames = crops(20, 3)
+    mixed = frames[np.random.default_rng(0).permutation(60)]
+    assert scenes(mixed) == list(range(60))
+    # A film that moves on slowly is near to itself at every small distance.
+    film = np.cumsum(np.random.default_rng(1).normal(size=(60, 3, 8, 8)), axis=0)
+    assert scenes(film.astype(np.float32), most=60) == scenes(film.astype(np.float32))
+    assert len(set(scenes(film.astype(np.float32)))) > 20
+    # Two cameras in turn, say, tell more than two things.
+    assert len(set(scenes(crops(2, 30)))) == 60
+    assert scenes(crops(8, 2)) == list(range(16))  # too few to tell
