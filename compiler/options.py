@@ -362,7 +362,10 @@ def _words(name: str, value: object) -> dict[str, str]:
 def _sizes(name: str, value: object) -> dict[str, tuple[int, ...]]:
     """Shapes by input: a mapping to sizes, or the texts that the command line takes."""
     if not isinstance(value, Mapping):
-        return parse_sizes(list(_texts(name, value)))
+        try:
+            return parse_sizes(list(_texts(name, value)))
+        except UsageError as error:
+            raise UsageError(f"{name}: {error.message}", error.hint) from error
 
     def sizes(name: str, value: object) -> tuple[int, ...]:
         return arguments.several(name, value, arguments.whole)

@@ -128,6 +128,7 @@ def test_what_the_command_line_says_wins(tmp_path: Path) -> None:
 
 def test_settings_become_options(tmp_path: Path) -> None:
     settings = load_config(write(tmp_path, FULL), Path("elsewhere"))
+    settings = replace(settings, size={})  # frames tell sizes
     options = compile_options(settings)
     assert options.models == (("a", tmp_path / "a.onnx"), ("eye", tmp_path / "nets/b.onnx"))
     assert options.budget == Budget(share=0.6)

@@ -74,7 +74,7 @@ def test_verify_tells_the_same_figures_of_the_same_frames(
     np.savez(tmp_path / "held.npz", x=np.load(family / "frames.npz")["x"][rows])
     found = verify_bundle(load(shared.bundle), tmp_path / "held.npz")
     told = {  # blends are made of frames that fits have not seen: verify does not know which
-        model.name: replace(model.fidelity[0], stressed=None, stressed_floor=None)
+        model.name: replace(model.fidelity[0], stressed=None, stressed_floor=None, explained=None)
         for model in shared.report.models
     }
     # Nor does it know that nothing moves an output, which then rests on no sample.

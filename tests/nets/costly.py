@@ -1,5 +1,7 @@
 """Networks of a few nodes that take more than they look: of memory, or of time without an end."""
 
+from __future__ import annotations
+
 # The size is hidden from shape inference: it is computed from the input.
 WIDENS = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N,2] x) => (float[N] y)
