@@ -69,14 +69,14 @@ def _several(count: int) -> Callable[[int, Path], Models]:
 
 
 def readers(count: int, seed: int = 0) -> onnx.ModelProto:
-    """A chain of which `count` nodes read one value and one weight; hundreds have one name."""
+    """A chain of which `count` nodes read one value and one weight; hundreds have no name."""
     rng = np.random.default_rng(seed)
     weight = numpy_helper.from_array(rng.random(4, np.float32) + 0.5, "w")
     made: list[onnx.NodeProto] = []
     value = "x"
     for index in range(count):
-        made.append(helper.make_node("Mul", [value, "w"], [f"m{index}"], "same"))
-        made.append(helper.make_node("Sigmoid", [f"m{index}"], [f"r{index}"], "name"))
+        made.append(helper.make_node("Mul", [value, "w"], [f"m{index}"], ""))
+        made.append(helper.make_node("Sigmoid", [f"m{index}"], [f"r{index}"], ""))
         made.append(helper.make_node("Add", ["x", f"r{index}"], [f"s{index}"], ""))
         value = f"s{index}"
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 4]) for n in ("x", value)]

@@ -69,10 +69,11 @@ def tied_groups(frames: Frames) -> list[list[InputRef]]:
     states always do: they go on differently.
     """
     groups: list[list[InputRef]] = []
+    known = _by_ref(frames.inputs)
     for members in _fed_alike(frames):
         alike: dict[object, list[InputRef]] = {}
         for ref in members:
-            alike.setdefault(_sizes(_spec(frames.inputs, ref)), []).append(ref)
+            alike.setdefault(_sizes(known[ref]), []).append(ref)
         groups += [group for group in alike.values() if len(group) > 1]
     return groups
 
@@ -125,16 +126,16 @@ def _equal(frames: Frames, members: Sequence[InputRef]) -> list[list[InputRef]]:
     identities = {ref: _identity(frames.sources[ref]) for ref in members}
     # Hashing the content is only needed where the same object does not answer it.
     by_content = len(set(identities.values())) > 1 and len({m for m, _ in members}) > 1
-    groups: list[tuple[object, list[InputRef]]] = []
+    known: dict[object, list[list[InputRef]]] = {}
     for ref in members:
-        key = frames.sources[ref].digest if by_content else identities[ref]
-        for known, group in groups:
-            if known == key and all(model != ref[0] for model, _ in group):
+        groups = known.setdefault(frames.sources[ref].digest if by_content else identities[ref], [])
+        for group in groups:
+            if all(model != ref[0] for model, _ in group):
                 group.append(ref)
                 break
         else:
-            groups.append((key, [ref]))
-    return [group for _, group in groups if len(group) > 1]
+            groups.append([ref])
+    return [group for groups in known.values() for group in groups if len(group) > 1]
 
 
 def _identity(source: FrameSource) -> object:
@@ -145,26 +146,27 @@ def _identity(source: FrameSource) -> object:
 
 def _of_one_name(specs: Specs) -> list[list[InputRef]]:
     """Inputs of different models that have one name and dtype, and shapes that may be one."""
-    groups: list[list[InputRef]] = []
+    named: dict[str, list[tuple[InputSpec, list[InputRef]]]] = {}
     for model, given in specs.items():
         for spec in given:
-            for group in groups:
-                one = _spec(specs, group[0])
-                if one.name == spec.name and _why_not(one, spec) is None:
+            groups = named.setdefault(spec.name, [])
+            for one, group in groups:
+                if _why_not(one, spec) is None:
                     group.append((model, spec.name))
                     break
             else:
-                groups.append([(model, spec.name)])
-    return [group for group in groups if len(group) > 1]
+                groups.append((spec, [(model, spec.name)]))
+    return [group for groups in named.values() for _, group in groups if len(group) > 1]
 
 
 def _called_alike(specs: Specs) -> list[list[InputRef]]:
     """Inputs of one name, dtype, size and batch; none whose size is free, and no states."""
     found: list[list[InputRef]] = []
+    known = _by_ref(specs)
     for group in _of_one_name(specs):
         alike: dict[object, list[InputRef]] = {}
         for ref in group:
-            spec = _spec(specs, ref)
+            spec = known[ref]
             if not spec.state and all(isinstance(dim, int) and dim > 0 for dim in spec.frame):
                 alike.setdefault((_sizes(spec), spec.frame_axis), []).append(ref)
         found += [members for members in alike.values() if len(members) > 1]
@@ -175,24 +177,25 @@ def _left_apart(
     specs: Specs, candidates: Iterable[list[InputRef]], one: Mapping[InputRef, int], fed: bool
 ) -> Iterator[str]:
     """Why inputs that are fed alike, or called alike, are not one."""
+    known = _by_ref(specs)
     for group in candidates:
         # One of each that are tied already stands for them.
         first: dict[object, InputRef] = {}
         for ref in group:
             first.setdefault(one.get(ref, ref), ref)
         refs = list(first.values())
-        if len(refs) < 2 or all(_spec(specs, ref).state for ref in refs):
+        if len(refs) < 2 or all(known[ref].state for ref in refs):
             continue
         names = " and ".join(".".join(ref) for ref in refs)
         how = f"--tie {'.'.join(refs[0])}={'.'.join(refs[1])}"
-        free = [ref for ref in refs if any(not isinstance(d, int) for d in _spec(specs, ref).frame)]
+        free = [ref for ref in refs if any(not isinstance(d, int) for d in known[ref].frame)]
         if free and not fed:
             reason = "their sizes are free, and an equal name does not make them one"
             yield f"{names} stay apart: {reason}; give frames, or {how}"
             continue
         given = "the same frames feed them" if fed else "they have one name"
-        kinds = " and ".join(dict.fromkeys(str(_spec(specs, ref)) for ref in refs))
-        possible = _why_not(_spec(specs, refs[0]), _spec(specs, refs[1])) is None
+        kinds = " and ".join(dict.fromkeys(str(known[ref]) for ref in refs))
+        possible = _why_not(known[refs[0]], known[refs[1]]) is None
         then = f"{how} makes them one, of the sizes that are fixed"
         yield (
             f"{names} stay apart, though {given}: they take {kinds}; "
@@ -292,3 +295,7 @@ def _of_size(spec: InputSpec, fixed: Mapping[int, int]) -> InputSpec:
 
 def _spec(specs: Specs, ref: InputRef) -> InputSpec:
     return next(spec for spec in specs[ref[0]] if spec.name == ref[1])
+
+
+def _by_ref(specs: Specs) -> dict[InputRef, InputSpec]:
+    return {(model, spec.name): spec for model, given in specs.items() for spec in given}
