@@ -48,12 +48,29 @@ def fit_again(
     by: str,
 ) -> list[Change]:
     """One change for every operator that was fitted; `values` are what moved, `by` is the pass."""
+    operators = _within_reach(operators, reference.size.reach)
     reached = {t.name for node in downstream(program, values) for t in node.outputs}
     outputs = [value.name for value in program.graph.outputs if value.name in reached]
     fitted = reconstruct(program, operators, reference, outputs)
     for operator in fitted:
         program.note_fit(operator.node.name, by)
     return [Change("refitted to the original's output", op.node.name) for op in fitted]
+
+
+def _within_reach(
+    operators: Sequence[tuple[LinearOperator, Target]], reach: int | None
+) -> Sequence[tuple[LinearOperator, Target]]:
+    """The first of the operators; units are only chosen where what reads them is among these."""
+    if reach is None:
+        return operators
+    near = operators[:reach]
+    fits = {id(operator.node) for operator, _ in near}
+    return [
+        (operator, target)
+        if target.pool is None or id(target.pool.layer.reader.node) in fits
+        else (operator, replace(target, pool=None))
+        for operator, target in near
+    ]
 
 
 def refit_operators(

@@ -11,6 +11,7 @@ from ..execution.feeds import fit_feeds, run_groups
 from ..execution.samples import Samples, sample_values
 from ..execution.statistics import Statistics, measure_statistics, smallest_constant
 from ..fitting.effort import TRIAL, Effort
+from ..fitting.landmarks import Landmarks
 from ..fitting.reference import FitSize, Reference
 from ..fitting.shared_weight import measure_ties
 from .bill import Bills
@@ -50,7 +51,9 @@ class Evidence:
         if key not in self._references:
             feeds = fit_feeds(self.program, self.case.frames, key[0], effort.frames)
             seed = self.case.options.seed
-            self._references[key] = Reference(self.program, feeds, seed, effort.size)
+            near = effort.size.reach is not None
+            marks = Landmarks(self.program, feeds) if near else None
+            self._references[key] = Reference(self.program, feeds, seed, effort.size, marks)
         return self._references[key]
 
     def statistics(self, group: tuple[str, ...]) -> Statistics:

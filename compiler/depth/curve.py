@@ -21,10 +21,9 @@ from ..graph.program import own_name
 from ..graph.regions import Refusal, find_regions
 from ..options import CompileOptions
 from ..output_folders import check_output_folder, write_together
-from ..planning.descent import LOOKS, Descent, Step, Trying, regions_beside
+from ..planning.descent import LOOKS, Descent, Step, Trying, region_sites, regions_beside
 from ..planning.plan import Plan, PlannedAction, plan_of
 from ..planning.trial import Trial
-from ..planning.ways import region_sites
 from ..planning.workbench import Workbench
 from ..progress import NoProgress, Progress
 from ..reports.report import OutputFidelity

@@ -152,6 +152,10 @@ class Activations:
             self._nbytes[name] = self._nbytes.get(name, 0) + array.nbytes
         self._held.setdefault(name, []).append(array)
 
+    def adopt(self, name: str, batches: Sequence[Array]) -> None:
+        """Take value `name` from another, which goes on holding it."""
+        self._held[name] = list(batches)
+
     def batches(self, name: str) -> list[Array]:
         """All batches of value `name`."""
         return self._held[name]

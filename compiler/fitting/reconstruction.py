@@ -57,7 +57,8 @@ def reconstruct(
     fitted: list[LinearOperator] = []
     pools = {id(t.pool.layer.maker.node): t.pool for _, t in operators if t.pool is not None}
     reference.collect(_wanted(operators, pools, reference))
-    walk = Walk(program, reference.frames, outputs)
+    known = None if reference.landmarks is None else reference.landmarks.before(program)
+    walk = Walk(program, reference.frames, outputs, known)
     fits = {id(operator.node) for operator, _ in operators}
     # Readers whose units are to be chosen: their layer is wide, or is not fitted anew.
     pooled = {id(p.layer.reader.node) for node, p in pools.items() if node not in fits}

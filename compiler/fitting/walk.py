@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..execution.executable import Activations, Executable
 from ..execution.feeds import FrameSet
@@ -16,16 +16,25 @@ class Walk:
     """A forward pass over all fit frames that can stop at a value, change weights, and go on.
 
     Every node runs once. What later nodes still need is held between stops: the live values at
-    the stop, for all frames.
+    the stop, for all frames. What is `known` of the program already is not run: nothing before it
+    may be stopped at.
     """
 
-    def __init__(self, program: Program, frames: FrameSet, outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        frames: FrameSet,
+        outputs: Sequence[str],
+        known: Mapping[str, list[Array]] | None = None,
+    ) -> None:
         self.program = program
         self.frames = frames
         values = program.values()
-        self._needed = program.needed_nodes([values[name] for name in outputs])
-        self._done: set[int] = set()
         self._held = Activations()
+        for name, batches in (known or {}).items():
+            self._held.adopt(name, batches)
+        self._needed = program.needed_nodes([values[name] for name in outputs], known or ())
+        self._done: set[int] = set()
         self._counts = list(frames.counts)
 
     def advance(self, stops: Sequence[str], visit: Visit) -> None:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 
 from ..actions.action import Action
 from ..actions.bill import Bill, Bills
+from ..actions.kinds import Kind, regions
 from ..actions.site import Site, values_made
-from ..fitting.effort import Effort
+from ..fitting.effort import TRIAL, Effort
 from .trial import Trial
 from .workbench import Workbench
 
@@ -208,3 +209,16 @@ class Trying:
         kept = {key: known for key, known in self.trials.items() if len(key) >= len(gone) - 1}
         self.trials = {**kept, gone: trial}
         return trial
+
+
+def region_sites(bench: Workbench, kinds: Sequence[Kind], effort: Effort = TRIAL) -> list[Site]:
+    """The sites of the kinds that take regions out, with their influence as evidence."""
+    evidence = bench.evidence
+    sites = [
+        site
+        for kind in regions(kinds)
+        for group in evidence.groups
+        for site in kind.sites(evidence, group).found
+    ]
+    influence = bench.influence(sites, effort)
+    return [replace(site, evidence={"influence": influence[site.action]}) for site in sites]

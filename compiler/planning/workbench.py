@@ -78,7 +78,7 @@ class Workbench:
             program = self._finished(planned)
             self._progress.stage("comparing outputs on held-out frames", None)
         else:
-            program = self._tried(planned, effort, onto)
+            program = self.tried(planned, effort, onto)
             self._progress.advance()
         compared = self.compare(program, effort, models)
         if effort == FULL or self.case.options.strict:
@@ -158,7 +158,7 @@ class Workbench:
             run_passes(program, CLEANING)
         return program
 
-    def _tried(self, actions: tuple[Action, ...], effort: Effort, onto: Trial | None) -> Program:
+    def tried(self, actions: tuple[Action, ...], effort: Effort, onto: Trial | None) -> Program:
         stages = {action.stage for action in actions}
         anew = not actions or not stages <= {Stage.REGIONS, Stage.WIDTHS}
         if onto is None or anew or self._splits(actions):

@@ -1,0 +1,154 @@
+"""The candidates of a program: every site of every kind, with what it is predicted to do alone.
+
+Looks are taken when they are asked for. What was not looked at is predicted by its like: a site
+of the same place by the ratio of their local residuals, others by the ratio that their kind shows.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..actions.action import Action
+from ..actions.bill import LEAST_SHARE
+from ..actions.kinds import MOST_DAMAGE, Kind
+from ..actions.site import Site
+from ..progress import Progress
+from .candidates import Candidate
+from .damage import Output
+from .merging import Merges
+from .sensitivity import Sensitivity
+from .workbench import Workbench
+
+# Damage to outputs by local residual, of a kind of which nothing was looked at yet.
+_BY_RESIDUAL = 0.5
+# Local residuals that are told apart from none.
+_LEAST_RESIDUAL = 1e-6
+_TOO_LITTLE = f"nothing that could be rewritten is {100 * LEAST_SHARE:g} % of all weights or MACs"
+
+Errors = Mapping[Output, float]
+
+
+class Catalogue:
+    """All sites of a workbench's program, found once, and looks at them."""
+
+    def __init__(self, bench: Workbench, kinds: Sequence[Kind], progress: Progress) -> None:
+        self._bench = bench
+        self._progress = progress
+        self._sensitivity = Sensitivity(bench)
+        self._merges = Merges(bench)
+        self.refused: dict[str, str] = {}
+        self._sites: list[Site] = []
+        self._known: dict[Action, Errors | None] = {}
+        self._find(kinds)
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """All that could be done, but for what a look found to be in vain."""
+        return [site for site in self._sites if self._known.get(site.action, {}) is not None]
+
+    def candidates(self) -> list[Candidate]:
+        """The sites with what is known, or expected, of each."""
+        by_look, by_kind = self._like()
+        found: list[Candidate] = []
+        for site in self.sites:
+            errors = self._known.get(site.action)
+            if errors is None:
+                errors = self._expected(site, by_look, by_kind)
+            found.append(Candidate(site, errors))
+        return found
+
+    def look(self, candidates: Iterable[Candidate]) -> bool:
+        """Look at those of which nothing is known but their like; whether there were any.
+
+        Of sites without a local residual nothing is known before.
+        """
+        new = [one.site for one in candidates if not self.is_known(one.site)]
+        if new:
+            self._progress.stage("looking at single rewrites", len(new))
+        for site in new:
+            self._look(site)
+            self._progress.advance()
+        return bool(new)
+
+    def look_at_unknown(self) -> None:
+        """Look at all sites that have no local residual to be predicted by."""
+        self.look(Candidate(site, {}) for site in self._sites if site.damage <= 0)
+
+    # -- finding ---------------------------------------------------------------------------------
+
+    def _find(self, kinds: Sequence[Kind]) -> None:
+        bench = self._bench
+        whole = bench.bills.bill(())
+        assert whole is not None
+        groups = bench.evidence.groups
+        self._progress.stage("looking for what could be rewritten", len(groups) * len(kinds))
+        small: set[str] = set()
+        for group in groups:
+            for kind in kinds:
+                sites = kind.sites(bench.evidence, group)
+                self.refused |= sites.refused
+                for site in _flat(sites.found):
+                    if site.damage > MOST_DAMAGE:
+                        continue
+                    if site.saved.matters(whole):
+                        self._sites.append(site)
+                    else:
+                        small.add(site.receiver)
+                self._progress.advance()
+        busy = {name for site in self._sites for name in site.action.models}
+        self.refused |= dict.fromkeys(sorted(small - busy), _TOO_LITTLE)
+
+    # -- predicting ------------------------------------------------------------------------------
+
+    def is_known(self, site: Site) -> bool:
+        """Whether the site, or another of its place, was looked at."""
+        if site.action in self._known:
+            return True
+        return site.look is not None and any(
+            other.look == site.look and self._known.get(other.action) for other in self._sites
+        )
+
+    def _look(self, site: Site) -> None:
+        faster = self._merges.is_faster(site.action)
+        self._known[site.action] = self._sensitivity.look(site.action) if faster else None
+
+    def _like(self) -> tuple[dict[object, tuple[Site, Errors]], dict[str, float]]:
+        """What was looked at, by place; and of each kind the damage by local residual."""
+        by_look: dict[object, tuple[Site, Errors]] = {}
+        ratios: dict[str, list[float]] = {}
+        for site in self._sites:
+            errors = self._known.get(site.action)
+            if not errors:
+                continue
+            if site.look is not None:
+                by_look.setdefault(site.look, (site, errors))
+            if site.damage > _LEAST_RESIDUAL:
+                worst = max(errors.values())
+                ratios.setdefault(site.action.kind, []).append(worst / site.damage)
+        return by_look, {kind: statistics.median(found) for kind, found in ratios.items()}
+
+    def _expected(
+        self,
+        site: Site,
+        by_look: Mapping[object, tuple[Site, Errors]],
+        by_kind: Mapping[str, float],
+    ) -> Errors:
+        residual = max(site.damage, _LEAST_RESIDUAL)
+        if site.look in by_look:
+            other, errors = by_look[site.look]
+            scale = residual / max(other.damage, _LEAST_RESIDUAL)
+            return {output: scale * error for output, error in errors.items()}
+        error = residual * by_kind.get(site.action.kind, _BY_RESIDUAL)
+        return {
+            (name, own): error
+            for name in self._bench.bills.affected(site.action)
+            for own in self._bench.program.models[name].outputs
+        }
+
+
+def _flat(sites: Iterable[Site]) -> Iterable[Site]:
+    """The sites, each with the others that could stand in its place."""
+    for site in sites:
+        yield site
+        yield from site.alternatives

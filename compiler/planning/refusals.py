@@ -1,0 +1,112 @@
+"""What is said where no plan keeps the budgets and the fidelity floors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ..actions.bill import Bill
+from ..errors import BudgetError
+from ..units import format_bytes, format_count
+from .damage import described
+from .limits import Budgets, Limits
+from .search import Outlook
+from .trial import Trial
+
+
+class Refusals:
+    """Errors for a compilation's budgets, each with the best that could be had instead."""
+
+    def __init__(self, budgets: Budgets, has_frames: bool) -> None:
+        self._budgets = budgets
+        self._options = budgets.options
+        self._has_frames = has_frames
+
+    def exact(self, limits: Limits, bill: Bill) -> BudgetError:
+        """What is exact is not enough, and nothing else may be done."""
+        what = f"within the fidelity floor the smallest plan found needs {{}} ({described(())})"
+        return self._over(limits, bill, what)
+
+    def out_of_reach(
+        self, limits: Limits, least: Outlook, met: Outlook | None, refused: Mapping[str, str]
+    ) -> BudgetError:
+        """No plan meets the limits, or (`met`) none without losing far more than floors allow.
+
+        `least` is the smallest that is predicted to keep the floors, `refused` why there is no
+        more.
+        """
+        choice = least.choice
+        what = (
+            "within the fidelity floor the smallest plan found is predicted to need "
+            f"{{}} ({described(choice.actions)}), at about {_shown(least.fidelity)}"
+        )
+        if met is not None:
+            what += f"; the budget itself can be had at about {_shown(met.fidelity)}"
+        lines = [f"  {name}: {why}" for name, why in refused.items() if "/" not in name]
+        return self._over(limits, choice.bill, what, lines)
+
+    def missed(self, limits: Limits, fitted: Sequence[Trial]) -> BudgetError:
+        """Every plan that was fitted misses a floor, or needs more than it was billed."""
+        outputs = [trial.outputs for trial in fitted if not trial.met]
+        worst = [min(each, key=lambda one: one.judged - one.floor) for each in outputs if each]
+        low = max(worst, key=lambda one: one.judged - one.floor, default=None)
+        best = (
+            f": the best keeps {low.judged:.4f} of {low.model}/{low.output}, and {low.floor:g} is "
+            "asked for"
+            if low is not None
+            else ""
+        )
+        return BudgetError(
+            "every plan that meets the budget misses the fidelity floor once it is fitted on all "
+            f"frames{best}",
+            f"lower --min-fidelity below {self._options.min_fidelity:g}, raise the budget, or give "
+            "more calibration frames",
+        )
+
+    def _over(
+        self, limits: Limits, bill: Bill, what: str, lines: Sequence[str] = ()
+    ) -> BudgetError:
+        options, memory = self._options, self._budgets.memory
+        limit = limits.weights_nbytes
+        if limit is None or bill.weights_nbytes <= limit:
+            told = what.format(f"{format_count(bill.macs)} MACs")
+            return BudgetError(
+                f"{format_count(limits.macs or 0)} MACs are allowed; {told}",
+                self._hint(f"at least {format_count(bill.macs)} MACs"),
+            )
+        assert options.budget is not None
+        smallest = bill.weights_nbytes
+        if options.budget.share is not None:
+            apart = memory["apart_weights_nbytes"]
+            needed = f"{math.ceil(100 * smallest / max(apart, 1))}%"
+            told = what.format(f"{format_bytes(smallest)} of weights")
+        else:
+            total = smallest + self._budgets.beside
+            needed = format_bytes(total * 1.005)  # printed with three digits: not below the need
+            told = what.format(f"{format_bytes(smallest)} of weights, {format_bytes(total)} in all")
+        left = format_bytes(limit) if limit > 0 else "nothing"
+        detail = "".join(f"\n{line}" for line in lines)
+        return BudgetError(
+            f"the budget of {options.budget} leaves {left} for weights; {told}{detail}",
+            self._hint(needed),
+        )
+
+    def _hint(self, needed: str) -> str:
+        options = self._options
+        if not self._has_frames:
+            return (
+                "approximate sharing needs frames to measure on: give --calib PATH (an .npz keyed "
+                "by input name, a folder of them, or a folder of images), or raise the budget "
+                f"to {needed}"
+            )
+        if options.exact_only:
+            return f"leave out --exact-only to share approximately, or raise the budget to {needed}"
+        return (
+            f"raise the budget to {needed}, lower --min-fidelity below "
+            f"{options.min_fidelity:g}, or give more calibration frames"
+        )
+
+
+def _shown(fidelity: float) -> str:
+    """A predicted fidelity in two digits: it is no measurement."""
+    return f"{fidelity:.2f}"

@@ -1,0 +1,260 @@
+"""The search: an integer program over all kinds of rewrite proposes, full fits decide.
+
+Every round the program is solved on what is predicted, what it chose is fitted on all frames and
+compared on frames that no fit has seen, and the predictions are corrected by what came of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..actions.action import Action
+from ..actions.bill import NOTHING, Bill
+from ..actions.carry_out import in_order
+from ..actions.kinds import Kind
+from ..execution.outputs import OutputComparison
+from ..progress import Progress
+from .candidates import Candidate
+from .catalogue import Catalogue
+from .damage import Output
+from .deadline import Deadline
+from .forecast import Forecast
+from .integer_program import Choice, IntegerProgram
+from .limits import Excess, Limits, fits
+from .plan import Plan, PlannedAction, plan_of
+from .trial import Trial
+from .workbench import Workbench
+
+# Full fits at most, of which the best is kept.
+ROUNDS = 4
+# Solutions of the program between which more is looked at.
+_REFINEMENTS = 8
+# A new choice is fitted only where it is predicted to do less damage than this share of the best.
+_WORTH_A_FIT = 0.97
+# A prediction is believed where it says this many times what the floors allow: fits win back much.
+HOPELESS = 6.0
+# With no budget: by how much the allowed error is raised, or lowered, between two fits at most.
+_STEP = 3.0
+
+# An action that loses at most this share of any output's variance is free.
+_FREE = 1e-4
+
+Planned = tuple[Plan, Trial]
+"""A plan, and the program that came of it when it was fitted on all frames."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is predicted before any fit: a combination, and the fidelity of its worst output.
+
+    `room` is the worst output's predicted error by what its floor allows: above 1 it is missed.
+    """
+
+    choice: Choice
+    fidelity: float
+    room: float
+
+
+class Search:
+    """Plans for a workbench's program; what was looked at and measured is kept between budgets."""
+
+    def __init__(
+        self, bench: Workbench, kinds: Sequence[Kind], progress: Progress, deadline: Deadline
+    ) -> None:
+        self._bench = bench
+        self._progress = progress
+        self._deadline = deadline
+        self._catalogue = Catalogue(bench, kinds, progress)
+        self._forecast = Forecast()
+        self._trials: dict[frozenset[Action], Trial] = {}
+        self._floors = bench.compare(bench.program)
+        self._program: IntegerProgram | None = None
+        self._vain: list[frozenset[Action]] = []
+        self._catalogue.look_at_unknown()
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why there is nothing to rewrite, by model or value."""
+        return self._catalogue.refused
+
+    # -- before any fit --------------------------------------------------------------------------
+
+    def outlook(self, limits: Limits) -> Outlook | None:
+        """The least damage within the limits as it is predicted; None where nothing is within."""
+        choice = self._chosen(lambda program: program.least_damage(limits, **self._known()))
+        return None if choice is None else self._told(choice)
+
+    def smallest_outlook(self) -> Outlook:
+        """The least that is predicted to keep the floors."""
+        allowed = self._allowances(1.0)
+        choice = self._chosen(lambda program: program.smallest(allowed, **self._known()))
+        assert choice is not None
+        return self._told(choice)
+
+    # -- deciding by full fits -------------------------------------------------------------------
+
+    def within(self, limits: Limits, excess: Excess) -> tuple[Planned | None, list[Trial]]:
+        """The least damage within the limits and floors, and all that was fitted for it."""
+        best: Trial | None = None
+        fitted: list[Trial] = []
+        known = [t for t in self._trials.values() if t.met and fits(t.program, limits, excess)]
+        best = min(known, key=lambda trial: trial.worst, default=None)
+        for _ in range(ROUNDS):
+            if self._deadline.over:
+                break
+            outlook = self.outlook(limits)
+            if outlook is None:
+                break
+            actions = self._needed(outlook.choice, limits)
+            if best is not None and not self._better(outlook, best):
+                break
+            trial = self._measured(outlook.choice, actions)
+            fitted.append(trial)
+            over = excess(trial.program)
+            if over > 0 and limits.weights_nbytes is not None:
+                # Live activations are not on the bill.
+                limits = replace(limits, weights_nbytes=limits.weights_nbytes - over)
+            elif not trial.as_promised or not fits(trial.program, limits, excess):
+                self._vain.append(frozenset(actions))
+            elif trial.met and (best is None or trial.worst < best.worst):
+                best = trial
+        return None if best is None else self._planned(best), fitted
+
+    def smallest(self) -> Planned:
+        """The least by bytes and MACs together that keeps the floors."""
+        factor, low, high = 1.0, 0.0, math.inf
+        best = self._bench.measure(())
+        for _ in range(ROUNDS):
+            if self._deadline.over:
+                break
+            allowed = self._allowances(factor)
+            choice = self._chosen(lambda program: program.smallest(allowed, **self._known()))
+            assert choice is not None
+            actions = self._needed(choice, Limits())
+            if not actions or frozenset(actions) in self._trials:
+                break
+            trial = self._measured(choice, actions)
+            if not trial.as_promised:
+                self._vain.append(frozenset(actions))
+            elif trial.met:
+                best = min(best, trial, key=self._size)
+                low = factor
+            else:
+                high = factor
+            factor = _between(factor, low, high)
+        return self._planned(best)
+
+    # -- choosing --------------------------------------------------------------------------------
+
+    def _chosen(self, solve: Callable[[IntegerProgram], Choice | None]) -> Choice | None:
+        """What the program chooses once all of it was looked at."""
+        for _ in range(_REFINEMENTS):
+            program = self._program
+            if program is None:
+                program = IntegerProgram(self._bench.bills, self._catalogue.candidates())
+                self._program = program
+            choice = solve(program)
+            if choice is None or not self._catalogue.look(choice.candidates):
+                return choice
+            self._program = None
+        return choice
+
+    def _known(self) -> dict[str, object]:
+        return {
+            "scale": lambda candidate: self._forecast.scale(candidate.action.kind),
+            "forbidden": tuple(self._vain),
+        }
+
+    def _allowances(self, factor: float) -> dict[Output, float]:
+        return {
+            (one.model, one.output): factor * self._forecast.allowance(one) for one in self._floors
+        }
+
+    def _told(self, choice: Choice) -> Outlook:
+        fidelity, room = 1.0, 0.0
+        for one in self._floors:
+            error = choice.errors.get((one.model, one.output), 0.0)
+            fidelity = min(fidelity, self._forecast.fidelity(one, error))
+            room = max(room, error / max(self._forecast.allowance(one), 1e-9))
+        return Outlook(choice, max(fidelity, 0.0), room)
+
+    def _needed(self, choice: Choice, limits: Limits) -> tuple[Action, ...]:
+        """The actions without those that change nothing, or too little, beside the others."""
+        bills = self._bench.bills
+        kept = list(bills.without_idle(choice.actions))
+        whole = bills.bill(())
+        assert whole is not None
+        for action in sorted(kept, key=lambda one: str(one)):
+            others = [one for one in kept if one != action]
+            bill, less = bills.bill(kept), bills.bill(others)
+            if bill is None or less is None or (less - bill).matters(whole):
+                continue
+            if limits.excess(less) <= 0:
+                kept = others
+        return tuple(in_order(self._with_free(kept)))
+
+    def _with_free(self, actions: Sequence[Action]) -> list[Action]:
+        """With what costs nothing and saves beside the others: it is in every plan."""
+        bills = self._bench.bills
+        whole, kept = bills.bill(()), list(actions)
+        assert whole is not None
+        for candidate in self._catalogue.candidates():
+            free = self._catalogue.is_known(candidate.site) and all(
+                error <= _FREE for error in candidate.errors.values()
+            )
+            before, after = bills.bill(kept), bills.bill([*kept, candidate.action])
+            if not free or before is None or after is None or candidate.action in kept:
+                continue
+            saved = before - after
+            if saved.matters(whole) and min(saved.weights_nbytes, saved.macs) >= 0:
+                kept.append(candidate.action)
+        return list(bills.without_idle(kept))
+
+    def _better(self, outlook: Outlook, best: Trial) -> bool:
+        """Whether a choice is predicted to do less damage than what was measured of the best."""
+        worst = max(best.errors.values(), default=0.0)
+        predicted = max(outlook.choice.errors.values(), default=0.0)
+        return predicted < _WORTH_A_FIT * worst
+
+    def _measured(self, choice: Choice, actions: tuple[Action, ...]) -> Trial:
+        key = frozenset(actions)
+        if key not in self._trials:
+            self._trials[key] = self._bench.measure(actions)
+        trial = self._trials[key]
+        chosen = [(one.site, one.errors) for one in choice.candidates]
+        self._forecast.learn(chosen, trial.outputs)
+        return trial
+
+    def _size(self, trial: Trial) -> float:
+        whole, bill = self._bench.bills.bill(()), trial.bill
+        assert whole is not None and bill is not None
+        return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(whole.macs, 1)
+
+    # -- plans -----------------------------------------------------------------------------------
+
+    def _planned(self, trial: Trial) -> Planned:
+        sites = {site.action: site for site in self._catalogue.sites}
+        planned: list[PlannedAction] = []
+        for action in trial.actions:
+            site = sites.get(action)
+            saved = NOTHING if site is None else site.saved
+            r2 = None if site is None else site.evidence.get("r2")
+            planned.append(
+                PlannedAction(action, saved.weights_nbytes, saved.macs, r2, trial.least)
+            )
+        busy = {name for action in trial.actions for name in action.models}
+        alone = {
+            name: self.refused.get(name, "nothing of it had to go")
+            for name in self._bench.program.models
+            if name not in busy
+        }
+        return plan_of(self._bench.case, planned, alone), trial
+
+
+def _between(factor: float, low: float, high: float) -> float:
+    """The next factor to try between one that kept the floors and one that did not."""
+    if math.isinf(high):
+        return factor * _STEP
+    return math.sqrt(low * high) if low > 0 else factor / _STEP
