@@ -10,7 +10,7 @@ from ..case import Case
 from ..execution.feeds import fit_feeds, run_groups
 from ..execution.samples import Samples, sample_values
 from ..execution.statistics import Statistics, measure_statistics, smallest_constant
-from ..fitting.effort import TRIAL, Effort
+from ..fitting.effort import SURVEY, Effort
 from ..fitting.landmarks import Landmarks
 from ..fitting.reference import FitSize, Reference
 from ..fitting.shared_weight import measure_ties
@@ -44,7 +44,7 @@ class Evidence:
         """The group that a model is in."""
         return next(group for group in self.groups if model in group)
 
-    def reference(self, model: str, effort: Effort = TRIAL) -> Reference:
+    def reference(self, model: str, effort: Effort = SURVEY) -> Reference:
         """The exact program on the frames that a fit of that size may see, for a model's group."""
         assert self.case.frames is not None
         key = self.group_of(model)[0], effort.frames, effort.size

@@ -1,4 +1,4 @@
-"""How much a measurement is given: the six sizes of fits that a compilation makes."""
+"""How much a measurement is given: the seven sizes of fits that a compilation makes."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ TRIAL = Effort(512, 256, FitSize(8, 2048, 3e-3, pools_behind=False))
 CURVE = Effort(144, 256, FitSize(6, 1024, 3e-3, pools_behind=False))
 # For the first look, where everything is tried: enough to tell the third that is worth a trial.
 GLANCE = Effort(128, 256, FitSize(4, 512, 0.3, pools_behind=False))
+# For the local residuals of sites, which rank: what all of a layer's units and runs are tried on.
+SURVEY = Effort(128, 128, FitSize(8, 2048, 3e-3, pools_behind=False), held_out=False)
 # For one action alone: only the four operators next to the change are fitted, the rest runs as it
 # is, on frames that neither this fit saw nor the plan will be judged by.
-LOOK = Effort(64, 64, FitSize(4, 256, 0.3, pools_behind=False, reach=4), held_out=False)
+LOOK = Effort(32, 32, FitSize(4, 256, 0.3, pools_behind=False, reach=4), held_out=False)

@@ -45,7 +45,8 @@ class Landmarks:
         segment = Executable(rewritten, sorted(known), [n for n in outputs if n not in known])
         inputs = [name for name in segment.inputs if name not in known]
         counts = self.frames.counts
-        batches = self.frames.batches(inputs) if inputs else iter([{} for _ in counts])
+        nothing: list[dict[str, Array]] = [{} for _ in counts]
+        batches = self.frames.batches(inputs) if inputs else nothing
         start = 0
         for index, (count, feeds) in enumerate(zip(counts, batches)):
             held = {n: known[n][index] for n in (*segment.inputs, *outputs) if n in known}

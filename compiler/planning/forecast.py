@@ -51,7 +51,7 @@ class Forecast:
                 self.scales[kind] = self.scale(kind) * ratio ** (part / predicted)
         for output in outputs:
             error, lost = unexplained(output), 1.0 - output.judged
-            if error > _LEAST_ERROR and 0 <= lost:
+            if error > _LEAST_ERROR and lost >= 0:
                 self._lost_by_error[output.model, output.output] = lost / error
 
     def allowance(self, output: OutputComparison) -> float:

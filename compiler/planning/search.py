@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..actions.action import Action
-from ..actions.bill import NOTHING, Bill
+from ..actions.bill import NOTHING
 from ..actions.carry_out import in_order
 from ..actions.kinds import Kind
-from ..execution.outputs import OutputComparison
 from ..progress import Progress
 from .candidates import Candidate
 from .catalogue import Catalogue
-from .damage import Output
 from .deadline import Deadline
 from .forecast import Forecast
 from .integer_program import Choice, IntegerProgram
@@ -81,45 +79,50 @@ class Search:
 
     # -- before any fit --------------------------------------------------------------------------
 
-    def outlook(self, limits: Limits) -> Outlook | None:
-        """The least damage within the limits as it is predicted; None where nothing is within."""
-        choice = self._chosen(lambda program: program.least_damage(limits, **self._known()))
+    def outlook(self, limits: Limits, barred: Sequence[frozenset[Action]] = ()) -> Outlook | None:
+        """The least damage within the limits as it is predicted; None where nothing is within.
+
+        `barred` are sets of actions that are not to be chosen together.
+        """
+        choice = self._chosen(
+            lambda program: program.least_damage(limits, scale=self._scale, forbidden=barred)
+        )
         return None if choice is None else self._told(choice)
 
     def smallest_outlook(self) -> Outlook:
         """The least that is predicted to keep the floors."""
-        allowed = self._allowances(1.0)
-        choice = self._chosen(lambda program: program.smallest(allowed, **self._known()))
-        assert choice is not None
-        return self._told(choice)
+        return self._told(self._smallest(1.0))
 
     # -- deciding by full fits -------------------------------------------------------------------
 
     def within(self, limits: Limits, excess: Excess) -> tuple[Planned | None, list[Trial]]:
-        """The least damage within the limits and floors, and all that was fitted for it."""
+        """The least damage within the limits and floors, and all that was fitted for it.
+
+        What was fitted for other limits, and is within these, is as good as fitted for them.
+        """
         best: Trial | None = None
         fitted: list[Trial] = []
-        known = [t for t in self._trials.values() if t.met and fits(t.program, limits, excess)]
-        best = min(known, key=lambda trial: trial.worst, default=None)
-        for _ in range(ROUNDS):
-            if self._deadline.over:
-                break
-            outlook = self.outlook(limits)
-            if outlook is None:
+        barred = list(self._vain)
+        while len(fitted) < ROUNDS and not self._deadline.over:
+            outlook = self.outlook(limits, barred)
+            if outlook is None or (best is not None and not self._better(outlook, best)):
                 break
             actions = self._needed(outlook.choice, limits)
-            if best is not None and not self._better(outlook, best):
-                break
+            new = frozenset(actions) not in self._trials
             trial = self._measured(outlook.choice, actions)
-            fitted.append(trial)
+            if new:
+                fitted.append(trial)
             over = excess(trial.program)
             if over > 0 and limits.weights_nbytes is not None:
                 # Live activations are not on the bill.
                 limits = replace(limits, weights_nbytes=limits.weights_nbytes - over)
-            elif not trial.as_promised or not fits(trial.program, limits, excess):
-                self._vain.append(frozenset(actions))
-            elif trial.met and (best is None or trial.worst < best.worst):
+                continue
+            within = trial.as_promised and fits(trial.program, limits, excess)
+            if within and trial.met and (best is None or trial.worst < best.worst):
                 best = trial
+            barred.append(frozenset(outlook.choice.actions))
+        known = [t for t in self._trials.values() if t.met and fits(t.program, limits, excess)]
+        best = min(known, key=lambda trial: trial.worst, default=best)
         return None if best is None else self._planned(best), fitted
 
     def smallest(self) -> Planned:
@@ -129,9 +132,7 @@ class Search:
         for _ in range(ROUNDS):
             if self._deadline.over:
                 break
-            allowed = self._allowances(factor)
-            choice = self._chosen(lambda program: program.smallest(allowed, **self._known()))
-            assert choice is not None
+            choice = self._smallest(factor)
             actions = self._needed(choice, Limits())
             if not actions or frozenset(actions) in self._trials:
                 break
@@ -151,26 +152,30 @@ class Search:
     def _chosen(self, solve: Callable[[IntegerProgram], Choice | None]) -> Choice | None:
         """What the program chooses once all of it was looked at."""
         for _ in range(_REFINEMENTS):
-            program = self._program
-            if program is None:
-                program = IntegerProgram(self._bench.bills, self._catalogue.candidates())
-                self._program = program
-            choice = solve(program)
+            choice = solve(self._solver())
             if choice is None or not self._catalogue.look(choice.candidates):
                 return choice
             self._program = None
-        return choice
+        return solve(self._solver())
 
-    def _known(self) -> dict[str, object]:
-        return {
-            "scale": lambda candidate: self._forecast.scale(candidate.action.kind),
-            "forbidden": tuple(self._vain),
-        }
+    def _solver(self) -> IntegerProgram:
+        if self._program is None:
+            self._program = IntegerProgram(self._bench.bills, self._catalogue.candidates())
+        return self._program
 
-    def _allowances(self, factor: float) -> dict[Output, float]:
-        return {
+    def _smallest(self, factor: float) -> Choice:
+        """The least whose predicted errors are so many times what the floors allow at most."""
+        allowed = {
             (one.model, one.output): factor * self._forecast.allowance(one) for one in self._floors
         }
+        choice = self._chosen(
+            lambda program: program.smallest(allowed, scale=self._scale, forbidden=self._vain)
+        )
+        assert choice is not None
+        return choice
+
+    def _scale(self, candidate: Candidate) -> float:
+        return self._forecast.scale(candidate.action.kind)
 
     def _told(self, choice: Choice) -> Outlook:
         fidelity, room = 1.0, 0.0
@@ -222,10 +227,9 @@ class Search:
         key = frozenset(actions)
         if key not in self._trials:
             self._trials[key] = self._bench.measure(actions)
-        trial = self._trials[key]
-        chosen = [(one.site, one.errors) for one in choice.candidates]
-        self._forecast.learn(chosen, trial.outputs)
-        return trial
+            chosen = [(one.site, one.errors) for one in choice.candidates]
+            self._forecast.learn(chosen, self._trials[key].outputs)
+        return self._trials[key]
 
     def _size(self, trial: Trial) -> float:
         whole, bill = self._bench.bills.bill(()), trial.bill
@@ -241,9 +245,7 @@ class Search:
             site = sites.get(action)
             saved = NOTHING if site is None else site.saved
             r2 = None if site is None else site.evidence.get("r2")
-            planned.append(
-                PlannedAction(action, saved.weights_nbytes, saved.macs, r2, trial.least)
-            )
+            planned.append(PlannedAction(action, saved.weights_nbytes, saved.macs, r2, trial.least))
         busy = {name for action in trial.actions for name in action.models}
         alone = {
             name: self.refused.get(name, "nothing of it had to go")
