@@ -1,1 +1,0 @@
-"""What the integer program says of a network: its costs, exclusions and errors, as linear rows."""
