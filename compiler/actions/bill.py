@@ -64,6 +64,11 @@ class Bills:
         self._adapters: dict[tuple[tuple[str, ...], str, int], Bill] = {}
         self._effects: dict[Action, Effect | str] = {}
 
+    @property
+    def bones(self) -> list[Bone]:
+        """Every node of the program, in order, with what it reads and costs."""
+        return self._skeleton.bones()
+
     def replaced(self, value: str, kernel: int) -> str:
         """The value whose readers an adapter with that window takes over."""
         return value if kernel == 0 else self._skeleton.before_activation(value)

@@ -118,8 +118,10 @@ class Skeleton:
         weights[self._read[nodes[self._readers]]] = True
         return int(self._nbytes[weights].sum()), int(self._macs[nodes].sum())
 
-    def bones(self, nodes: NDArray[np.bool_]) -> list[Bone]:
-        """Some nodes, in order."""
+    def bones(self, nodes: NDArray[np.bool_] | None = None) -> list[Bone]:
+        """Some nodes (default: all), in order."""
+        if nodes is None:
+            return list(self._bones)
         return [self._bones[i] for i in np.flatnonzero(nodes)]
 
     def mask(self, values: Iterable[str]) -> int:

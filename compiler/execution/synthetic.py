@@ -34,7 +34,7 @@ _TEXTS = ("a", "text", "two words", "")
 
 
 @dataclass(frozen=True)
-class Choice:
+class Making:
     """How inputs are made up: what free sizes and ranks are, and the kind of whole numbers.
 
     Whole numbers may be indices, sizes or counts, so that few are valid: 'bits' are 0 and 1 at
@@ -51,7 +51,7 @@ class Choice:
     batches: frozenset[str] = frozenset()
 
 
-def choices(program: Program, model: Model, sizes: Mapping[str, int]) -> Iterator[Choice]:
+def makings(program: Program, model: Model, sizes: Mapping[str, int]) -> Iterator[Making]:
     """Ways to make up a model's inputs, those first that suit most models."""
     values = {value.name: value for value in program.graph.inputs}
     own = [values[name] for name in model.inputs.values()]
@@ -70,10 +70,10 @@ def choices(program: Program, model: Model, sizes: Mapping[str, int]) -> Iterato
         ranks,
         kinds,
     ):
-        yield Choice(size, batch, rank, kind, counting)
+        yield Making(size, batch, rank, kind, counting)
 
 
-def made_up(value: gs.Variable, choice: Choice, sizes: Mapping[str, int], seed: int) -> Array:
+def made_up(value: gs.Variable, making: Making, sizes: Mapping[str, int], seed: int) -> Array:
     """An array for a graph input; the same for the same arguments. Raises ModelError if it can't.
 
     `sizes` are those of symbols that are known.
@@ -81,13 +81,13 @@ def made_up(value: gs.Variable, choice: Choice, sizes: Mapping[str, int], seed: 
     if isinstance(value, NonTensorValue) or value.dtype is None:
         raise ModelError(f"input '{value.name}' is no tensor, and cannot be made up")
     shape: list[int] = []
-    told: tuple[Any, ...] = (None,) * choice.rank if value.shape is None else tuple(value.shape)
+    told: tuple[Any, ...] = (None,) * making.rank if value.shape is None else tuple(value.shape)
     for axis, size in enumerate(told):
         if not _is_free(size):
             shape.append(int(size or 0))
         else:
-            first = axis == 0 or size in choice.batches
-            shape.append(sizes.get(size or "", choice.batch if first else choice.size))
+            first = axis == 0 or size in making.batches
+            shape.append(sizes.get(size or "", making.batch if first else making.size))
     if math.prod(shape) > _MOST_ELEMENTS:
         raise ModelError(f"input '{value.name}' is too large to be made up")
     draws = np.random.default_rng([seed, *value.name.encode()])
@@ -97,26 +97,26 @@ def made_up(value: gs.Variable, choice: Choice, sizes: Mapping[str, int], seed: 
     if dtype.kind == "b":
         return np.asarray(draws.integers(0, 2, shape)).astype(bool)
     if dtype.kind in "iu":
-        return np.asarray(_whole(draws, dtype, shape, choice)).astype(dtype)
-    if choice.integers in ("ones", "zeros") and _is_few(value.shape):
-        return np.full(shape, float(choice.integers == "ones"), dtype)
-    spread = 4.0 if choice.integers == "signed" else 1.0
+        return np.asarray(_whole(draws, dtype, shape, making)).astype(dtype)
+    if making.integers in ("ones", "zeros") and _is_few(value.shape):
+        return np.full(shape, float(making.integers == "ones"), dtype)
+    spread = 4.0 if making.integers == "signed" else 1.0
     return np.asarray(spread * draws.standard_normal(shape)).astype(dtype)
 
 
 def _whole(
-    draws: np.random.Generator, dtype: np.dtype[Any], shape: list[int], choice: Choice
+    draws: np.random.Generator, dtype: np.dtype[Any], shape: list[int], making: Making
 ) -> Array:
     if dtype.itemsize == 1:  # too narrow for indices: pixels, bytes, quantised values
         limits = np.iinfo(dtype)
         return np.asarray(draws.integers(limits.min, limits.max + 1, shape))
-    if choice.integers in ("ones", "zeros"):
-        return np.full(shape, int(choice.integers == "ones"))
-    if choice.integers == "counting":
+    if making.integers in ("ones", "zeros"):
+        return np.full(shape, int(making.integers == "ones"))
+    if making.integers == "counting":
         return np.arange(math.prod(shape)).reshape(shape)
-    if choice.integers == "last" and dtype.kind == "i":
+    if making.integers == "last" and dtype.kind == "i":
         return np.full(shape, -1)
-    if choice.integers == "signed":
+    if making.integers == "signed":
         return np.asarray(draws.integers(-3 if dtype.kind == "i" else 0, 4, shape))
     return np.asarray(draws.integers(0, 2, shape))
 
@@ -135,7 +135,7 @@ def synthetic_probes(
     Models that accept the same inputs have one probe. Raises ModelError if a file does not open, or
     takes more than the limits of inputs that are made up.
     """
-    probes: dict[Choice, list[Probe]] = {}
+    probes: dict[Making, list[Probe]] = {}
     unverified: dict[str, str] = {}
     for name in models:
         file = _File(original, name, given, limits)
@@ -143,8 +143,8 @@ def synthetic_probes(
         if isinstance(accepted, str):
             unverified[name] = accepted
             continue
-        for choice, probe in accepted.items():
-            known = probes.setdefault(replace(choice, batches=frozenset()), [])
+        for making, probe in accepted.items():
+            known = probes.setdefault(replace(making, batches=frozenset()), [])
             place = next((i for i, other in enumerate(known) if _agree(other, probe)), None)
             if place is None:
                 known.append(probe)
@@ -165,23 +165,23 @@ def _together(one: Probe, other: Probe) -> Probe:
 
 def _accepted(
     original: Program, file: _File, sizes: Mapping[str, int], seed: int
-) -> dict[Choice, Probe] | str:
+) -> dict[Making, Probe] | str:
     """The first inputs that suit a file, and others of their shapes; or why none does."""
     values = {value.name: value for value in original.graph.inputs}
     model = original.models[file.model]
     reason = ""
 
-    def probe(choice: Choice) -> Probe | str:
+    def probe(making: Making) -> Probe | str:
         feeds = {
-            value: made_up(values[value], choice, sizes, seed) for value in model.inputs.values()
+            value: made_up(values[value], making, sizes, seed) for value in model.inputs.values()
         }
         made = file.outputs(feeds)
         return made if isinstance(made, str) else Probe(feeds, {model.name: made})
 
-    empty: dict[Choice, Probe] = {}
-    for choice in choices(original, model, sizes):
+    empty: dict[Making, Probe] = {}
+    for making in makings(original, model, sizes):
         try:
-            found = probe(choice)
+            found = probe(making)
         except ModelError as error:
             reason = reason or error.message
             if file.slow:
@@ -191,17 +191,17 @@ def _accepted(
             return found
         outputs = found.expected[model.name].values()
         if any(isinstance(one, np.ndarray) and not one.size for one in outputs):
-            empty = empty or {choice: found}  # nothing to compare: larger inputs may give more
+            empty = empty or {making: found}  # nothing to compare: larger inputs may give more
             continue
-        return {choice: found, **_wider(choice, probe)}
+        return {making: found, **_wider(making, probe)}
     if not empty and file.broken:
         raise file.broken[0]
     return empty or f"ONNX Runtime runs the file on no inputs that were made up: {reason}"
 
 
-def _wider(choice: Choice, probe: Callable[[Choice], Probe | str]) -> dict[Choice, Probe]:
+def _wider(making: Making, probe: Callable[[Making], Probe | str]) -> dict[Making, Probe]:
     """The same shapes with values that spread wider, if the file takes them."""
-    wider = replace(choice, integers="signed")
+    wider = replace(making, integers="signed")
     try:
         found = probe(wider)
     except ModelError:
@@ -213,7 +213,7 @@ class _File:
     """A model's file on made-up inputs, each in the child process first, and never for long.
 
     `broken` is what ended there for taking too much, or by ending the process: a divisor of 0 does,
-    and the next choice may be another. `slow` says that there is no more time for others.
+    and the next making may be another. `slow` says that there is no more time for others.
     """
 
     def __init__(

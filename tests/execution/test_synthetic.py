@@ -11,7 +11,7 @@ import pytest
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.execution.agreement import Probe
 from repsimc.compiler.execution.given import GivenModels
-from repsimc.compiler.execution.synthetic import Choice, made_up, synthetic_probes
+from repsimc.compiler.execution.synthetic import Making, made_up, synthetic_probes
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.isolation.allowance import ParseLimits
@@ -40,23 +40,23 @@ def net(inputs: str, nodes: str, outputs: str = "float[A] y", opset: int = 17) -
 def test_values_suit_their_type_and_are_the_same_again(kind: str, least: int, most: int) -> None:
     program = joined(a=net(f"{kind}[N,50] x", "y = Identity(x)", f"{kind}[N,50] y"))
     (value,) = program.graph.inputs
-    found = made_up(value, Choice(8, 2, 2), {}, 0)
+    found = made_up(value, Making(8, 2, 2), {}, 0)
     assert found.shape == (2, 50)
     assert found.dtype == value.dtype
     assert found.min() >= least
     assert found.max() <= most
     assert len(np.unique(found)) > 1
-    np.testing.assert_array_equal(found, made_up(value, Choice(8, 2, 2), {}, 0))
-    assert not np.array_equal(found, made_up(value, Choice(8, 2, 2), {}, 1))
+    np.testing.assert_array_equal(found, made_up(value, Making(8, 2, 2), {}, 0))
+    assert not np.array_equal(found, made_up(value, Making(8, 2, 2), {}, 1))
 
 
 def test_texts_scalars_and_known_sizes() -> None:
     program = joined(a=net("string[T] s, float x, float[N,H] z", "y = Neg(z)", "float[N,H] y"))
     texts, scalar, sized = program.graph.inputs
-    assert {type(text) for text in made_up(texts, Choice(8, 2, 2), {}, 0)} == {str}
-    assert made_up(scalar, Choice(8, 2, 2), {}, 0).shape == ()
+    assert {type(text) for text in made_up(texts, Making(8, 2, 2), {}, 0)} == {str}
+    assert made_up(scalar, Making(8, 2, 2), {}, 0).shape == ()
     sizes = {str(sized.shape[1]): 7}
-    assert made_up(sized, Choice(8, 2, 2), sizes, 0).shape == (2, 7)
+    assert made_up(sized, Making(8, 2, 2), sizes, 0).shape == (2, 7)
 
 
 @pytest.mark.parametrize(
