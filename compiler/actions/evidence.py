@@ -52,7 +52,7 @@ class Evidence:
             feeds = fit_feeds(self.program, self.case.frames, key[0], effort.frames)
             seed = self.case.options.seed
             near = effort.size.reach is not None
-            marks = Landmarks(self.program, feeds) if near else None
+            marks = Landmarks(self.program, feeds, self.group_of(model)) if near else None
             self._references[key] = Reference(self.program, feeds, seed, effort.size, marks)
         return self._references[key]
 

@@ -17,17 +17,25 @@ LANDMARKS_NBYTES = 384 << 20
 
 
 class Landmarks:
-    """Values of a program on some frames, from one pass: its outputs, and what its linear
-    operators read as far as `limit` bytes go (every second, third, ... of them where they do not).
+    """Values of a program on some frames of `models`, from one pass: their outputs, and what their
+    linear operators read, as far as `limit` bytes go (every second, third, ... where they do not).
     """
 
-    def __init__(self, program: Program, frames: FrameSet, limit: int = LANDMARKS_NBYTES) -> None:
+    def __init__(
+        self,
+        program: Program,
+        frames: FrameSet,
+        models: Sequence[str],
+        limit: int = LANDMARKS_NBYTES,
+    ) -> None:
         self.program = program
         self.frames = frames
-        self._outputs = [value.name for value in program.graph.outputs]
         self._kept = Activations()
-        names = _thinned(program, frames.count, limit)
-        names = list(dict.fromkeys([*self._outputs, *names]))
+        values = program.values()
+        outputs = [value for model in models for value in program.models[model].outputs.values()]
+        nodes = program.needed_nodes([values[name] for name in outputs])
+        read = _thinned(nodes, program.input_names, frames.count, limit)
+        names = list(dict.fromkeys([*outputs, *read]))
         segment = Executable(program, None, names)
         for _, arrays in run_on(frames, segment):
             for name in segment.outputs:
@@ -100,19 +108,16 @@ def _same_node(one: gs.Node, other: gs.Node) -> bool:
     return True
 
 
-def _thinned(program: Program, frames: int, limit: int) -> list[str]:
-    """What linear operators read, in order, thinned until it fits."""
-    inputs = program.input_names
-    read: list[gs.Tensor] = []
-    for node in program.graph.nodes:
+def _thinned(nodes: Sequence[gs.Node], inputs: set[str], frames: int, limit: int) -> list[str]:
+    """What the linear operators among the nodes read, in order, thinned until it fits."""
+    read: dict[str, gs.Tensor] = {}
+    for node in nodes:
         operator = linear_operator(node)
         if operator is not None and operator.source.name not in inputs:
-            read.append(operator.source)
-    unique = list({tensor.name: tensor for tensor in read}.values())
-    step = 1
-    while step <= len(unique):
-        kept: Sequence[gs.Tensor] = unique[step - 1 :: step]
-        if frames * sum(map(frame_nbytes, kept)) <= limit:
-            return [tensor.name for tensor in kept]
-        step += 1
+            read[operator.source.name] = operator.source
+    names = list(read)
+    for step in range(1, len(names) + 1):
+        kept = names[step - 1 :: step]
+        if frames * sum(frame_nbytes(read[name]) for name in kept) <= limit:
+            return kept
     return []

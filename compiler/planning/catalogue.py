@@ -15,8 +15,8 @@ from ..actions.kinds import MOST_DAMAGE, Kind
 from ..actions.site import Site
 from ..progress import Progress
 from .candidates import Candidate
-from .damage import Output
-from .merging import Merges
+from .damage import Output, cost_of
+from .merge_speed import Merges
 from .sensitivity import Sensitivity
 from .workbench import Workbench
 
@@ -89,7 +89,7 @@ class Catalogue:
                 sites = kind.sites(bench.evidence, group)
                 self.refused |= sites.refused
                 for site in _flat(sites.found):
-                    if site.damage > MOST_DAMAGE:
+                    if kind.free and site.damage > MOST_DAMAGE:
                         continue
                     if site.saved.matters(whole):
                         self._sites.append(site)
@@ -111,7 +111,10 @@ class Catalogue:
 
     def _look(self, site: Site) -> None:
         faster = self._merges.is_faster(site.action)
-        self._known[site.action] = self._sensitivity.look(site.action) if faster else None
+        errors = self._sensitivity.look(site.action) if faster else None
+        if errors is not None:
+            errors = {output: cost_of(error) for output, error in errors.items()}
+        self._known[site.action] = errors
 
     def _like(self) -> tuple[dict[object, tuple[Site, Errors]], dict[str, float]]:
         """What was looked at, by place; and of each kind the damage by local residual."""

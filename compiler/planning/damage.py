@@ -15,12 +15,29 @@ from ..execution.outputs import OutputComparison
 # 0.4 points and loses 2.1, and only the variance tells.
 _UNEXPLAINED = 0.25
 
+# An output that has lost so much of its variance is lost.
+_SATURATED = 0.95
+
 Output = tuple[str, str]  # model, and its own name of the output
 
 
 def unexplained(output: OutputComparison) -> float:
     """The share of an output's variance that was lost, 0 to 1; 1 where it is undefined."""
     return 1.0 if math.isnan(output.explained) else min(1.0, max(0.0, 1.0 - output.explained))
+
+
+def cost_of(error: float) -> float:
+    """An output's lost share of variance as a number that adds up over actions.
+
+    What is left of the variance multiplies: two actions that lose half each leave a quarter. For
+    small shares the number is the share; beyond 95 % it does not grow.
+    """
+    return -math.log1p(-min(max(error, 0.0), _SATURATED))
+
+
+def error_of(cost: float) -> float:
+    """The lost share of variance of which `cost_of` makes that number."""
+    return -math.expm1(-cost)
 
 
 def worst(compared: Sequence[OutputComparison]) -> float:
@@ -46,42 +63,3 @@ def described(actions: Sequence[Action]) -> str:
         counts[action.counted] = counts.get(action.counted, 0) + 1
     parts = [f"{n} {one if n == 1 else several}" for (one, several), n in counts.items()]
     return ", ".join(parts) or "nothing inexact"
-
-
-def fed_by(actions: Sequence[Action]) -> dict[str, set[str]]:
-    """The models that take from each model, through others too: what its trunk moves."""
-    fed: dict[str, set[str]] = {}
-    for action in actions:
-        *donors, receiver = action.models
-        for donor in donors:
-            if donor != receiver:
-                fed.setdefault(donor, set()).add(receiver)
-    for donor in sorted(fed):
-        left = sorted(fed[donor])
-        while left:
-            further = fed.get(left.pop(), set()) - fed[donor] - {donor}
-            fed[donor] |= further
-            left += sorted(further)
-    return fed
-
-
-def predicted(
-    base: Mapping[Output, float],
-    alone: Sequence[Mapping[Output, float]],
-    actions: Sequence[Action],
-) -> dict[Output, float]:
-    """Errors of a sharing plan with removals on top, each measured without it: they add up.
-
-    `base` are the plan's errors, `alone` those of each removal, `actions` the plan. What moves a
-    model moves those that take from it.
-    """
-    fed = fed_by(actions)
-    errors = dict(base)
-    for removal in alone:
-        moved: dict[str, float] = {}
-        for (model, _), error in removal.items():
-            for name in (model, *sorted(fed.get(model, ()))):
-                moved[name] = max(moved.get(name, 0.0), error)
-        for output in errors:
-            errors[output] += removal.get(output, moved.get(output[0], 0.0))
-    return errors

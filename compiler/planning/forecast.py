@@ -4,65 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..actions.site import Site
 from ..execution.fidelity import VARIANCE
 from ..execution.outputs import OutputComparison
-from .damage import Output, unexplained
+from .damage import Output, cost_of, unexplained
 
 # By how much one measurement may change a scale: a ratio of tiny errors says little.
 _MOST_RATIO = 8.0
 # Errors below this are as good as none, and teach nothing.
 _LEAST_ERROR = 1e-6
+# No fit leaves less of a predicted error than one part in so many.
+_WON_BACK = 3.0
+# Outputs that lose this share of their variance agree with the original's no more.
+_LOST = 0.25
+_LEAST_RATE = 1e-3
 # Fidelity lost by unexplained variance, of agreement: what 1 % of frames that change sides goes
 # with before anything was measured.
 _BY_AGREEMENT = 0.3
 
 
 class Forecast:
-    """Scales of predicted errors by kind of action, and of fidelity lost by unexplained variance.
+    """Scales of predicted costs by kind of action, and of fidelity lost by unexplained variance.
 
-    Looks add up nearly without bias, but a full fit wins back a share that differs from kind to
-    kind: what was measured by what was predicted moves the scale of each kind, by its part in it.
+    Looks add up nearly without bias (see damage.cost_of), but a full fit wins back a share that
+    differs from kind to kind: what was measured by what was predicted moves the scale of each kind,
+    by its part in it.
     """
 
     def __init__(self, scales: Mapping[str, float] | None = None) -> None:
         self.scales: dict[str, float] = dict(scales or {})
-        self._lost_by_error: dict[Output, float] = {}
+        self._rates: dict[Output, float] = {}
 
     def scale(self, kind: str) -> float:
-        """What errors of that kind are to be multiplied by."""
+        """What costs of that kind are to be multiplied by."""
         return self.scales.get(kind, 1.0)
 
     def learn(
         self,
-        chosen: Sequence[tuple[Site, Mapping[Output, float]]],
+        chosen: Sequence[tuple[str, Mapping[Output, float]]],
         outputs: Sequence[OutputComparison],
     ) -> None:
-        """Take in a combination as it was measured: its sites with the errors predicted alone."""
+        """Take in a combination as it was measured: by action its kind, and its costs alone."""
         by_kind: dict[str, float] = {}
-        for site, errors in chosen:
-            kind = site.action.kind
-            by_kind[kind] = by_kind.get(kind, 0.0) + self.scale(kind) * sum(errors.values())
+        for kind, costs in chosen:
+            by_kind[kind] = by_kind.get(kind, 0.0) + self.scale(kind) * sum(costs.values())
         predicted = sum(by_kind.values())
-        measured = sum(unexplained(output) for output in outputs)
+        measured = sum(cost_of(unexplained(output)) for output in outputs)
         if predicted > _LEAST_ERROR and measured > _LEAST_ERROR:
             ratio = min(max(measured / predicted, 1 / _MOST_RATIO), _MOST_RATIO)
             for kind, part in by_kind.items():
                 self.scales[kind] = self.scale(kind) * ratio ** (part / predicted)
         for output in outputs:
             error, lost = unexplained(output), 1.0 - output.judged
-            if error > _LEAST_ERROR and lost >= 0:
-                self._lost_by_error[output.model, output.output] = lost / error
+            if error > _LEAST_ERROR:
+                self._rates[output.model, output.output] = max(lost, 0.0) / error
 
     def allowance(self, output: OutputComparison) -> float:
-        """The error at which an output is expected to come to its floor."""
-        known = self._lost_by_error.get((output.model, output.output))
-        default = 1.0 if output.metric == VARIANCE else _BY_AGREEMENT
-        rate = default if known is None else max(known, 1e-3)
-        return max(0.0, 1.0 - output.floor) / rate
+        """The lost share of variance at which an output is expected to come to its floor."""
+        return min(1.0, max(0.0, 1.0 - output.floor) / max(self._rate(output), _LEAST_RATE))
 
     def fidelity(self, output: OutputComparison, error: float) -> float:
-        """What an output is expected to keep at that error."""
-        known = self._lost_by_error.get((output.model, output.output))
+        """What an output is expected to keep that loses so much of its variance."""
+        return max(0.0, 1.0 - self._rate(output) * error)
+
+    def hopeless(self, output: OutputComparison, error: float) -> bool:
+        """Whether an output that is predicted to lose so much will not keep its floor once fitted.
+
+        Agreement goes with variance too loosely to be sure of before much of it is lost.
+        """
+        if output.floor <= 0:
+            return False
+        least = error / _WON_BACK
+        if output.metric != VARIANCE:
+            return least > max(_LOST, self.allowance(output))
+        return least > self.allowance(output)
+
+    def _rate(self, output: OutputComparison) -> float:
         default = 1.0 if output.metric == VARIANCE else _BY_AGREEMENT
-        return 1.0 - (default if known is None else known) * error
+        return self._rates.get((output.model, output.output), default)

@@ -10,9 +10,11 @@ from .limits import Budgets, Limits, bill_of, fits, too_slow
 from .plan import plan_of
 from .proof import tell_unproved
 from .refusals import Refusals
-from .search import HOPELESS, Planned, Search
+from .search import Outlook, Planned, Search
 from .workbench import Workbench
 
+# Full fits that a refusal spends on the smallest plan that there is.
+_LEAST_ROUNDS = 2
 # How often a latency that was missed tightens the limit of multiply-accumulates.
 _LATENCY_ROUNDS = 4
 
@@ -78,14 +80,34 @@ class Planner:
         search = self._searching()
         if not limits.any:
             return search.smallest()
+        excess = self._budgets.excess_nbytes
         outlook = search.outlook(limits)
-        if outlook is None or outlook.room > HOPELESS:
+        if outlook is None or outlook.hopeless:
             least = search.smallest_outlook()
+            if self._takes_activations_along(limits, least):
+                smallest = search.smallest()
+                if fits(smallest[1].program, limits, excess):
+                    return smallest
             raise self._refusals.out_of_reach(limits, least, outlook, search.refused)
-        found, fitted = search.within(limits, self._budgets.excess_nbytes)
+        found, fitted = search.within(limits, excess)
         if found is None:
-            raise self._refusals.missed(limits, fitted)
+            smallest = search.smallest(_LEAST_ROUNDS)
+            if fits(smallest[1].program, limits, excess):
+                return smallest
+            raise self._refusals.missed(limits, fitted, smallest[1])
         return found
+
+    def _takes_activations_along(self, limits: Limits, least: Outlook) -> bool:
+        """Whether a budget of bytes may be met after all: live activations are not on bills.
+
+        They shrink with what is shared or goes.
+        """
+        weights, memory = limits.weights_nbytes, self._budgets.memory
+        budget = self._budgets.options.budget
+        if weights is None or budget is None or budget.nbytes is None:
+            return False
+        most = weights + memory["merged_activations_peak_nbytes"]
+        return least.choice.bill.weights_nbytes <= most
 
     def _searching(self) -> Search:
         if self._search is None:

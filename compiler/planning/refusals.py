@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from ..actions.bill import Bill
 from ..errors import BudgetError
+from ..execution.outputs import OutputComparison
 from ..units import format_bytes, format_count
 from .damage import described
-from .limits import Budgets, Limits
+from .limits import Budgets, Limits, bill_of
 from .search import Outlook
 from .trial import Trial
 
@@ -37,25 +38,29 @@ class Refusals:
         """
         choice = least.choice
         what = (
-            "within the fidelity floor the smallest plan found is predicted to need "
-            f"{{}} ({described(choice.actions)}), at about {_shown(least.fidelity)}"
+            "within the fidelity floor the smallest plan found needs about "
+            f"{{}} ({described(choice.actions)}), predicted to keep {_shown(least.fidelity)}"
         )
         if met is not None:
-            what += f"; the budget itself can be had at about {_shown(met.fidelity)}"
+            what += f"; the budget would be met at about {_shown(met.fidelity)}"
         lines = [f"  {name}: {why}" for name, why in refused.items() if "/" not in name]
         return self._over(limits, choice.bill, what, lines)
 
-    def missed(self, limits: Limits, fitted: Sequence[Trial]) -> BudgetError:
-        """Every plan that was fitted misses a floor, or needs more than it was billed."""
+    def missed(self, limits: Limits, fitted: Sequence[Trial], least: Trial) -> BudgetError:
+        """Every plan that was fitted misses a floor; `least` is the smallest found to keep them."""
         outputs = [trial.outputs for trial in fitted if not trial.met]
         worst = [min(each, key=lambda one: one.judged - one.floor) for each in outputs if each]
         low = max(worst, key=lambda one: one.judged - one.floor, default=None)
-        best = (
-            f": the best keeps {low.judged:.4f} of {low.model}/{low.output}, and {low.floor:g} is "
-            "asked for"
-            if low is not None
-            else ""
-        )
+        bill = bill_of(least.program)
+        if limits.excess(bill) > 0:
+            what = (
+                f"within the fidelity floor the smallest plan found needs {{}} "
+                f"({described(least.actions)})"
+            )
+            if low is not None:
+                what += f"; the best within the budget keeps {low.judged:.4f} of {_name(low)}"
+            return self._over(limits, bill, what)
+        best = "" if low is None else f": the best keeps {low.judged:.4f} of {_name(low)}"
         return BudgetError(
             "every plan that meets the budget misses the fidelity floor once it is fitted on all "
             f"frames{best}",
@@ -105,6 +110,10 @@ class Refusals:
             f"raise the budget to {needed}, lower --min-fidelity below "
             f"{options.min_fidelity:g}, or give more calibration frames"
         )
+
+
+def _name(output: OutputComparison) -> str:
+    return f"{output.model}/{output.output}, and {output.floor:g} is asked for"
 
 
 def _shown(fidelity: float) -> str:

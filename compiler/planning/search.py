@@ -17,10 +17,11 @@ from ..actions.kinds import Kind
 from ..progress import Progress
 from .candidates import Candidate
 from .catalogue import Catalogue
+from .damage import cost_of, error_of
 from .deadline import Deadline
 from .forecast import Forecast
 from .integer_program import Choice, IntegerProgram
-from .limits import Excess, Limits, fits
+from .limits import Excess, Limits, bill_of, fits
 from .plan import Plan, PlannedAction, plan_of
 from .trial import Trial
 from .workbench import Workbench
@@ -31,8 +32,6 @@ ROUNDS = 4
 _REFINEMENTS = 8
 # A new choice is fitted only where it is predicted to do less damage than this share of the best.
 _WORTH_A_FIT = 0.97
-# A prediction is believed where it says this many times what the floors allow: fits win back much.
-HOPELESS = 6.0
 # With no budget: by how much the allowed error is raised, or lowered, between two fits at most.
 _STEP = 3.0
 
@@ -47,12 +46,12 @@ Planned = tuple[Plan, Trial]
 class Outlook:
     """What is predicted before any fit: a combination, and the fidelity of its worst output.
 
-    `room` is the worst output's predicted error by what its floor allows: above 1 it is missed.
+    `hopeless` says that no fit will win back what is missing to the floors.
     """
 
     choice: Choice
     fidelity: float
-    room: float
+    hopeless: bool
 
 
 class Search:
@@ -69,7 +68,6 @@ class Search:
         self._trials: dict[frozenset[Action], Trial] = {}
         self._floors = bench.compare(bench.program)
         self._program: IntegerProgram | None = None
-        self._vain: list[frozenset[Action]] = []
         self._catalogue.look_at_unknown()
 
     @property
@@ -102,7 +100,7 @@ class Search:
         """
         best: Trial | None = None
         fitted: list[Trial] = []
-        barred = list(self._vain)
+        barred: list[frozenset[Action]] = []
         while len(fitted) < ROUNDS and not self._deadline.over:
             outlook = self.outlook(limits, barred)
             if outlook is None or (best is not None and not self._better(outlook, best)):
@@ -114,22 +112,24 @@ class Search:
                 fitted.append(trial)
             over = excess(trial.program)
             if over > 0 and limits.weights_nbytes is not None:
-                # Live activations are not on the bill.
-                limits = replace(limits, weights_nbytes=limits.weights_nbytes - over)
+                # Live activations are not on the bill, nor biases that fits make anew.
+                assert trial.bill is not None
+                most = min(limits.weights_nbytes, trial.bill.weights_nbytes) - over
+                limits = replace(limits, weights_nbytes=most)
                 continue
-            within = trial.as_promised and fits(trial.program, limits, excess)
-            if within and trial.met and (best is None or trial.worst < best.worst):
+            kept = trial.met and fits(trial.program, limits, excess)
+            if kept and (best is None or trial.worst < best.worst):
                 best = trial
             barred.append(frozenset(outlook.choice.actions))
         known = [t for t in self._trials.values() if t.met and fits(t.program, limits, excess)]
         best = min(known, key=lambda trial: trial.worst, default=best)
         return None if best is None else self._planned(best), fitted
 
-    def smallest(self) -> Planned:
-        """The least by bytes and MACs together that keeps the floors."""
+    def smallest(self, rounds: int = ROUNDS) -> Planned:
+        """The least by bytes and MACs together that keeps the floors, by so many full fits."""
         factor, low, high = 1.0, 0.0, math.inf
         best = self._bench.measure(())
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             if self._deadline.over:
                 break
             choice = self._smallest(factor)
@@ -137,9 +137,7 @@ class Search:
             if not actions or frozenset(actions) in self._trials:
                 break
             trial = self._measured(choice, actions)
-            if not trial.as_promised:
-                self._vain.append(frozenset(actions))
-            elif trial.met:
+            if trial.met:
                 best = min(best, trial, key=self._size)
                 low = factor
             else:
@@ -160,17 +158,29 @@ class Search:
 
     def _solver(self) -> IntegerProgram:
         if self._program is None:
-            self._program = IntegerProgram(self._bench.bills, self._catalogue.candidates())
+            bills, candidates = self._bench.bills, self._catalogue.candidates()
+            self._program = IntegerProgram(bills, candidates, self._free(candidates))
         return self._program
+
+    def _free(self, candidates: Sequence[Candidate]) -> tuple[Action, ...]:
+        """What was seen to cost nothing, as far as it saves beside the rest: in every plan."""
+        none = [
+            one
+            for one in candidates
+            if self._catalogue.is_known(one.site) and max(one.errors.values(), default=0) <= _FREE
+        ]
+        if not none:
+            return ()
+        allowed = dict.fromkeys(((one.model, one.output) for one in self._floors), _FREE)
+        return IntegerProgram(self._bench.bills, none).smallest(allowed).actions
 
     def _smallest(self, factor: float) -> Choice:
         """The least whose predicted errors are so many times what the floors allow at most."""
         allowed = {
-            (one.model, one.output): factor * self._forecast.allowance(one) for one in self._floors
+            (one.model, one.output): cost_of(factor * self._forecast.allowance(one))
+            for one in self._floors
         }
-        choice = self._chosen(
-            lambda program: program.smallest(allowed, scale=self._scale, forbidden=self._vain)
-        )
+        choice = self._chosen(lambda program: program.smallest(allowed, scale=self._scale))
         assert choice is not None
         return choice
 
@@ -178,12 +188,12 @@ class Search:
         return self._forecast.scale(candidate.action.kind)
 
     def _told(self, choice: Choice) -> Outlook:
-        fidelity, room = 1.0, 0.0
+        kept, hopeless = [1.0], False
         for one in self._floors:
-            error = choice.errors.get((one.model, one.output), 0.0)
-            fidelity = min(fidelity, self._forecast.fidelity(one, error))
-            room = max(room, error / max(self._forecast.allowance(one), 1e-9))
-        return Outlook(choice, max(fidelity, 0.0), room)
+            error = error_of(choice.errors.get((one.model, one.output), 0.0))
+            kept.append(self._forecast.fidelity(one, error))
+            hopeless = hopeless or self._forecast.hopeless(one, error)
+        return Outlook(choice, min(kept), hopeless)
 
     def _needed(self, choice: Choice, limits: Limits) -> tuple[Action, ...]:
         """The actions without those that change nothing, or too little, beside the others."""
@@ -198,42 +208,25 @@ class Search:
                 continue
             if limits.excess(less) <= 0:
                 kept = others
-        return tuple(in_order(self._with_free(kept)))
-
-    def _with_free(self, actions: Sequence[Action]) -> list[Action]:
-        """With what costs nothing and saves beside the others: it is in every plan."""
-        bills = self._bench.bills
-        whole, kept = bills.bill(()), list(actions)
-        assert whole is not None
-        for candidate in self._catalogue.candidates():
-            free = self._catalogue.is_known(candidate.site) and all(
-                error <= _FREE for error in candidate.errors.values()
-            )
-            before, after = bills.bill(kept), bills.bill([*kept, candidate.action])
-            if not free or before is None or after is None or candidate.action in kept:
-                continue
-            saved = before - after
-            if saved.matters(whole) and min(saved.weights_nbytes, saved.macs) >= 0:
-                kept.append(candidate.action)
-        return list(bills.without_idle(kept))
+        return tuple(in_order(kept))
 
     def _better(self, outlook: Outlook, best: Trial) -> bool:
         """Whether a choice is predicted to do less damage than what was measured of the best."""
         worst = max(best.errors.values(), default=0.0)
-        predicted = max(outlook.choice.errors.values(), default=0.0)
+        predicted = error_of(max(outlook.choice.errors.values(), default=0.0))
         return predicted < _WORTH_A_FIT * worst
 
     def _measured(self, choice: Choice, actions: tuple[Action, ...]) -> Trial:
         key = frozenset(actions)
         if key not in self._trials:
             self._trials[key] = self._bench.measure(actions)
-            chosen = [(one.site, one.errors) for one in choice.candidates]
+            chosen = [(one.action.kind, one.errors) for one in choice.candidates]
             self._forecast.learn(chosen, self._trials[key].outputs)
         return self._trials[key]
 
     def _size(self, trial: Trial) -> float:
-        whole, bill = self._bench.bills.bill(()), trial.bill
-        assert whole is not None and bill is not None
+        whole, bill = self._bench.bills.bill(()), bill_of(trial.program)
+        assert whole is not None
         return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(whole.macs, 1)
 
     # -- plans -----------------------------------------------------------------------------------
@@ -248,11 +241,32 @@ class Search:
             planned.append(PlannedAction(action, saved.weights_nbytes, saved.macs, r2, trial.least))
         busy = {name for action in trial.actions for name in action.models}
         alone = {
-            name: self.refused.get(name, "nothing of it had to go")
-            for name in self._bench.program.models
-            if name not in busy
+            name: self._why_alone(name) for name in self._bench.program.models if name not in busy
         }
         return plan_of(self._bench.case, planned, alone), trial
+
+    def _why_alone(self, model: str) -> str:
+        """Why nothing was done to a model."""
+        if model in self.refused:
+            return self.refused[model]
+        mine = [one for one in self._catalogue.candidates() if one.site.receiver == model]
+        kept = [self._margin(candidate) for candidate in mine]
+        if kept and max(kept) < 0:
+            return (
+                f"each of {len(kept)} possible rewrites is predicted to miss the fidelity floor, "
+                f"the mildest by {-max(kept):.4f}"
+            )
+        return "nothing of it had to go"
+
+    def _margin(self, candidate: Candidate) -> float:
+        """By how much the fidelity of the worst output is predicted to be above its floor."""
+        margins = [1.0]
+        for one in self._floors:
+            cost = candidate.errors.get((one.model, one.output), 0.0)
+            if cost > 0:
+                error = error_of(self._scale(candidate) * cost)
+                margins.append(self._forecast.fidelity(one, error) - one.floor)
+        return min(margins)
 
 
 def _between(factor: float, low: float, high: float) -> float:

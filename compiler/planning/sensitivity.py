@@ -18,11 +18,8 @@ from ..fitting.effort import LOOK
 from ..fitting.landmarks import Landmarks
 from ..graph.program import Program
 from .damage import Output
-from .limits import bill_of
+from .trial import costs_as_billed
 from .workbench import Workbench
-
-# Errors saturate: an output that is lost is lost, and sums of more would mean nothing.
-_MOST = 2.0
 
 Errors = Mapping[Output, float]
 
@@ -47,8 +44,7 @@ class Sensitivity:
         if bill is None:
             return None
         program = bench.tried((action,), LOOK, None)
-        more = bill_of(program) - bill
-        if more.weights_nbytes > 0.01 * bill.weights_nbytes or more.macs > 0.01 * bill.macs:
+        if not costs_as_billed(program, bill):
             return None
         return self._errors(program, bench.bills.affected(action))
 
@@ -80,7 +76,7 @@ class Sensitivity:
         errors = dict.fromkeys(outputs, 0.0)
         for one, meter in meters.items():
             error = 1.0 - meter.value
-            errors[one] = _MOST if math.isnan(error) else min(max(error, 0.0), _MOST)
+            errors[one] = 1.0 if math.isnan(error) else min(max(error, 0.0), 1.0)
         return errors
 
     def _marks(self, group: tuple[str, ...]) -> Landmarks:
@@ -89,5 +85,5 @@ class Sensitivity:
             frames = bench.case.frames
             assert frames is not None and LOOK.frames is not None and LOOK.judged is not None
             feeds = judging_feeds(bench.program, frames, group[0], LOOK.frames, LOOK.judged)
-            self._landmarks[group] = Landmarks(bench.program, feeds)
+            self._landmarks[group] = Landmarks(bench.program, feeds, group)
         return self._landmarks[group]
