@@ -36,4 +36,4 @@ GLANCE = Effort(128, 256, FitSize(4, 512, 0.3, pools_behind=False))
 SURVEY = Effort(128, 128, FitSize(8, 2048, 3e-3, pools_behind=False), held_out=False)
 # For one action alone: only the four operators next to the change are fitted, the rest runs as it
 # is, on frames that neither this fit saw nor the plan will be judged by.
-LOOK = Effort(32, 32, FitSize(4, 256, 0.3, pools_behind=False, reach=4), held_out=False)
+LOOK = Effort(48, 48, FitSize(4, 256, 0.3, pools_behind=False, reach=4), held_out=False)

@@ -57,8 +57,7 @@ def reconstruct(
     fitted: list[LinearOperator] = []
     pools = {id(t.pool.layer.maker.node): t.pool for _, t in operators if t.pool is not None}
     reference.collect(_wanted(operators, pools, reference))
-    known = None if reference.landmarks is None else reference.landmarks.before(program)
-    walk = Walk(program, reference.frames, outputs, known)
+    walk = Walk(program, reference.frames, outputs, _known(program, operators, pools, reference))
     fits = {id(operator.node) for operator, _ in operators}
     # Readers whose units are to be chosen: their layer is wide, or is not fitted anew.
     pooled = {id(p.layer.reader.node) for node, p in pools.items() if node not in fits}
@@ -80,6 +79,23 @@ def reconstruct(
             operator.write(program, _solution(rows, operator, reference))
         fitted.append(operator)
     return fitted
+
+
+def _known(
+    program: Program,
+    operators: Sequence[tuple[LinearOperator, Target]],
+    pools: Mapping[int, Pool],
+    reference: Reference,
+) -> dict[str, list[Array]]:
+    """The landmarks that neither what was rewritten nor what is to be fitted moves."""
+    if reference.landmarks is None:
+        return {}
+    makers = [operator for operator, _ in operators]
+    makers += [pool.layer.maker for pool in pools.values()]
+    made = [tensor.name for operator in makers for tensor in operator.node.outputs]
+    moved = {*made, *(t.name for node in downstream(program, made) for t in node.outputs)}
+    before = reference.landmarks.before(program)
+    return {name: batches for name, batches in before.items() if name not in moved}
 
 
 def gathered(walk: Walk, reference: Reference, operator: LinearOperator, target: Target) -> Problem:
