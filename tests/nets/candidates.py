@@ -56,7 +56,9 @@ def given(program: Program, frames: ArrayFrames) -> Given:
     return Given(program, evidence.bills, tuple(found.values()))
 
 
-def siblings(model: onnx.ModelProto, others: int = 1, scale: float = 0.05, **more: onnx.ModelProto) -> Program:
+def siblings(
+    model: onnx.ModelProto, others: int = 1, scale: float = 0.05, **more: onnx.ModelProto
+) -> Program:
     """The model as a, and others of its family, all on the same frames; run through exact passes."""
     models = {"a": model}
     for index in range(others):

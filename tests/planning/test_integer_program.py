@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repsimc.compiler.actions.action import Action
-from repsimc.compiler.actions.bill import Bill
 from repsimc.compiler.planning.candidates import Candidate
 from repsimc.compiler.planning.integer_program import Choice, IntegerProgram
 from repsimc.compiler.planning.limits import Limits
@@ -48,7 +47,9 @@ def assert_as_said(
     assert choice.bill == found.bills.bill([*held, *choice.actions])
     assert choice.errors == pytest.approx(predicted(found, choice.candidates, held))
     assert list(choice.candidates) == [one for one in candidates if one in choice.candidates]
-    assert any(one.candidates == choice.candidates for one in allowed(found, choice.candidates, held))
+    assert any(
+        one.candidates == choice.candidates for one in allowed(found, choice.candidates, held)
+    )
 
 
 cases = given(name=st.sampled_from(sorted(PROGRAMS)), seed=st.integers(0, 10**6))

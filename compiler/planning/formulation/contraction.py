@@ -7,10 +7,10 @@ the same terminals live and die together, whatever is chosen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ...actions.bill import Bills
-from .moves import Move
+from .moves import Move, bits
 
 
 class Contraction:
@@ -37,11 +37,26 @@ class Contraction:
         self.terminals = tuple(value for value in dict.fromkeys(order) if value in ends)
         self.number = {value: index for index, value in enumerate(self.terminals)}
         self.needed_by, self.readers = self._backward()
-        self._upstream = self._forward(moves, inputs)
+        changed = ((value, index) for index, move in enumerate(moves) for value in move.made)
+        self._upstream = self._forward(changed, inputs)
+        self._above = self._forward(self.number.items(), inputs)
 
     def upstream(self, value: str) -> int:
         """The moves, as a mask, that make the value or something it depends on anew."""
         return self._upstream.get(value, 0)
+
+    def between(self, first: str, last: str) -> int:
+        """The terminals, as a mask, on ways from one terminal to another; without the two."""
+        start, end = self.number[first], self.number[last]
+        mask = 0
+        for number in bits(self._above[last] & -(2 << start) & ~(1 << end)):
+            if self._above[self.terminals[number]] >> start & 1:
+                mask |= 1 << number
+        return mask
+
+    def is_above(self, first: str, last: str) -> bool:
+        """Whether the last of two terminals depends on the first."""
+        return bool(self._above[last] >> self.number[first] & 1)
 
     def _backward(self) -> tuple[list[int], list[int]]:
         reached: dict[str, int] = {}  # by value: the terminals that its readers lead to
@@ -54,16 +69,16 @@ class Contraction:
                 reached[value] = reached.get(value, 0) | needed[index]
         return needed, [reached.get(value, 0) for value in self.terminals]
 
-    def _forward(self, moves: Sequence[Move], inputs: Sequence[str]) -> dict[str, int]:
-        changed: dict[str, int] = {}
-        for index, move in enumerate(moves):
-            for value in move.made:
-                changed[value] = changed.get(value, 0) | 1 << index
-        upstream = {value: changed.get(value, 0) for value in inputs}
+    def _forward(self, marks: Iterable[tuple[str, int]], inputs: Sequence[str]) -> dict[str, int]:
+        """By value, as a mask, the marks of all values that it depends on, and its own."""
+        own: dict[str, int] = {}
+        for value, mark in marks:
+            own[value] = own.get(value, 0) | 1 << mark
+        found = {value: own.get(value, 0) for value in inputs}
         for reads, makes in zip(self._reads, self._makes):
             before = 0
             for value in reads:
-                before |= upstream.get(value, 0)
+                before |= found.get(value, 0)
             for value in makes:
-                upstream[value] = before | changed.get(value, 0)
-        return upstream
+                found[value] = before | own.get(value, 0)
+        return found

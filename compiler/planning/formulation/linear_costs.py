@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from ...actions.action import Merging
 from ...actions.bill import NOTHING, Bill, Bills
 from .contraction import Contraction
+from .life import Life
 from .linear_program import ONE, LinearProgram
-from .moves import Move, bits, mask_of
+from .moves import Move, mask_of
 
 Chain = tuple[tuple[int, float], ...]
 """Moves that shrink something, each with the share that it leaves."""
@@ -166,7 +167,7 @@ class LinearCosts:
     def _adapters(self, index: int, move: Move) -> None:
         for swap in move.swaps:
             if swap.bill != NOTHING:
-                self._pay(self._both(index, self._life.read(swap.value)), swap.bill)
+                self._pay(self._life.taken(index, swap), swap.bill)
 
     def _merge(self, index: int, merging: Merging, masks: dict[str, int]) -> None:
         """What a merge saves where all of its nodes are there, and no swap has an end inside."""
@@ -208,61 +209,3 @@ def _by_node(moves: Sequence[Move]) -> tuple[dict[str, list[int]], dict[str, tup
 def _moves_in(kind: Kind) -> set[int]:
     ties, chain = kind
     return {*ties, *(move for move, _ in chain)}
-
-
-class Life:
-    """Which terminals are read, and made: variables that are 1 where a combination needs them."""
-
-    def __init__(
-        self,
-        program: LinearProgram,
-        choices: Sequence[int],
-        moves: Sequence[Move],
-        contraction: Contraction,
-    ) -> None:
-        self._program = program
-        self._number = contraction.number
-        swaps = [(index, swap) for index, move in enumerate(moves) for swap in move.swaps]
-        swapping: dict[str, list[int]] = {}
-        for index, swap in swaps:
-            swapping.setdefault(swap.value, []).append(choices[index])
-        outputs = set(contraction.outputs)
-        count = len(contraction.terminals)
-        self._read, self._made = [ONE] * count, [ONE] * count
-        self._any: dict[frozenset[int], int] = {}
-        # From the outputs up: what is always needed needs no variable.
-        for number in range(count - 1, -1, -1):
-            value = contraction.terminals[number]
-            if value not in outputs:
-                self._read[number] = self.of(contraction.readers[number], own=True)
-            self._made[number] = self._read[number]
-            if value in swapping:
-                made = self._made[number] = program.variable()
-                gone = [(variable, 1.0) for variable in swapping[value]]
-                program.at_least([(made, 1.0), (self._read[number], -1.0), *gone])
-        for index, swap in swaps:
-            for source in swap.sources:
-                wanted, needing = self.read(source), self.read(swap.value)
-                if wanted != ONE:
-                    terms = [(wanted, 1.0), (needing, -1.0), (choices[index], -1.0)]
-                    program.at_least(terms, -1.0)
-
-    def read(self, value: str) -> int:
-        """Whether anything that is needed reads a terminal, or what stands in its place."""
-        return self._read[self._number[value]]
-
-    def of(self, mask: int, own: bool = False) -> int:
-        """Whether any terminal of the mask is made; `own` gives a variable of its own."""
-        needing = frozenset(self._made[number] for number in bits(mask))
-        if ONE in needing:
-            return ONE
-        if len(needing) == 1 and not own:
-            return next(iter(needing))
-        if own or needing not in self._any:
-            found = self._program.variable()
-            for variable in sorted(needing):
-                self._program.at_least([(found, 1.0), (variable, -1.0)])
-            if own:
-                return found
-            self._any[needing] = found
-        return self._any[needing]
