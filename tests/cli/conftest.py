@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -37,13 +38,17 @@ g (float[N, 3] x) => (float[N, 3, 1] y)
 """
 
 
+_PROGRESS = re.compile(r"^ *\d+\.\d s  .*\n", re.MULTILINE)
+
+
 @dataclass
 class Ran:
-    """What a call printed and its exit code."""
+    """What a call printed and its exit code; lines of progress apart from the rest of stderr."""
 
     code: int
     out: str
     err: str
+    progress: str = ""
 
 
 @pytest.fixture
@@ -58,7 +63,8 @@ def repsimc(
         capsys.readouterr()
         code = cli.main([str(word) for word in words])
         said = capsys.readouterr()
-        return Ran(code, said.out, said.err)
+        progress = "".join(line.group() for line in _PROGRESS.finditer(said.err))
+        return Ran(code, said.out, _PROGRESS.sub("", said.err), progress)
 
     return run
 

@@ -33,7 +33,8 @@ def test_json_is_one_document_that_reads_back(repsimc: Call, driver: Driver) -> 
     assert Report.from_json(data) == REPORT
     assert data["bundle"] == "bundle"
     assert data["plan"] == Plan({}).to_json()
-    assert ran.err == ""
+    assert ran.err == "" and "working" in ran.progress
+    assert repsimc("compile", "a.onnx", "--format", "json", "-q").progress == ""
 
 
 def test_markdown(repsimc: Call, driver: Driver) -> None:
