@@ -29,6 +29,8 @@ _COUNT = re.compile(_NUMBER + r"([kmgt]?)\s*", re.IGNORECASE)
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", re.IGNORECASE)
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_DURATION = re.compile(_NUMBER + r"(s|m|h|)\s*", re.IGNORECASE)
+_DURATIONS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BARE = re.compile(_NUMBER)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
@@ -144,6 +146,23 @@ def parse_seconds(text: str) -> float:
     if seconds <= 0:
         raise UsageError(f"'{text}' is not a time", "write it as 8ms, 500us or 0.1s")
     return seconds
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from '90', '90s', '10m' or '1.5h'. Raises UsageError."""
+    match = _DURATION.fullmatch(text)
+    seconds = 0.0 if match is None else float(match.group(1)) * _DURATIONS[match.group(2).lower()]
+    if seconds <= 0:
+        raise UsageError(f"'{text}' is not a time to wait", "write it as 90s, 10m or 1h")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """'10m', '1h', '90s': the time as `parse_duration` takes it, in the largest whole unit."""
+    for unit in ("h", "m"):
+        if seconds and seconds % _DURATIONS[unit] == 0:
+            return f"{seconds / _DURATIONS[unit]:g}{unit}"
+    return f"{seconds:.3g}s" if seconds < 100 else f"{seconds:.0f}s"
 
 
 def parse_sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

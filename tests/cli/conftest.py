@@ -17,6 +17,7 @@ from repsimc.compiler.cli import main as cli
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.deadline import Deadline
 from repsimc.compiler.planning.plan import Plan
 from repsimc.compiler.reports.report import Report
 from tests.programs import model_of_text
@@ -129,12 +130,15 @@ class Driver:
 
     def __init__(self) -> None:
         self.options: CompileOptions | None = None
+        self.deadline: Deadline | None = None
         self.fails: BaseException | None = None
 
-    def __call__(self, options: CompileOptions, progress: Any = None) -> Compiled:
+    def __call__(
+        self, options: CompileOptions, progress: Any = None, *, deadline: Deadline | None = None
+    ) -> Compiled:
         from tests.reports.test_table import REPORT
 
-        self.options = options
+        self.options, self.deadline = options, deadline
         progress.stage("working", None)
         if self.fails is not None:
             raise self.fails

@@ -136,7 +136,7 @@ def test_a_message_has_an_end(repsimc: Call, driver: Driver) -> None:
 def test_warnings_are_told_on_stderr_and_not_with_q(
     repsimc: Call, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warned(options: CompileOptions, progress: Any = None) -> Compiled:
+    def warned(options: CompileOptions, progress: Any = None, **_: Any) -> Compiled:
         warnings.warn("few frames", stacklevel=1)
         return Compiled(REPORT, None)
 
