@@ -258,7 +258,8 @@ def hostile_records(asked: Asked, folder: Path) -> list[Record]:
     for number, path in enumerate(sorted(folder.glob("*.onnx"))[:: asked.every]):
         place = asked.scratch / "hostile" / str(number)
         place.mkdir(parents=True)
-        ran = run_command(["compile", str(path.resolve()), "-o", "out/bundle"], place, HOSTILE)
+        words = ["compile", str(path.resolve()), "-o", "out/bundle", "-q"]
+        ran = run_command(words, place, HOSTILE)
         escaped = _exported(place) if ran.code == 0 else []
         held = ran.end == "done" and ran.code in (0, 2, 3, 4, 5, 6) and not escaped
         held &= ran.seconds <= HOSTILE_SECONDS and ran.peak_nbytes <= HOSTILE_NBYTES

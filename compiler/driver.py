@@ -27,6 +27,7 @@ from .frontends.check import foreign_domains
 from .graph.program import Program
 from .naming import model_names
 from .options import CompileOptions
+from .planning.deadline import Deadline
 from .planning.limits import Budgets
 from .planning.plan import Plan, check_plan, plan_from_json, read_plan
 from .planning.planner import Planner
@@ -56,23 +57,29 @@ class CompileResult:
 
 
 def compile_models(
-    options: CompileOptions, progress: Progress | None = None, plan: Plan | None = None
+    options: CompileOptions,
+    progress: Progress | None = None,
+    plan: Plan | None = None,
+    deadline: Deadline | None = None,
 ) -> CompileResult:
     """Compile the models as `options` say; writes the bundle unless it is a dry run.
 
-    `plan` is replayed as the file `options.plan` would be.
+    `plan` is replayed as the file `options.plan` would be. `deadline` is that of the time limit,
+    where it began to run before this call.
 
     Raises UsageError, ModelError, DataError, FidelityError (a replayed plan misses the floor) or
     BudgetError (no plan within the floors meets the budget); nothing is written then.
     """
     progress = progress or NoProgress()
     try:
-        return _compile(options, progress, plan)
+        return _compile(options, progress, plan, deadline or Deadline(options.time_limit))
     finally:
         progress.done()
 
 
-def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> CompileResult:
+def _compile(
+    options: CompileOptions, progress: Progress, plan: Plan | None, deadline: Deadline
+) -> CompileResult:
     writing = options.output is not None and not options.dry_run
     if writing:
         assert options.output is not None
@@ -89,7 +96,7 @@ def _compile(options: CompileOptions, progress: Progress, plan: Plan | None) -> 
         )
     case = case_of(apart, options, progress)
     budgets = Budgets(case, predicted_memory(case.program, apart))
-    bench = Workbench(case, progress)
+    bench = Workbench(case, progress, deadline)
     if plan is not None:
         check_plan(plan, case.program)
         trial = bench.replay(plan)
@@ -251,6 +258,8 @@ class Wishes(TypedDict, total=False):
     without: Sequence[str]
     max_macs: str | int | MacsLimit | None
     max_latency: str | float | None
+    time_limit: str | float | None
+    resume: bool
     plan: str | Path | Mapping[str, Any] | Plan | None
     seed: int
     same_frames: bool

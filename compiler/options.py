@@ -20,6 +20,7 @@ from .units import (
     MacsLimit,
     parse_budget,
     parse_bytes,
+    parse_duration,
     parse_macs,
     parse_seconds,
     parse_sizes,
@@ -46,7 +47,8 @@ class Option:
     otherwise. `help` None: it has no flag, and is set in a file only. `not_in_file` tells why a
     file may not set it. `positional` words need no flag. `metavar` stands for the value in help,
     `least` is the smallest one a command line may say. `parse` makes the value of a text (or of
-    `words`, where the command line gives another type); `such_as` says what was expected.
+    `words`, where the command line gives another type); `such_as` says what was expected. `bare`:
+    a number of a file stands for such a text by itself.
     """
 
     help: str | None = None
@@ -57,6 +59,7 @@ class Option:
     parse: Callable[[Any], object] | None = None
     words: Any = str
     such_as: str = ""
+    bare: bool = True
     key: str = ""
     not_in_file: str = ""
 
@@ -67,8 +70,8 @@ class Settings:
 
     Beyond what the help says: `output` None writes nothing but the report. `output_fidelity` and
     `metrics` override floor and metric for 'model' or 'model/output' ('top1' or 'variance').
-    `without` are kinds of rewrites that are left out. `max_latency` is in seconds. `tie`
-    counts whatever `tie_inputs` says. `layout` ('merged' or 'trunk-heads') and
+    `without` are kinds of rewrites that are left out. `max_latency` and `time_limit` are seconds.
+    `tie` counts whatever `tie_inputs` says. `layout` ('merged' or 'trunk-heads') and
     `precision` are defaults that a build may override. Of the frames used, the share `held_out`
     is kept from every fit.
     """
@@ -132,9 +135,26 @@ class Settings:
             "Time for one frame through all models on one thread of this machine: 8ms.",
             parse=parse_seconds,
             such_as="a time such as '8ms'",
+            bare=False,  # of what, would be anybody's guess
         ),
     ] = None
     plan: Annotated[Path | None, Option("Replay this plan.json (it may be edited).")] = None
+    time_limit: Annotated[
+        float | None,
+        Option(
+            "End the search so long after the command began, with the best plan by then: 10m, 90s.",
+            metavar="TIME",
+            parse=parse_duration,
+            such_as="a time such as '10m'",
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        Option(
+            "Start from what an earlier compilation of the same models and frames learned: another "
+            "budget then costs no pass over the frames for evidence."
+        ),
+    ] = False
     dry_run: Annotated[bool, Option("Report and plan only, write nothing.")] = False
     seed: Annotated[int, Option("Splits and draws the frames (default: 0).", least=0)] = 0
     same_frames: Annotated[bool, Option("Row k of every model's set is the same frame.")] = False
@@ -213,6 +233,7 @@ class Settings:
             metavar="TIME",
             parse=parse_seconds,
             such_as="a time such as '60s'",
+            bare=False,
         ),
     ] = None
 
@@ -279,6 +300,10 @@ class CompileOptions(Settings):
             )
         if self.max_latency is not None and self.max_latency <= 0:
             raise UsageError(f"a latency of {self.max_latency:g} s is nothing", "give 0.008, say")
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise UsageError(
+                f"a time limit of {self.time_limit:g} s is nothing", "give seconds, such as 600"
+            )
         for what, limit in (("memory", self.parse_memory), ("time", self.parse_seconds)):
             if limit is not None and limit <= 0:
                 raise UsageError(f"no model opens with {limit:g} of {what}", "give more, or none")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
+from types import NoneType
 from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import ModelError
@@ -195,6 +196,10 @@ class Reader:
             raise self.wrong("a finite number")
         return float(value)
 
+    def real(self) -> float:
+        """This number, or the one that JSON has only a word for (see `json_number`)."""
+        return float(self.value) if self.value in ("nan", "inf", "-inf") else self.number()
+
     # How a value of a type is read that says no more than its type.
     KINDS: ClassVar[Mapping[Any, Callable[[Any], Any]]] = {
         str: text,
@@ -223,10 +228,16 @@ class Reader:
         return kind(**found)
 
     def read_as(self, kind: Any) -> Any:
-        """This value as one of the type: of `Annotated[..., read]` what `read` makes of it."""
+        """This value as one of the type, or None where that is one of two.
+
+        Of `Annotated[..., read]` it is what `read` makes of it.
+        """
         arguments = get_args(kind)
         if get_origin(kind) is Annotated:
             return arguments[1](self)
+        if NoneType in arguments and len(arguments) == 2:  # a type or None
+            (kind,) = (each for each in arguments if each is not NoneType)
+            return None if self.value is None else self.read_as(kind)
         if kind in self.KINDS:
             return self.KINDS[kind](self)
         if get_origin(kind) is tuple:  # of any length

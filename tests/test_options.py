@@ -26,6 +26,8 @@ A, B = Path("models/a.onnx"), Path("models/b.onnx")
         {"held_out": 1.0},
         {"frames": 1},
         {"seed": -1},
+        {"time_limit": 0},
+        {"time_limit": -1.5},
     ],
     ids=str,
 )
@@ -45,6 +47,8 @@ WRONG: dict[str, list[Any]] = {
     "without": [3, [3], None],
     "max_macs": [b"60%", [1], True, "60"],
     "max_latency": [b"8ms", [1], True, "8"],
+    "time_limit": [b"10m", [1], True, "soon", "0s"],
+    "resume": ["yes", 1, None],
     "plan": [3, ["a"]],
     "dry_run": ["no", None],
     "seed": ["0", 0.0, None, True, 10**30],
@@ -93,6 +97,7 @@ def test_python_takes_what_the_command_line_takes() -> None:
         budget="60%",
         max_macs=np.int64(1000),
         max_latency="8ms",
+        time_limit="10m",
         output="out",
         plan="plan.json",
         without="collapse",
@@ -103,7 +108,9 @@ def test_python_takes_what_the_command_line_takes() -> None:
         calibration={"a": "a.npz"},
     )
     assert options.budget == Budget(share=0.6) and options.max_macs == MacsLimit(count=1000)
-    assert options.max_latency == 0.008 and options.plan == Path("plan.json")
+    assert (options.max_latency, options.time_limit) == (0.008, 600)
+    assert CompileOptions(models=(("a", A),), time_limit=np.int64(90)).time_limit == 90
+    assert options.plan == Path("plan.json")
     assert (options.min_fidelity, options.seed, options.frames) == (0.5, 3, 64)
     assert options.without == ("collapse",) and options.exact_only is True
     assert options.calibration == {"a": Path("a.npz")}

@@ -10,9 +10,11 @@ from repsimc.compiler.errors import UsageError
 from repsimc.compiler.units import (
     Budget,
     MacsLimit,
+    format_duration,
     format_sizes,
     parse_budget,
     parse_bytes,
+    parse_duration,
     parse_macs,
     parse_sizes,
     printable,
@@ -64,6 +66,31 @@ def test_a_number_with_its_unit_is_what_it_says() -> None:
 def test_what_steers_a_terminal_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable_line(text) == shown.replace("\t", "\\t").replace("\n", "\\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "told"),
+    [
+        ("90", 90, "90s"),
+        ("90s", 90, "90s"),
+        ("10m", 600, "10m"),
+        ("600", 600, "10m"),
+        ("1h", 3600, "1h"),
+        ("1.5 H", 5400, "90m"),
+        ("0.25s", 0.25, "0.25s"),
+        ("12345", 12345, "12345s"),
+    ],
+)
+def test_times_to_wait_as_people_write_them(text: str, seconds: float, told: str) -> None:
+    assert parse_duration(text) == seconds
+    assert format_duration(seconds) == told
+    assert parse_duration(told) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-1m", "soon", "10ms", "1e3", "9" * 400, "1h30m"])
+def test_what_is_no_time_to_wait(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a time to wait"):
+        parse_duration(text)
 
 
 def test_sizes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
+from ..planning.deadline import Deadline
 from .command import with_settings
 from .config import compile_options
 from .console import Call
@@ -21,14 +22,15 @@ COMPILE_EXAMPLES = examples(
 @with_settings(
     *("models", "budget", "calib", "output", "min_fidelity", "confidence", "strict"),
     *("min_stressed", "exact_only", "only", "without"),
-    *("max_macs", "max_latency", "plan", "dry_run", "seed", "name", "same_frames", "tie_inputs"),
-    *("tie", "frame_axis", "size"),
+    *("max_macs", "max_latency", "plan", "time_limit", "resume", "dry_run", "seed", "name"),
+    *("same_frames", "tie_inputs", "tie", "frame_axis", "size"),
     *("layout", "precision", "frames", "allow_script", "overwrite", "parse_memory"),
     "parse_seconds",
 )
 def compile(call: Call, settings: CommandSettings) -> None:
     """Merge models into one bundle that needs less memory and less compute than they do apart."""
     options = compile_options(settings)
+    deadline = Deadline(options.time_limit)  # before heavy imports, which count
     if options.only is not None or options.without:
         from ..actions.kinds import chosen
 
@@ -42,7 +44,7 @@ def compile(call: Call, settings: CommandSettings) -> None:
     from ..reports.table import fidelity_grid, report_grid
 
     with call.progress() as progress:
-        result = compile_models(options, progress)
+        result = compile_models(options, progress, deadline=deadline)
     written = result.bundle
     value = {"plan": result.plan.to_json(), "bundle": str(written) if written else None}
     grids = [report_grid(result.report), fidelity_grid(result.report)]

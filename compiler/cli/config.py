@@ -196,11 +196,8 @@ def _each(reader: Reader[T], what: str) -> Reader[tuple[T, ...]]:
 
 
 def _amount(setting: Setting, parse: Callable[[Any], object]) -> Reader[object]:
-    # A bare number is bytes or a count; of a time it would be anybody's guess.
-    bare = setting.kind is not float
-
     def read(value: object, where: str, folder: Path) -> object:
-        if bare and isinstance(value, int) and not isinstance(value, bool):
+        if setting.option.bare and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         return parse(_typed(value, str, setting.option.such_as, where))
 

@@ -113,6 +113,9 @@ class _Followed:
     def advance(self, n: int = 1) -> None:
         self.shown.advance(n)
 
+    def note(self, text: str) -> None:
+        self.shown.note(text)
+
     def done(self) -> None:
         self.shown.done()
 

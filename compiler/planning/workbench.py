@@ -33,6 +33,7 @@ from ..fitting.operators import linear_operator
 from ..fitting.reference import Reference
 from ..graph.program import Program
 from ..progress import Progress
+from .deadline import Deadline
 from .plan import Plan
 from .trial import Trial
 
@@ -48,11 +49,13 @@ class Question(NamedTuple):
 class Workbench:
     """Measures what actions do to the outputs of a case's models.
 
-    Without frames only exact rewrites can be carried out and nothing is compared.
+    Without frames only exact rewrites can be carried out and nothing is compared. Searches ask its
+    `deadline` whether there is time for another question; it decides no answer.
     """
 
-    def __init__(self, case: Case, progress: Progress) -> None:
+    def __init__(self, case: Case, progress: Progress, deadline: Deadline | None = None) -> None:
         self.case = case
+        self.deadline = deadline or Deadline(None)
         self.program = case.program
         self.evidence = Evidence(case)
         self.bills = self.evidence.bills

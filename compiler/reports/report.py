@@ -51,13 +51,8 @@ def _texts(reader: Reader) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _number(reader: Reader) -> float:
-    """The number, perhaps one that JSON has only a word for."""
-    return float(reader.value) if reader.value in ("nan", "inf", "-inf") else reader.number()
-
-
 def _optional_number(reader: Reader) -> float | None:
-    return None if reader.value is None else _number(reader)
+    return None if reader.value is None else reader.real()
 
 
 def _counted(reader: Reader) -> str:
@@ -95,7 +90,7 @@ class _ReportReader(Reader):
     KINDS: ClassVar[Mapping[Any, Callable[[Any], Any]]] = {
         str: _text,
         int: Reader.integer,
-        float: _number,
+        float: Reader.real,
         bool: Reader.flag,
         tuple[str, ...]: _texts,
     }

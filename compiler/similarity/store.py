@@ -1,8 +1,7 @@
-"""A cache of features by content, shared by processes, bounded, and never trusted blindly.
+"""A cache of features by content, never trusted blindly.
 
-An entry is one .npz file named by a sha256 of everything that decides its content. It is written
-beside its place and moved there, so that a reader sees all of it or nothing. It holds a digest of
-each array, and one of those; an entry that cannot be read or was changed is as good as none.
+An entry is one .npz file. It holds a digest of each array, and one of those; an entry that cannot
+be read or was changed is as good as none.
 """
 
 from __future__ import annotations
@@ -10,12 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,13 +20,14 @@ import numpy as np
 from ...runtime.array_archive import read_arrays
 from ...runtime.json_reader import read_json
 from ..errors import ModelError
+from ..execution.content_cache import ContentCache, content_key
 from ..graph.arrays import Array
 from .features import LayerFeatures, LayerStatistics, ModelFeatures, Recipe
 from .layers import Layer, Skipped
 
 # Raised whenever what an entry holds, or how it is computed, changes.
 FORMAT = 2
-# The least recently used entries go when the cache is larger; never those of this run.
+# What the cache may take.
 MAX_NBYTES = 4 << 30
 KINDS = ("pooled", "maps", "rows")
 _META = "meta.json"
@@ -76,17 +72,14 @@ class SitesKey:
 
 def key_of(**parts: object) -> str:
     """The sha256 (hex) of JSON types by name, and of the entries' format."""
-    text = json.dumps({"format": FORMAT, **parts}, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return content_key(format=FORMAT, **parts)
 
 
 class Store:
     """Features and notes in a folder, which is made when something is first kept."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        # File systems may round times down.
-        self._began = time.time() - 2
+        self._cache = ContentCache(folder, ".npz", MAX_NBYTES)
 
     def features(self, key: str, kinds: Collection[str] = KINDS) -> ModelFeatures | None:
         """The features kept under `key`; None when there are none, or none that can be read.
@@ -141,13 +134,10 @@ class Store:
         """Keep a JSON value under `key`."""
         self._write(key, {"note": value}, {})
 
-    def _path(self, key: str) -> Path:
-        return self._folder / f"{key}.npz"
-
     def _read(
         self, key: str, wanted: Callable[[str], bool] = lambda _: True
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        path = self._path(key)
+        path = self._cache.path(key)
         found = read_arrays(
             path, MAX_NBYTES, "", lambda name: name in (_META, _SEAL) or wanted(name)
         )
@@ -161,8 +151,7 @@ class Store:
         if any(_digest(array) != digests[name] for name, array in found.items()):
             raise ValueError("an array is not the one that was written")
         arrays = {name: array for name, array in found.items() if wanted(name)}
-        with suppress(OSError):
-            os.utime(path)  # the least recently used goes first
+        self._cache.touch(key)
         return meta, arrays
 
     def _write(self, key: str, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> bool:
@@ -170,36 +159,12 @@ class Store:
         text = json.dumps(sealed, allow_nan=False).encode()
         packed = np.frombuffer(text, np.uint8)
         seal = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
-        temporary: str | None = None
+        content = cast("Any", {_META: packed, _SEAL: seal, **arrays})
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **cast("Any", {_META: packed, _SEAL: seal, **arrays}))
-            Path(temporary).replace(self._path(key))
-            temporary = None
-            self._trim()
-            return True
+            self._cache.write(key, lambda file: np.savez(file, **content))
         except OSError:
             return False
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-
-    def _trim(self) -> None:
-        entries: list[tuple[float, int, Path]] = []
-        for path in self._folder.glob("*.npz"):
-            try:
-                status = path.stat()
-            except OSError:  # another process was quicker
-                continue
-            entries.append((status.st_mtime, status.st_size, path))
-        held = sum(size for _, size, _ in entries)
-        for used, size, path in sorted(entries):
-            if held <= MAX_NBYTES or used >= self._began:
-                return
-            path.unlink(missing_ok=True)
-            held -= size
+        return True
 
 
 _UNREADABLE = (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from repsimc.compiler.cli import main as cli
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.deadline import Deadline
 from repsimc.compiler.planning.plan import Plan
 from repsimc.compiler.reports.report import Report
 from tests.programs import model_of_text
@@ -37,13 +39,17 @@ g (float[N, 3] x) => (float[N, 3, 1] y)
 """
 
 
+_PROGRESS = re.compile(r"^ *\d+\.\d s  .*\n", re.MULTILINE)
+
+
 @dataclass
 class Ran:
-    """What a call printed and its exit code."""
+    """What a call printed and its exit code; lines of progress apart from the rest of stderr."""
 
     code: int
     out: str
     err: str
+    progress: str = ""
 
 
 @pytest.fixture
@@ -58,7 +64,8 @@ def repsimc(
         capsys.readouterr()
         code = cli.main([str(word) for word in words])
         said = capsys.readouterr()
-        return Ran(code, said.out, said.err)
+        progress = "".join(line.group() for line in _PROGRESS.finditer(said.err))
+        return Ran(code, said.out, _PROGRESS.sub("", said.err), progress)
 
     return run
 
@@ -123,12 +130,15 @@ class Driver:
 
     def __init__(self) -> None:
         self.options: CompileOptions | None = None
+        self.deadline: Deadline | None = None
         self.fails: BaseException | None = None
 
-    def __call__(self, options: CompileOptions, progress: Any = None) -> Compiled:
+    def __call__(
+        self, options: CompileOptions, progress: Any = None, *, deadline: Deadline | None = None
+    ) -> Compiled:
         from tests.reports.test_table import REPORT
 
-        self.options = options
+        self.options, self.deadline = options, deadline
         progress.stage("working", None)
         if self.fails is not None:
             raise self.fails

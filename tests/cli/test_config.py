@@ -27,6 +27,8 @@ only = "share"
 without = ["fold", "tie"]
 max-macs = "120M"
 max-latency = "8ms"
+time-limit = "10m"
+resume = true
 layout = "trunk-heads"
 precision = "fp16"
 dry-run = true
@@ -87,6 +89,8 @@ def test_every_key_is_read_and_typed(tmp_path: Path) -> None:
         without=("fold", "tie"),
         max_macs=MacsLimit(count=120_000_000),
         max_latency=0.008,
+        time_limit=600.0,
+        resume=True,
         layout="trunk-heads",
         precision="fp16",
         dry_run=True,
@@ -141,6 +145,7 @@ def test_settings_become_options(tmp_path: Path) -> None:
     assert options.calibration == {"a": tmp_path / "a.npz", "b": tmp_path / "images"}
     assert (options.only, options.without) == ("share", ("fold", "tie"))
     assert (options.max_macs, options.max_latency) == (MacsLimit(count=120_000_000), 0.008)
+    assert (options.time_limit, options.resume) == (600.0, True)
     assert (options.layout, options.precision) == ("trunk-heads", "fp16")
     told = replace(settings, calib=("f.npz",))
     assert compile_options(told).calibration == Path("f.npz")
@@ -169,6 +174,9 @@ def test_a_table_for_one_model_goes_on_top_of_the_one_for_all(tmp_path: Path) ->
         ("without = [1]", "'without' is 1, not a text", ""),
         ("max-macs = 1.5", "not an amount such as '120M' or '60%'", ""),
         ("max-latency = 8", "'max-latency' is 8, not a time such as '8ms'", ""),
+        ("time-limit = 1.5", "'time-limit' is 1.5, not a time such as '10m'", ""),
+        ("time-limit = 0", "'0' is not a time to wait", "write it as 90s"),
+        ("resume = 1", "'resume' is 1, not true or false", ""),
         ("models = [1]", "'models' is 1, not a path", ""),
         ("calib = { a = 1 }", "entry 'a' is 1, not a path", ""),
         ('budget = "lots"', "'lots' is not an amount of memory", "write it as"),
@@ -204,6 +212,10 @@ def test_numbers_and_texts_are_bounded(tmp_path: Path, text: str) -> None:
         settings = load_config(path, tmp_path)
         compile_options(replace(settings, models=(tmp_path / "a.onnx",)))
     assert len(str(caught.value)) < 1000
+
+
+def test_a_time_limit_may_be_a_number_of_seconds(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "time-limit = 90"), tmp_path).time_limit == 90
 
 
 def test_a_budget_may_be_a_number_of_bytes(tmp_path: Path) -> None:

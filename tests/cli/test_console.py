@@ -33,7 +33,8 @@ def test_json_is_one_document_that_reads_back(repsimc: Call, driver: Driver) -> 
     assert Report.from_json(data) == REPORT
     assert data["bundle"] == "bundle"
     assert data["plan"] == Plan({}).to_json()
-    assert ran.err == ""
+    assert ran.err == "" and "working" in ran.progress
+    assert repsimc("compile", "a.onnx", "--format", "json", "-q").progress == ""
 
 
 def test_markdown(repsimc: Call, driver: Driver) -> None:
@@ -135,7 +136,7 @@ def test_a_message_has_an_end(repsimc: Call, driver: Driver) -> None:
 def test_warnings_are_told_on_stderr_and_not_with_q(
     repsimc: Call, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warned(options: CompileOptions, progress: Any = None) -> Compiled:
+    def warned(options: CompileOptions, progress: Any = None, **_: Any) -> Compiled:
         warnings.warn("few frames", stacklevel=1)
         return Compiled(REPORT, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,9 @@ def test_what_is_read_is_given_as_it_is() -> None:
         (lambda top: top.get("flag", Reader.count), "'flag' is not a count"),
         (lambda top: top.get("flag", Reader.integer), "'flag' is not a whole number"),
         (lambda top: top.get("flag", Reader.number), "'flag' is not a number"),
+        (lambda top: top.get("text", Reader.real), "'text' is not a number"),
+        (lambda top: top.get("list", Reader.real), "'list' is not a number"),
+        (lambda top: top.get("text", lambda t: t.read_as(int | None)), "'text' is not a count"),
         (lambda top: top.get("minus", Reader.flag), "'minus' is not true or false"),
         (lambda top: top.get("huge", Reader.number), "'huge' is not a finite number"),
         (lambda top: top.get("text", Reader.sha256), "'text' is not a sha256 digest"),
@@ -85,6 +89,19 @@ def test_what_is_large_but_right_is_read() -> None:
 def test_lists_without_an_end_are_refused() -> None:
     with pytest.raises(ModelError, match="not valid JSON"):
         read_json("[" * 100_000, "x.json", "")
+
+
+def test_numbers_that_json_has_only_words_for() -> None:
+    words = Reader("x.json", "", ["nan", "inf", "-inf", 1, -0.5]).each(Reader.real)
+    assert math.isnan(words[0]) and words[1:] == [math.inf, -math.inf, 1.0, -0.5]
+
+
+@pytest.mark.parametrize(("kind", "value"), [(int, 3), (str, "a"), (tuple[str, ...], ["a", "b"])])
+def test_a_type_or_none(kind: Any, value: object) -> None:
+    found = tuple(value) if isinstance(value, list) else value
+    assert Reader("x.json", "", value).read_as(kind | None) == found
+    assert Reader("x.json", "", None).read_as(kind | None) is None
+    assert Reader("x.json", "", value).read_as(kind) == found
 
 
 @pytest.mark.parametrize("name", ["a", "engines/a.plan", "ünï.onnx"])
