@@ -32,10 +32,12 @@ def _chart(found: Exploration, what: str, share: Share) -> Chart:
     metrics = list(dict.fromkeys(fidelity.metric for fidelity in worst.values()))
     if metrics != [VARIANCE]:
         lines[f"{' or '.join(metrics)}, measured"] = {k: one.value for k, one in worst.items()}
-    for name in found.points[0].accuracy:
-        lines[f"accuracy {name}"] = {
-            p.number: p.accuracy[name] for p in found.points if name in p.accuracy
-        }
+    for name, before in found.points[0].accuracy.items():
+        # As shares of the files' own: on the same scale as fidelity, whatever the task is.
+        if before > 0:
+            lines[f"accuracy kept, {name}"] = {
+                p.number: p.accuracy[name] / before for p in found.points if name in p.accuracy
+            }
     series = tuple(
         Series(
             name,

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from ..actions.bill import Bill
 from ..actions.kinds import chosen
 from ..actions.site import Site
-from ..fitting.effort import TRIAL
+from ..fitting.effort import GLANCE, TRIAL
 from ..progress import Progress
 from .damage import Output
 from .limits import bill_of
 from .plan import Plan, PlannedAction, plan_of
 from .trial import Trial
 from .workbench import Workbench
+
+# Sites that are looked at, those that save most first.
+_LOOKED_AT = 16
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,10 @@ class Explorer:
                 whole.macs, 1
             )
 
-        sites.sort(key=lambda s: (s.damage / max(share(s.saved), 1e-9), str(s.action)))
+        sites = sorted(sites, key=lambda s: (-share(s.saved), str(s.action)))[:_LOOKED_AT]
+        self._progress.stage("looking at them one by one", len(sites))
+        alone = {site: bench.measure((site.action,), GLANCE).errors for site in sites}
+        sites.sort(key=lambda s: max(alone[s].values(), default=0.0) / max(share(s.saved), 1e-9))
         taken: list[Site] = []
         prefixes: list[tuple[tuple[Site, ...], Bill]] = []
         last = whole
@@ -146,7 +152,7 @@ class Explorer:
         others: list[FrontPoint] = []
         for index, (prefix, bill) in enumerate(picked):
             plan = plan_of(bench.case, [_planned(site) for site in prefix])
-            predicted = self._predicted(prefix)
+            predicted = _added_up([alone[site] for site in prefix])
             trial = None
             if index in looked:
                 trial = bench.measure([site.action for site in prefix], TRIAL)
@@ -155,14 +161,14 @@ class Explorer:
             others.append(FrontPoint(plan, bill, predicted, trial))
         return Front(front_of(exact, others))
 
-    def _predicted(self, sites: Sequence[Site]) -> dict[Output, float]:
-        models = self._bench.program.models
-        lost: dict[Output, float] = {(m, own): 0.0 for m in models for own in models[m].outputs}
-        for site in sites:
-            affected = self._bench.bills.affected(site.action)
-            for output in lost:
-                lost[output] += site.damage if output[0] in affected else 0.0
-        return lost
+
+def _added_up(errors: Sequence[Mapping[Output, float]]) -> dict[Output, float]:
+    """The errors of several actions together: they add up."""
+    found: dict[Output, float] = {}
+    for each in errors:
+        for output, error in each.items():
+            found[output] = found.get(output, 0.0) + error
+    return found
 
 
 def _spread(length: int, count: int) -> list[int]:

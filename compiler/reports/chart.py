@@ -147,7 +147,9 @@ def _draw(draw: ImageDraw.ImageDraw, chart: Chart) -> None:
         ends = scale.place(scale.left, y), scale.place(scale.right, y)
         for dash in _dashes(*ends):
             draw.line(dash, fill=_RED)
-        write((ends[0][0] + 4, ends[0][1] + 2), name, _RED)
+        # At the right: what saves nothing stands there, at 1.
+        told = _ascii(name)
+        write((ends[1][0] - font.getlength(told) - 4, ends[1][1] + 2), told, _RED)
     for index, series in enumerate(chart.shown):
         colour = _COLOURS[index % len(_COLOURS)]
         places = [scale.place(dot.x, dot.y) for dot in series.dots]
@@ -212,7 +214,7 @@ def chart_svg(chart: Chart) -> str:
     for y, name in chart.levels:
         start, end = scale.place(scale.left, y), scale.place(scale.right, y)
         parts.append(_line("level", start, end))
-        parts.append(_label(start[0] + 4, start[1] + 12, name, kind="level"))
+        parts.append(_label(end[0] - 4, end[1] + 14, name, "end", "level"))
     for index, series in enumerate(chart.shown):
         places = [scale.place(dot.x, dot.y) for dot in series.dots]
         kind = f"s{index % len(_COLOURS)}" + (" predicted" if series.predicted else "")
