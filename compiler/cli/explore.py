@@ -38,9 +38,13 @@ def explore(
         int, typer.Option("--points", help="Plans on the front, at most, the exact one included.")
     ] = 12,
     measure: Annotated[
-        int,
-        typer.Option("--measure", help="Fit and measure so many of them; the rest is predicted."),
-    ] = 4,
+        int | None,
+        typer.Option(
+            "--measure",
+            help="Fit and measure so many of them beside the exact one (default: 4); the rest is "
+            "predicted.",
+        ),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(

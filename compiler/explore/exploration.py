@@ -50,13 +50,14 @@ MOST_POINTS = 1000
 class ExploreOptions:
     """What is asked of a front beside the options of its case.
 
-    At most `points` points, `measured` of them (beside the exact program) measured; `labelled`
-    frames to judge the measured ones by. `config` is the file of options that was named, for the
-    commands that compile a point. Raises UsageError for what makes no sense.
+    At most `points` points, the exact program among them, which is always measured; `measured` of
+    the others are (None: a few). `labelled` frames are for judging the measured ones. `config` is
+    the file of options that was named, for the commands that compile a point. Raises UsageError for
+    what makes no sense.
     """
 
     points: int = DEFAULT_POINTS
-    measured: int = DEFAULT_MEASURED
+    measured: int | None = None
     labelled: Labelled | None = None
     config: Path | None = None
 
@@ -65,11 +66,18 @@ class ExploreOptions:
             raise UsageError(
                 f"--points {self.points} is no number of points", f"give 1 to {MOST_POINTS}"
             )
-        if not 0 <= self.measured <= self.points:
+        if self.measured is not None and not 0 <= self.measured < self.points:
             raise UsageError(
-                f"--measure {self.measured} is not among the {self.points} points of the front",
-                f"give 0 to {self.points}, or more --points",
+                f"--measure {self.measured} is not among the {self.points - 1} points beside the "
+                "exact program",
+                f"give 0 to {self.points - 1}, or more --points",
             )
+
+    @property
+    def measurements(self) -> int:
+        """How many points beside the exact program are measured."""
+        few = min(DEFAULT_MEASURED, self.points - 1)
+        return few if self.measured is None else self.measured
 
 
 def explore_models(
@@ -109,7 +117,7 @@ def _explored(options: CompileOptions, asked: ExploreOptions, progress: Progress
             judged[trial.actions] = judge.accuracy(trial.program)
 
     bench = Workbench(case, progress)
-    front = Explorer(bench, progress, seen).front(asked.points, asked.measured)
+    front = Explorer(bench, progress, seen).front(asked.points, asked.measurements)
     points = tuple(
         _point(case, asked, number, point, judged) for number, point in enumerate(front.points)
     )
@@ -235,7 +243,7 @@ def explore(
     output: str | Path | None = None,
     names: Mapping[str, str | Path] | None = None,
     points: int = DEFAULT_POINTS,
-    measure: int = DEFAULT_MEASURED,
+    measure: int | None = None,
     data: str | Path | Mapping[str, str | Path] | None = None,
     labels: str | Mapping[str, str] | None = None,
     **wishes: Unpack[ExploreWishes],
@@ -244,8 +252,9 @@ def explore(
 
     `models`, `calibration` and `names` are as for `repsimc.compile`, which carries out the `plan`
     of a point. `output` is a folder to write to (None: nothing). Of at most `points` points
-    `measure` are measured, and judged by labelled frames (`data`, one set or one by model; `labels`
-    is the name of their array, or by model). `wishes` are the fields of ExploreWishes.
+    `measure` (None: a few) are measured beside the exact one, and judged by labelled frames:
+    `data` is one set or one by model, `labels` the name of their array, or by model. `wishes` are
+    the fields of ExploreWishes.
 
     Raises the errors of `explore_models`, UsageError for a value of another type.
     """
@@ -255,7 +264,7 @@ def explore(
     told = dict(wishes) | {"calibration": calibration, "output": output}
     asked = ExploreOptions(
         arguments.whole("points", points),
-        arguments.whole("measure", measure),
+        None if measure is None else arguments.whole("measure", measure),
         _labelled(data, labels),
     )
     return explore_models(options_of(models, names, told), asked)
