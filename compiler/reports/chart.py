@@ -160,9 +160,17 @@ def _draw(draw: ImageDraw.ImageDraw, chart: Chart) -> None:
             size = 5 if dot.strong else 3
             fill = (255, 255, 255) if series.predicted else colour
             draw.ellipse((x - size, y - size, x + size, y + size), fill=fill, outline=colour)
-            if index == 0:
-                write((x - 4, y + 6), dot.label)
         write(_legend(index), _short(series.name), colour)
+    # Last, so that no dot hides them.
+    for dot, (x, y) in _labelled(chart, scale):
+        write((x - 4, y + 6), dot.label)
+
+
+def _labelled(chart: Chart, scale: _Scale) -> Iterator[tuple[Dot, Place]]:
+    """The dots that have their labels beside them, with their places."""
+    for dot in chart.shown[0].dots if chart.series else ():
+        if dot.label:
+            yield dot, scale.place(dot.x, dot.y)
 
 
 def _dashes(start: Place, end: Place) -> Iterator[tuple[Place, Place]]:
@@ -222,16 +230,16 @@ def chart_svg(chart: Chart) -> str:
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in ends)
         parts.append(f'<g class="{kind}"><polyline points="{points}"/>')
         for dot, (x, y) in zip(series.dots, places):
-            parts.append(_dot(dot, x, y, with_label=index == 0))
+            parts.append(_dot(dot, x, y))
         x, y = _legend(index)
         parts.append(f"{_label(x, y + 10, _short(series.name))}</g>")
+    parts += [_label(x, y + 17, dot.label, "middle") for dot, (x, y) in _labelled(chart, scale)]
     return "".join([*parts, "</svg>"])
 
 
-def _dot(dot: Dot, x: float, y: float, with_label: bool) -> str:
+def _dot(dot: Dot, x: float, y: float) -> str:
     told = f"<title>{_text(dot.told)}</title>" if dot.told else ""
     drawn = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{6 if dot.strong else 4}">{told}</circle>'
-    drawn += _label(x, y + 17, dot.label, "middle") if with_label and dot.label else ""
     return f'<a href="{_text(dot.link)}">{drawn}</a>' if dot.link else drawn
 
 
