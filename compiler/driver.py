@@ -308,18 +308,28 @@ def compile(
         plan = plan_from_json(cast("object", plan))
     elif plan is not None and not isinstance(plan, Plan):
         told["plan"], plan = plan, None
-    if (preprocessing := told.pop("preprocessing", None)) is not None:
-        told["preprocessing"] = arguments.table("preprocessing", preprocessing, _preprocessing)
     told |= {"budget": budget, "calibration": calibration, "output": output}
-    paths = arguments.several("models", models, arguments.path)
-    named = arguments.table("names", {} if names is None else names, arguments.path)
-    options = CompileOptions(
-        models=model_names(paths, named),
-        **told,
-    )
+    options = options_of(models, names, told)
     result = compile_models(options, plan=plan)
     assert result.bundle is not None
     return load(result.bundle)
+
+
+def options_of(
+    models: Sequence[str | Path] | str | Path,
+    names: Mapping[str, str | Path] | None,
+    told: Mapping[str, Any],
+) -> CompileOptions:
+    """The options of a Python call: models as paths, names for them, and fields of CompileOptions.
+
+    Raises UsageError for a value of another type.
+    """
+    given = dict(told)
+    if (preprocessing := given.pop("preprocessing", None)) is not None:
+        given["preprocessing"] = arguments.table("preprocessing", preprocessing, _preprocessing)
+    paths = arguments.several("models", models, arguments.path)
+    named = arguments.table("names", {} if names is None else names, arguments.path)
+    return CompileOptions(models=model_names(paths, named), **given)
 
 
 def _preprocessing(name: str, value: object) -> Preprocessing:

@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
+from ..runtime.json_reader import Reader, read_json
 from ..runtime.placing import alive, sync, unwritten
-from .errors import UsageError
+from .errors import ModelError, UsageError
 
 
 def check_output_folder(folder: Path, marker: str, overwrite: bool) -> None:
@@ -73,8 +74,29 @@ def together(folder: Path, last: str) -> Generator[Path]:
 def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files, by name, into a folder: all of them or none; the last one goes last.
 
-    Raises UsageError if the disk is full or cannot be written.
+    What earlier results of the same kind left there goes (see `clear_earlier`). Raises UsageError
+    if the disk is full or cannot be written.
     """
-    with together(folder, list(files)[-1]) as partial:
+    last = list(files)[-1]
+    with together(folder, last) as partial:
         for name, content in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
+        clear_earlier(folder, last)
+
+
+def clear_earlier(folder: Path, marker: str) -> None:
+    """Remove the files that the JSON `marker` of earlier results lists under 'files', and it.
+
+    Nothing else, and nothing outside of the folder; a marker that cannot be read lists nothing.
+    """
+    try:
+        known = read_json((folder / marker).read_bytes(), marker, "")
+        files = Reader(marker, "", known).items("files", Reader.text)
+    except (OSError, ModelError):
+        return
+    (folder / marker).unlink()
+    for name in files:
+        place = folder / name
+        if place.resolve().is_relative_to(folder.resolve()) and place.is_file():
+            place.unlink()

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compile", "load", "similarity"]
+__all__ = ["__version__", "compile", "explore", "load", "similarity"]
 
 if TYPE_CHECKING:
     from repsimc.compiler.driver import compile
+    from repsimc.compiler.explore.exploration import explore
     from repsimc.compiler.similarity.compare import similarity
     from repsimc.runtime.session import load
 
@@ -25,6 +26,7 @@ if "onnxruntime" in sys.modules:  # it started before us: whatever can still be 
 
 _HOMES = {
     "compile": "repsimc.compiler.driver",
+    "explore": "repsimc.compiler.explore.exploration",
     "load": "repsimc.runtime.session",
     "similarity": "repsimc.compiler.similarity.compare",
 }

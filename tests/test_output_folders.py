@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from repsimc.compiler.cli.shell import Stopped
 from repsimc.compiler.errors import UsageError
-from repsimc.compiler.output_folders import check_output_folder, together, write_together
+from repsimc.compiler.output_folders import (
+    check_output_folder,
+    clear_earlier,
+    together,
+    write_together,
+)
 
 MARKER = "result.json"
 
@@ -78,3 +84,23 @@ def test_what_a_killed_call_left_goes(tmp_path: Path) -> None:
     (tmp_path / ".out.partial-mine").mkdir()
     write_together(tmp_path / "out", {MARKER: b"{}"})
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial-mine", "out"]
+
+
+def test_what_earlier_results_list_goes_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    listed = json.dumps({"files": ["plans/1.json", "../mine.txt", "gone.txt"]}).encode()
+    write_together(folder, {"plans/1.json": b"1", "other.txt": b"2", MARKER: listed})
+    (tmp_path / "mine.txt").write_bytes(b"mine")
+    write_together(folder, {"plans/2.json": b"3", MARKER: b"{}"})
+    assert held(tmp_path) == {
+        "mine.txt": b"mine",
+        "out/other.txt": b"2",
+        "out/plans/2.json": b"3",
+        f"out/{MARKER}": b"{}",
+    }
+
+
+def test_a_marker_that_cannot_be_read_lists_nothing(tmp_path: Path) -> None:
+    write_together(tmp_path, {"a.txt": b"1", MARKER: b"no json"})
+    clear_earlier(tmp_path, MARKER)
+    assert held(tmp_path) == {"a.txt": b"1", MARKER: b"no json"}

@@ -19,7 +19,7 @@ from ..execution.fidelity import TOP1, FidelityMeter, LossMeter, metric_for
 from ..execution.positions import frames_first
 from ..frames.axes import interface
 from ..frames.calibration import FrameOptions, Frames, InputSpec, load_frames
-from ..frames.labels import load_labels
+from ..frames.labels import load_labels, require_classes
 from ..frames.scenes import SmallFrames
 from ..frames.splits import RUNS
 from ..graph.arrays import Array, Int64
@@ -291,14 +291,8 @@ class _Comparison:
             self._judge(original[self.scores], compiled[self.scores], self.labels[rows])
 
     def _judge(self, original: Array, compiled: Array, truth: Int64) -> None:
-        classes = original.shape[-1]
-        wrong = truth[(truth < 0) | (truth >= classes)]
-        if len(wrong):
-            raise DataError(
-                f"a label is {int(wrong[0])}, and output '{self.scores}' of model "
-                f"'{self.entry.name}' has {classes} classes",
-                f"give this model its own labels: --labels {self.entry.name}=NAME",
-            )
+        assert self.scores is not None
+        require_classes(truth, original.shape[-1], self.entry.name, self.scores)
         for index, scores in enumerate((original, compiled)):
             self.right[index] += int(np.sum(scores.argmax(-1) == truth))
         self.judged += len(truth)

@@ -14,6 +14,7 @@ from . import build as cli_build
 from . import bundle as cli_bundle
 from . import compile as cli_compile
 from . import depth as cli_depth
+from . import explore as cli_explore
 from . import inspect as cli_inspect
 from . import similarity as cli_similarity
 from .console import Call, guarded
@@ -57,6 +58,7 @@ def top(
 
 app.command(epilog=cli_compile.COMPILE_EXAMPLES)(cli_compile.compile)
 app.command(epilog=cli_inspect.INSPECT_EXAMPLES)(cli_inspect.inspect)
+app.command(epilog=cli_explore.EXPLORE_EXAMPLES)(cli_explore.explore)
 app.command(epilog=cli_depth.DEPTH_EXAMPLES)(cli_depth.depth)
 app.command(epilog=cli_similarity.SIMILARITY_EXAMPLES)(cli_similarity.similarity)
 app.command(epilog=cli_bundle.VERIFY_EXAMPLES)(cli_bundle.verify)

@@ -33,6 +33,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
             **words: Any,
         ) -> None:
             call = call_of(ctx).take(format, verbose, quiet)
+            call.config = config
             said = {name: words.pop(name) for name in names}
             settings = load_config(config, Path.cwd(), said)
             run(call.take(format or settings.format), settings, **words)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -47,13 +48,14 @@ class Format(str, Enum):  # noqa: UP042 (StrEnum is of Python 3.11; JetPack 6 ha
 class Call:
     """What is true of a whole call: the form of its results, and how much it tells besides.
 
-    `doing` is the stage that it is in, in words.
+    `doing` is the stage that it is in, in words; `config` the file of options that was named.
     """
 
     format: Format = Format.table
     verbose: bool = False
     quiet: bool = False
     doing: str = ""
+    config: Path | None = None
 
     def take(self, format: Format | None, verbose: bool = False, quiet: bool = False) -> Call:
         """The call, with what a command was told on top."""

@@ -89,10 +89,10 @@ def depth(
     from ..isolation.process import start
 
     start()  # its imports go on beside ours
-    from ..depth.accuracy import Labelled
     from ..depth.curve import BUNDLE
     from ..depth.curve import depth as measure
     from ..depth.report import depth_grid
+    from ..explore.accuracy import Labelled
     from ..reports.table import fidelity_grid, report_grid
 
     judged = None if data is None or labels is None else Labelled(data, labels)

@@ -15,19 +15,20 @@ from ..case import Case, case_of
 from ..driver import CompileResult, compile_models
 from ..errors import FidelityError, ModelError, UsageError
 from ..execution.latency import latencies
+from ..explore.accuracy import Judge, Labelled
 from ..fitting.effort import CURVE, GLANCE, TRIAL, Effort
 from ..frontends.read import read_model
 from ..graph.program import own_name
 from ..graph.regions import Refusal, find_regions
 from ..options import CompileOptions
 from ..output_folders import check_output_folder, write_together
+from ..planning.damage import Output
 from ..planning.descent import LOOKS, Descent, Step, Trying, region_sites, regions_beside
 from ..planning.plan import Plan, PlannedAction, plan_of
 from ..planning.trial import Trial
 from ..planning.workbench import Workbench
 from ..progress import NoProgress, Progress
 from ..reports.report import OutputFidelity
-from .accuracy import Judge, Labelled
 from .plot import depth_png
 from .report import DepthCurve, DepthPoint
 
@@ -116,7 +117,7 @@ def _depth(
     ((name, path),) = options.models
     original = read_model(path, name, options.parse_limits)
     case = case_of([original], options, progress)
-    judge = None if asked.labelled is None else Judge(options, original, asked.labelled)
+    judge = None if asked.labelled is None else Judge(case, asked.labelled)
     bench = Workbench(case, progress)
     sites = regions_beside(region_sites(bench, chosen(), asked.effort), bench.bills, ())
     refused = find_regions(case.program).refused
@@ -263,11 +264,16 @@ def _points(
                 seconds[index],
                 tuple(map(OutputFidelity.of, trial.outputs)),
                 trial.error,
-                {} if judge is None else judge.accuracy(trial.program),
+                {} if judge is None else _by_output(judge.accuracy(trial.program)),
             )
         )
         progress.advance()
     return tuple(points)
+
+
+def _by_output(accuracy: Mapping[Output, float]) -> dict[str, float]:
+    """The accuracy of the one model, by its outputs."""
+    return {own: value for (_, own), value in accuracy.items()}
 
 
 def _gone(case: Case, step: Step) -> tuple[str, str]:

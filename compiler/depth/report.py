@@ -7,7 +7,7 @@ from typing import Any
 
 from ...runtime.json_values import JsonValue
 from ..reports.report import OutputFidelity
-from ..reports.table import Grid, figures, words
+from ..reports.table import Grid, figures, with_share, words
 from ..units import format_bytes, format_count
 
 SCHEMA = "repsimc.depth/1"
@@ -75,9 +75,11 @@ def depth_grid(curve: DepthCurve, picked: int | None = None) -> Grid:
         (
             f"{'> ' if point.regions == picked else ''}{point.regions}",
             point.removed + (f" ({point.instead})" if point.instead else "") or "(unchanged)",
-            _share(format_count(point.macs), point.macs, base.macs),
-            _share(format_bytes(point.weights_nbytes), point.weights_nbytes, base.weights_nbytes),
-            _share(
+            with_share(format_count(point.macs), point.macs, base.macs),
+            with_share(
+                format_bytes(point.weights_nbytes), point.weights_nbytes, base.weights_nbytes
+            ),
+            with_share(
                 f"{1e3 * point.latency_seconds:.2f} ms",
                 point.latency_seconds,
                 base.latency_seconds,
@@ -98,7 +100,3 @@ def depth_grid(curve: DepthCurve, picked: int | None = None) -> Grid:
         ),
         notes=notes,
     )
-
-
-def _share(text: str, value: float, base: float) -> str:
-    return f"{text} ({100 * value / base:.0f} %)" if base > 0 else text

@@ -44,3 +44,14 @@ def load_labels(path: Path, name: str, rows: Rows | None = None) -> NDArray[np.i
             "give one label per frame, in the frames' order",
         )
     return labels
+
+
+def require_classes(labels: NDArray[np.int64], classes: int, model: str, output: str) -> None:
+    """Raise DataError for a label that is no index of an output's so many classes."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise DataError(
+            f"a label is {int(wrong[0])}, and output '{output}' of model '{model}' has {classes} "
+            "classes",
+            f"give this model its own labels: --labels {model}=NAME",
+        )

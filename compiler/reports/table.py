@@ -196,6 +196,11 @@ def _change(
     return f"{value} -> {text} {unit}".rstrip()
 
 
+def with_share(text: str, value: float, base: float) -> str:
+    """'1.05 MiB (75 %)': an amount and its share of another, which is left out of nothing."""
+    return f"{text} ({100 * value / base:.0f} %)" if base > 0 else text
+
+
 def sharing_text(sharing: Sharing) -> str:
     """'resnet20 67 % exact': the donor, the depth, and how ('adapted': by representation)."""
     how = "exact" if sharing.exact else "adapted"

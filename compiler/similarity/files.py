@@ -11,11 +11,10 @@ from typing import Any, cast
 import numpy as np
 import onnx
 
-from ...runtime.json_reader import Reader, read_json
 from ...runtime.wire import external_files
 from ..errors import ModelError
 from ..naming import sanitised
-from ..output_folders import check_output_folder, together
+from ..output_folders import check_output_folder, clear_earlier, together
 from .heatmap import heatmap_page, heatmap_png
 from .measures import CATALOG
 from .report import LayerReport, Match, SimilarityResult, arrays, number
@@ -47,7 +46,7 @@ def write_similarity(
     with together(folder, RESULT) as partial:
         written = _written(result, partial, models or {})
         # What an earlier analysis wrote goes when the new one is whole.
-        _clear(folder)
+        clear_earlier(folder, RESULT)
     return [folder / path.relative_to(partial) for path in written]
 
 
@@ -75,20 +74,6 @@ def _written(result: SimilarityResult, folder: Path, models: Mapping[str, Path])
     written.append(folder / RESULT)
     written[-1].write_text(text + "\n", encoding="utf-8")
     return written
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier analysis wrote here, and nothing else."""
-    try:
-        known = read_json((folder / RESULT).read_bytes(), RESULT, "")
-        files = Reader(RESULT, "", known).items("files", Reader.text)
-    except (OSError, ModelError):
-        return
-    (folder / RESULT).unlink()
-    for name in files:
-        place = folder / name
-        if place.resolve().is_relative_to(folder.resolve()) and place.is_file():
-            place.unlink()
 
 
 def notes_of(result: SimilarityResult, model: str) -> dict[str, dict[str, str]]:

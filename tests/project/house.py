@@ -27,6 +27,7 @@ COLUMN: tuple[tuple[str, ...], ...] = (
     ("compiler.reports",),
     ("compiler.similarity", "compiler.bundle"),
     ("compiler.driver",),
+    ("compiler.explore",),
     ("compiler.depth",),
     ("compiler.cli",),
 )
