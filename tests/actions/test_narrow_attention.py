@@ -105,16 +105,16 @@ def test_the_fit_loses_less_than_any_choice_of_dimensions(kept: int) -> None:
     assert (mine < 0.9 * best).all()
 
 
-def test_a_site_tells_what_the_logits_will_lose() -> None:
+@pytest.mark.parametrize("dims", [6, 4])
+def test_a_site_tells_what_the_logits_will_lose(dims: int) -> None:
     program = program_of(attention_layer("apart", rank=DIMS))
     original = program.copy()
-    (site,) = [site for site in found(original).found if site.action == narrow(6)]
-    carried_out(program, narrow(6), tokens())
+    (site,) = [site for site in found(original).found if site.action == narrow(dims)]
+    carried_out(program, narrow(dims), tokens())
     wanted, weights = values_of(original, "a/l", "a/s")
-    wrong = values_of(program, "a/l")[0] - wanted
-    masked = np.where(weights > 0, wanted, 0.0)
-    lost = seen_by_softmax(wrong, weights).sum() / seen_by_softmax(masked, weights).sum()
-    assert 0.5 < lost / site.damage < 2
+    wrong = seen_by_softmax(values_of(program, "a/l")[0] - wanted, weights).sum()
+    # Queries are taken to be independent of the keys of their frame, which they are not quite.
+    assert 0.25 < wrong / seen_by_softmax(wanted, weights).sum() / site.damage < 4
 
 
 def test_what_follows_is_fitted_again() -> None:
