@@ -22,7 +22,7 @@ from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..execution.executable import Executable
 from ..execution.feeds import FrameSet, run_on
-from ..fitting.attention_heads import Attention, Heads, attention_behind, made_by
+from ..fitting.attention_heads import Attention, Heads, attention_behind, made_by, with_channels
 from ..fitting.reference import Reference
 from ..fitting.regression import Affine
 from ..graph.arrays import Array, Float64
@@ -181,17 +181,11 @@ def _narrow(program: Program, block: Attention, forms: _Forms, dims: int, by: st
     maps: Mapping[int, Float64] = {id(block.queries): q_map, id(block.keys): k_map}
     readers = {id(heads): (node, index) for heads, node, index in block.reads}
     for operator, parts in block.operators:
-        affine = operator.affine()
-        weights = [_mapped(affine.weight[0], heads, maps.get(id(heads))) for heads in parts]
-        biases = [_mapped(affine.bias, heads, maps.get(id(heads))) for heads in parts]
-        width = sum(weight.shape[1] for weight in weights)
-        fitted = operator.resized(program, fan_out=width)
-        fitted.write(
-            program, Affine(np.concatenate(weights, axis=1)[None], np.concatenate(biases, axis=1))
-        )
-        for tensor in made_by(fitted):
-            if tensor.shape is not None:
-                tensor.shape = (*tensor.shape[:-1], width)
+        present = operator.affine()
+        weights = [_mapped(present.weight[0], heads, maps.get(id(heads))) for heads in parts]
+        biases = [_mapped(present.bias, heads, maps.get(id(heads))) for heads in parts]
+        affine = Affine(np.concatenate(weights, axis=1)[None], np.concatenate(biases, axis=1))
+        fitted = with_channels(program, operator, affine)
         program.note_fit(operator.node.name, by)
         made: list[gs.Node] = []
         cut = _split(names, fitted.result, [weight.shape[1] for weight in weights], made)

@@ -19,6 +19,7 @@ from ..graph.free_size import size_of
 from ..graph.program import Program, is_standard, own_name
 from ..structure.activation_functions import attends
 from .operators import LinearOperator, operator_making
+from .regression import Affine
 
 # Frames that heads are followed with where the batch is free: two, to tell the batch from others.
 _BATCH = 2
@@ -288,3 +289,14 @@ def _sliced(rank: int, numbers: Sequence[Sequence[int]]) -> tuple[slice, ...]:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         index[axis] = slice(start, end, step)
     return tuple(index)
+
+
+def with_channels(program: Program, operator: LinearOperator, affine: Affine) -> LinearOperator:
+    """The operator with weights of its own for other channels, in place in its node."""
+    width = affine.bias.shape[1]
+    resized = operator.resized(program, fan_out=width)
+    resized.write(program, affine)
+    for tensor in made_by(resized):
+        if tensor.shape is not None:
+            tensor.shape = (*tensor.shape[:-1], width)
+    return resized

@@ -40,7 +40,7 @@ def narrow(dims: int, value: str = "a/s") -> NarrowAttentionAction:
 
 
 def found(program: Program, frames: ArrayFrames | None = None) -> Sites:
-    return find(GivenEvidence(program, frames or tokens()), ("a",))  # type: ignore[arg-type]
+    return find(GivenEvidence(program, frames or tokens()), ("a",))
 
 
 def values_of(program: Program, *names: str) -> list[Array]:
