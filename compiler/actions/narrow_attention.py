@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -66,15 +67,34 @@ class _Forms(NamedTuple):
         return self.queries[:, :, :dims], self.keys[:, :, :dims]
 
 
+# Measured once for each reference and model: neither a reference's program nor its frames change.
+_KNOWN: WeakKeyDictionary[Reference, dict[str, Mapping[str, _Forms]]] = WeakKeyDictionary()
+
+
+def _forms_of(reference: Reference, model: str) -> Mapping[str, _Forms]:
+    """The forms of all attention in a model, by map: one pass over the reference's frames."""
+    known = _KNOWN.setdefault(reference, {})
+    if model not in known:
+        layers = _layers(reference.program, model).values()
+        blocks = [block for block in layers if isinstance(block, Attention)]
+        known[model] = _forms(reference.program, reference.frames, blocks) if blocks else {}
+    return known[model]
+
+
+def _layers(program: Program, model: str) -> dict[str, Attention | str]:
+    """A model's attention by map, or why it cannot be narrowed."""
+    softmaxes = [node for node in program.nodes_of(model) if node.op == "Softmax"]
+    maps = [node.outputs[0].name for node in softmaxes if attends(node)]
+    return {value: attention_behind(program, value) for value in maps}
+
+
 def _forms(program: Program, frames: FrameSet, blocks: Sequence[Attention]) -> dict[str, _Forms]:
     """How the logits of each block depend on directions of its queries and keys, on the frames.
 
-    One pass over the frames for all blocks. The moments are those by which a softmax tells logits
-    apart: second moments of the queries, and covariances of the keys within a frame under the
-    attention that each query pays them, since what all keys of a query have in common, it ignores.
+    The moments are those by which a softmax tells logits apart: second moments of the queries, and
+    covariances of the keys within a frame under the attention that each query pays them, since what
+    all keys of a query have in common, it ignores.
     """
-    if not blocks:
-        return {}
     wanted = [(b.queries.value.name, b.keys.value.name, b.value.name) for b in blocks]
     segment = Executable(program, None, list(dict.fromkeys(n for names in wanted for n in names)))
     moments: dict[str, tuple[Float64, Float64]] = {}
@@ -88,7 +108,9 @@ def _forms(program: Program, frames: FrameSet, blocks: Sequence[Attention]) -> d
             )
             old = moments.get(names[2])
             moments[names[2]] = new if old is None else (old[0] + new[0], old[1] + new[1])
-    return {name: _decomposed(*both) for name, both in moments.items()}
+    # Where a map is NaN (a row that is masked as a whole), nothing can be told.
+    finite = {name: both for name, both in moments.items() if np.isfinite(both).all()}
+    return {name: _decomposed(*both) for name, both in finite.items()}
 
 
 def _moments(q: Array, k: Array, weights: Array) -> tuple[Float64, Float64]:
@@ -144,33 +166,28 @@ class NarrowAttention:
     name: ClassVar[str] = "narrow-attention"
     exact: ClassVar[bool] = False
 
+    model: str
     value: str
     dims: int
     reference: Reference
 
     def run(self, program: Program) -> list[Change]:
         """One change; none where an earlier action took the attention away."""
-        original = self.reference.program
-        if self.value not in program.values() or self.value not in original.values():
+        if self.value not in program.values():
             return []
-        block, planned = (
-            attention_behind(program, self.value),
-            attention_behind(original, self.value),
-        )
-        if isinstance(block, str) or isinstance(planned, str):
+        block = attention_behind(program, self.value)
+        if isinstance(block, str) or self.dims >= block.queries.dims:
             return []
-        heads = block.queries
-        if (heads.count, heads.dims) != (planned.queries.count, planned.queries.dims):
+        forms = _forms_of(self.reference, self.model).get(self.value)
+        if forms is None or forms.singular.shape != block.queries.columns.shape:
             return []
-        if self.dims >= heads.dims:
-            return []
-        forms = _forms(original, self.reference.frames, [planned])[self.value]
         adds = [operator.bias_node or operator.node for operator, _ in block.operators]
         nodes = [*(operator.node for operator, _ in block.operators), *adds]
         before = unique_nbytes(constants_of(nodes))
         _narrow(program, block, forms, self.dims, self.name)
         saved = before - unique_nbytes(constants_of(nodes))
-        what = f"{self.dims} of {heads.dims} dimensions per head stay in '{own_name(self.value)}'"
+        kept = f"{self.dims} of {block.queries.dims} dimensions per head stay"
+        what = f"{kept} in the queries and keys of '{own_name(self.value)}'"
         return [Change(what, block.logits.name, saved)]
 
 
@@ -310,7 +327,7 @@ class NarrowAttentionAction(OneModel):
 
     def rewrites(self, reference: Reference) -> list[Pass]:
         """The narrower projections."""
-        return [NarrowAttention(self.value, self.dims, reference)]
+        return [NarrowAttention(self.model, self.value, self.dims, reference)]
 
     def disturbed(self, program: Program) -> Disturbed:
         """The logits."""
@@ -321,29 +338,30 @@ class NarrowAttentionAction(OneModel):
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Attention of a group's models with fewer dimensions, by what the logits lose."""
     program, bills, sites = evidence.program, evidence.bills, Sites()
-    owners = owners_of(program, group)
-    blocks: list[Attention] = []
-    for node in program.graph.nodes:
-        value = node.outputs[0].name if node.op == "Softmax" else ""
-        if value not in owners or not attends(node):
-            continue
-        block = attention_behind(program, value)
-        if isinstance(block, str):
-            sites.refused[value] = block
-        else:
-            blocks.append(block)
     whole = bills.bill(())
     assert whole is not None
-    forms = _forms(program, evidence.reference(group[0]).frames, blocks)
-    for block in blocks:
-        value, dims = block.value.name, block.queries.dims
-        for left in sorted({max(1, int(dims * share)) for share in _LEFT} - {dims}, reverse=True):
-            action = NarrowAttentionAction(owners[value], value, left)
-            bill, lost = bills.bill((action,)), forms[value].lost(left)
-            if bill is None or lost > _MOST_LOST:
-                continue
-            saved = whole - bill
-            if max(saved.weights_nbytes, saved.macs) > 0:
-                look = (owners[value], value)
-                sites.found.append(Site(action, saved, lost, {"logits": 1 - lost}, look=look))
+    owners = owners_of(program, group)
+    for model in group:
+        layers = _layers(program, model)
+        sites.refused |= {value: why for value, why in layers.items() if isinstance(why, str)}
+        forms = _forms_of(evidence.reference(model), model)
+        untold = [value for value in layers if value not in forms and value not in sites.refused]
+        sites.refused |= {value: f"'{own_name(value)}' is not finite" for value in untold}
+        for value, form in forms.items():
+            if owners[value] != model:
+                continue  # found with the model that it was first met in
+            for dims in _fewer(form.singular.shape[1]):
+                action = NarrowAttentionAction(model, value, dims)
+                bill, lost = bills.bill((action,)), form.lost(dims)
+                if bill is None or lost > _MOST_LOST:
+                    continue
+                saved = whole - bill
+                if max(saved.weights_nbytes, saved.macs) > 0:
+                    told = {"logits": 1 - lost}
+                    sites.found.append(Site(action, saved, lost, told, look=(model, value)))
     return sites
+
+
+def _fewer(dims: int) -> list[int]:
+    """Dimensions per head that may be left of so many, most first."""
+    return sorted({max(1, int(dims * share)) for share in _LEFT} - {dims}, reverse=True)
