@@ -20,7 +20,10 @@ from repsimc.compiler.actions.site import Sites
 from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.execution.executable import Executable
+from repsimc.compiler.execution.feeds import input_specs
+from repsimc.compiler.execution.measured_sizes import bind_to_frames
 from repsimc.compiler.fitting.reference import Reference
+from repsimc.compiler.frames.calibration import load_frames
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.structure.cost import program_cost
 from repsimc.passes.base import Change
@@ -70,6 +73,28 @@ def test_dimensions_that_the_logits_do_not_need_go_for_nothing(way: str) -> None
     assert error(program, original, tokens(1, seed=2), "a/l") < 1e-9
     queries, keys = (t.shape for t in program.values()["a/l"].inputs[0].inputs)
     assert (queries[-2:], keys[-2:]) == ((TOKENS, RANK), (RANK, TOKENS))
+
+
+@pytest.mark.parametrize("way", ["apart", "split", "slices"])
+def test_any_number_of_tokens_may_come_afterwards(way: str) -> None:
+    program = program_of(attention_layer(way, RANK, tokens="T"))
+    x = tokens(64).arrays["a/x"]
+    bind_to_frames(program, load_frames({"x": x}, {"a": input_specs(program)}))
+    original = program.copy()
+    (change, *_) = carried_out(program, narrow(RANK), tokens())
+    assert "3 of 8 dimensions" in change.what
+    more = ArrayFrames({"a/x": np.concatenate([x[:20], x[20:40]], axis=1)})
+    assert error(program, original, more) < 1e-9
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_number_of_frames_may_be_fixed(way: str) -> None:
+    program = program_of(attention_layer(way, RANK, frames=1))
+    original, frames = program.copy(), ArrayFrames(tokens(64).arrays, batch=1)
+    (change, *_) = carried_out(program, narrow(RANK), frames)
+    assert "3 of 8 dimensions" in change.what
+    one = ArrayFrames({"a/x": tokens(1, seed=1).arrays["a/x"]})
+    assert error(program, original, one) < 1e-9
 
 
 @pytest.mark.parametrize("way", WAYS)

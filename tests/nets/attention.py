@@ -118,13 +118,24 @@ WAYS: dict[str, Callable[[_Layer, str], _Parts]] = {
 """How queries, keys and values are written, by name; all compute the same."""
 
 
-def attention_layer(way: str = "timm", rank: int = 3, seed: int = 11) -> onnx.ModelProto:
-    """Tokens x [6, 10] -> e -> attention with map s, a mask and a skip -> scores y."""
+def attention_layer(
+    way: str = "timm",
+    rank: int = 3,
+    seed: int = 11,
+    frames: int | str = "N",
+    tokens: int | str = TOKENS,
+) -> onnx.ModelProto:
+    """Tokens x [6, 10] -> e -> attention with map s, a mask and a skip -> scores y.
+
+    There is no mask where the number of tokens is free.
+    """
     net = Net(seed)
     x = net.node("Tanh", net.linear("x", 10, WIDTH), out="e")
     q, k, v = WAYS[way](_Layer(net, rank), x)
-    mask = np.where(np.tri(TOKENS, k=2, dtype=bool), 0.0, -1e4)
-    logits = net.node("Add", net.node("MatMul", q, k, out="l"), net.weight(mask))
+    logits = net.node("MatMul", q, k, out="l")
+    if tokens == TOKENS:
+        mask = np.where(np.tri(TOKENS, k=2, dtype=bool), 0.0, -1e4)
+        logits = net.node("Add", logits, net.weight(mask))
     mixed = net.node("MatMul", net.node("Softmax", logits, axis=-1, out="s"), v)
     if way == "tokens_first":
         shape = net.weight(np.array([-1, HEADS, TOKENS, DIMS], np.int64))
@@ -133,4 +144,4 @@ def attention_layer(way: str = "timm", rank: int = 3, seed: int = 11) -> onnx.Mo
     shape = net.weight(np.array([0, -1, HEADS * DIMS], np.int64))
     x = net.node("Add", x, net.linear(net.node("Reshape", mixed, shape), HEADS * DIMS, WIDTH))
     net.gemm(net.node("ReduceMean", x, axes=[1], keepdims=0), WIDTH, 5, out="y")
-    return net.model(x=("N", TOKENS, 10))
+    return net.model(x=(frames, tokens, 10))
