@@ -25,7 +25,7 @@ from ..execution.executable import Executable
 from ..execution.feeds import FrameSet, run_on
 from ..fitting.attention_heads import Attention, Heads, attention_behind, made_by, with_channels
 from ..fitting.reference import Reference
-from ..fitting.regression import Affine
+from ..fitting.regression import Affine, products_in_threads
 from ..graph.arrays import Array, Float64
 from ..graph.edit import Edit
 from ..graph.program import FreeNames, Note, Program, constants_of, own_name
@@ -88,6 +88,7 @@ def _layers(program: Program, model: str) -> dict[str, Attention | str]:
     return {value: attention_behind(program, value) for value in maps}
 
 
+@products_in_threads()
 def _forms(program: Program, frames: FrameSet, blocks: Sequence[Attention]) -> dict[str, _Forms]:
     """How the logits of each block depend on directions of its queries and keys, on the frames.
 
