@@ -247,6 +247,8 @@ class _Costs:
                 continue
             shares = effect.shrunk[name]
             for index, share in sorted(shares.items()):
+                if (name, index) not in self._weights:
+                    continue  # a value: less work, and no weight
                 key, nbytes = self._weights[name, index]
                 self._weights[name, index] = (f"{key} {min(effect.owns)}", nbytes * share)
             self._macs[name] *= min(shares.values())

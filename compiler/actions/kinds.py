@@ -10,6 +10,7 @@ from ..errors import ModelError, UsageError
 from . import (
     fold_activation,
     freeze_branch,
+    narrow_attention,
     narrow_layer,
     prune_channels,
     reuse_attention,
@@ -69,6 +70,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(reuse_attention.ReuseAttentionAction, reuse_attention.find, True, "depth"),
     Kind(tie_weights.TieWeightsAction, tie_weights.find, False, "depth"),
     Kind(narrow_layer.NarrowLayerAction, narrow_layer.find, False, "depth"),
+    Kind(narrow_attention.NarrowAttentionAction, narrow_attention.find, False, "depth"),
 )
 
 

@@ -14,6 +14,7 @@ import pytest
 from repsimc.compiler.actions.action import Action
 from repsimc.compiler.actions.fold_activation import FoldActivationAction
 from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
+from repsimc.compiler.actions.narrow_attention import NarrowAttentionAction
 from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
 from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
@@ -29,6 +30,7 @@ from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning import free
 from repsimc.compiler.planning.plan import Plan, PlannedAction
 from repsimc.compiler.units import parse_budget, parse_macs
+from tests.nets.attention import attention_layer
 from tests.nets.foldable import (
     always_on,
     attention_net,
@@ -78,6 +80,10 @@ CASES = {
     "still branch": Case(still_branch, images, FreezeBranchAction, {}, 0.4, 0.4),
     "layers alike": Case(
         twins, images, TieWeightsAction, {"budget": parse_budget("70%")}, 0.7, 1.0
+    ),
+    "attention wider than its logits": Case(
+        lambda: attention_layer(rank=8), some_tokens, NarrowAttentionAction,
+        {"budget": parse_budget("88%")}, 0.88,
     ),
     "attention alike": Case(attention_net, some_tokens, ReuseAttentionAction, {}, 0.8, 0.8),
 }  # fmt: skip
@@ -274,6 +280,7 @@ WRONG = [
     (PruneChannelsAction("a", "a/r", (12,)), "channel 12"),
     (NarrowLayerAction("a", "a/r", 12), "has 12 units"),
     (NarrowLayerAction("a", "a/c2", 2), "no linear operator alone reads 'c2'"),
+    (NarrowAttentionAction("a", "a/r", 2), "no softmax over logits makes it"),
     (FreezeBranchAction("a", "a/nowhere"), "not in the program"),
     (FreezeBranchAction("a", "a/r"), "cannot read a constant"),
     (FreezeBranchAction("a", "a/y"), "input or output of the model"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from repsimc.compiler.actions.action import Action
 from repsimc.compiler.actions.fold_activation import FoldActivationAction
 from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
+from repsimc.compiler.actions.narrow_attention import NarrowAttentionAction
 from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
 from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
@@ -16,6 +17,7 @@ from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
+from tests.nets.attention import attention_layer
 from tests.nets.by_pass import donor_and_receiver
 from tests.nets.foldable import (
     attention_net,
@@ -68,5 +70,10 @@ EXAMPLES: dict[str, Example] = {
         lambda: program_of(twins()), TieWeightsAction("a", ("a/n_t0", "a/n_t1"))
     ),
     "narrow-layer": Example(lambda: program_of(sometimes_dead()), NarrowLayerAction("a", "a/r", 7)),
+    "narrow-attention": Example(
+        lambda: program_of(attention_layer()),
+        NarrowAttentionAction("a", "a/s", 4),
+        lambda program: tokens(),
+    ),
 }
 """By the name of the kind."""

@@ -42,6 +42,14 @@ class Net:
         self._nodes.append(helper.make_node(op, inputs, [name], name=f"n_{name}", **attrs))
         return name
 
+    def split(self, x: str, *widths: int, axis: int = -1) -> list[str]:
+        """Parts of these widths."""
+        names = [f"split{len(self._nodes)}_{part}" for part in range(len(widths))]
+        sizes = self.weight(np.array(widths, np.int64))
+        made = helper.make_node("Split", [x, sizes], names, name=f"n_{names[0]}", axis=axis)
+        self._nodes.append(made)
+        return names
+
     def conv(
         self,
         x: str,
