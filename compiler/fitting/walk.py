@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..execution.executable import Activations, Executable
 from ..execution.feeds import FrameSet
+from ..execution.rows import RowMemory
 from ..graph.arrays import Array, Int64
 from ..graph.program import Program, node_inputs
 
@@ -16,7 +17,7 @@ class Walk:
     """A forward pass over all fit frames that can stop at a value, change weights, and go on.
 
     Every node runs once. What later nodes still need is held between stops: the live values at
-    the stop, for all frames.
+    the stop, for all frames. `memory` is for the rows that are taken at one stop.
     """
 
     def __init__(self, program: Program, frames: FrameSet, outputs: Sequence[str]) -> None:
@@ -27,6 +28,7 @@ class Walk:
         self._done: set[int] = set()
         self._held = Activations()
         self._counts = list(frames.counts)
+        self.memory = RowMemory()
 
     def advance(self, stops: Sequence[str], visit: Visit) -> None:
         """Run up to the values `stops`; `visit(first frame, frames, {value: array})` per batch."""
