@@ -24,15 +24,21 @@ def value_rows(value: Array, positions: Rows, channels_last: bool) -> Float32:
     else:
         items = np.moveaxis(value.reshape(value.shape[0], value.shape[1], -1), 1, -1)
         flat = items.reshape(frames, -1, value.shape[1])
-    picked = np.take_along_axis(flat, positions[:, :, None], axis=1)
+    size = flat.shape[1]
+    if positions.shape[1] == size and (positions == np.arange(size)).all():
+        picked = flat
+    else:
+        picked = flat[np.arange(frames)[:, None], positions]
     return np.ascontiguousarray(picked.reshape(-1, flat.shape[-1]), dtype=np.float32)
 
 
-def window_rows(x: Array, positions: Rows, window: Window, groups: int) -> Float32:
+def window_rows(
+    x: Array, positions: Rows, window: Window, groups: int, out: Float32 | None = None
+) -> Float32:
     """Patches [frames * p, groups, channels / groups * kernel] at output positions [frames, p].
 
     Only the sampled patches are gathered, never the whole im2col matrix. Taps that an output does
-    not read are zero.
+    not read are zero. They are written into `out` if that is given.
     """
     spatial = tuple(x.shape[2:])
     rank = len(spatial)
@@ -48,9 +54,15 @@ def window_rows(x: Array, positions: Rows, window: Window, groups: int) -> Float
         index.append(reads[axis][corner].reshape(shape))
     last = np.moveaxis(x, 1, -1)
     if any((taps == size).any() for taps, size in zip(reads, spatial)):
-        last = np.pad(last, [(0, 0), *[(0, 1)] * rank, (0, 0)])
+        padded = np.zeros([len(x), *(size + 1 for size in spatial), x.shape[1]], np.float32)
+        padded[(slice(None), *(slice(size) for size in spatial))] = last
+        last = padded
     patches = np.moveaxis(last[tuple(index)], -1, 1)  # [rows, channels, *kernel]
-    return np.ascontiguousarray(patches, dtype=np.float32).reshape(len(patches), groups, -1)
+    if out is None:
+        fan_in = math.prod(patches.shape[1:]) // groups
+        out = np.empty((len(patches), groups, fan_in), np.float32)
+    out.reshape(patches.shape)[...] = patches
+    return out
 
 
 def positions_per_frame(value: Array, frames: int, channels_last: bool) -> int | None:
@@ -77,14 +89,20 @@ def sample_positions(frames: int, size: int, rows: int, seed: int | tuple[int, .
     return np.sort(np.argpartition(keys, per_frame, axis=1)[:, :per_frame], axis=1)
 
 
-def joined_rows(parts: list[Float32]) -> Float32:
-    """The rows of all parts, which are given up one by one: they are never there twice."""
-    if len(parts) == 1:
-        return parts.pop()
-    made = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), np.float32)
-    start = 0
-    while parts:
-        part = parts.pop(0)
-        made[start : start + len(part)] = part
-        start += len(part)
-    return made
+class RowMemory:
+    """Memory for the rows of one problem after another.
+
+    What the system hands out anew it has to make zeros of, page by page: for rows of 100 MB that
+    takes longer than their products do.
+    """
+
+    def __init__(self) -> None:
+        self._held: Float32 = np.empty(0, np.float32)
+
+    def rows(self, *shape: int) -> Float32:
+        """An array of that shape, its numbers left over; the one before it is no longer valid."""
+        size = math.prod(shape)
+        if self._held.size < size:
+            self._held = np.empty(0, np.float32)  # never both at a time
+            self._held = np.empty(size, np.float32)
+        return self._held[:size].reshape(shape)

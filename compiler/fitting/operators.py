@@ -136,8 +136,11 @@ class LinearOperator(ABC):
         reader.inputs[index] = bias
 
     @abstractmethod
-    def rows(self, x: Array, positions: Rows) -> Float32:
-        """Receptive fields [frames * p, groups, fan_in] of x at output positions [frames, p]."""
+    def rows(self, x: Array, positions: Rows, out: Float32 | None = None) -> Float32:
+        """Receptive fields [frames * p, groups, fan_in] of x at output positions [frames, p].
+
+        They are written into `out` if that is given.
+        """
 
     # -- between the node's layout of weights and [groups, fan_in, fan_out / groups] --------------
 
@@ -181,9 +184,9 @@ class Conv(LinearOperator):
         assert window is not None
         return window
 
-    def rows(self, x: Array, positions: Rows) -> Float32:
+    def rows(self, x: Array, positions: Rows, out: Float32 | None = None) -> Float32:
         """Patches of x under the kernel."""
-        return window_rows(x, positions, self.window(x.shape[2:]), self.groups)
+        return window_rows(x, positions, self.window(x.shape[2:]), self.groups, out)
 
     def _matrices(self, weight: Float64) -> Float64:
         return weight.reshape(self.groups, self.fan_out // self.groups, -1).transpose(0, 2, 1)
@@ -273,9 +276,13 @@ class Gemm(LinearOperator):
         """How the weight is read."""
         return (*super().form, self._transposed, self._factor)
 
-    def rows(self, x: Array, positions: Rows) -> Float32:
+    def rows(self, x: Array, positions: Rows, out: Float32 | None = None) -> Float32:
         """Rows of x."""
-        return value_rows(x, positions, channels_last=True)[:, None]
+        found = value_rows(x, positions, channels_last=True)[:, None]
+        if out is None:
+            return found
+        out[...] = found
+        return out
 
     @property
     def _transposed(self) -> bool:

@@ -8,21 +8,24 @@ Related: PLeaS (arXiv 2407.02447), ReplaceMe (2505.02819), He et al. 2017 (chann
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..execution.rows import joined_rows, value_rows
+from ..execution.rows import value_rows
 from ..graph.arrays import Array, Float32
 from ..graph.program import Program, node_inputs
 from .operators import LinearOperator, linear_operator
 from .pooling import Pool
 from .reference import Reference, row_count
-from .regression import RIDGE, Affine, Problem, fit, products_in_threads
+from .regression import RIDGE, Affine, Normal, Problem, fit, products_in_threads
 from .unit_choice import columns_of, select_units
 from .walk import Walk
+
+# Rows per unknown that a choice of units goes by: with the same units the fit is the same.
+_CHOICE_ROWS_PER_UNKNOWN = 8
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,7 @@ def reconstruct(
         pool = pools.get(id(operator.node))
         if pool is not None and all(reference.has(unit.result.name) for unit in pool.units):
             rows = gathered(walk, reference, operator, target)
-            # The layer's own units last: a fit overwrites its rows.
-            units = list(_unit_solutions(rows, pool, reference))
-            pool.widen(program, [_solution(rows, operator, reference), *units])
+            pool.widen(program, _with_units(rows, operator, pool, reference))
             pooled.add(id(pool.layer.reader.node))
         elif id(operator.node) in pooled:
             assert target.pool is not None
@@ -99,43 +100,63 @@ def _known(
 
 
 def gathered(walk: Walk, reference: Reference, operator: LinearOperator, target: Target) -> Problem:
-    """The operator's rows, once the walk has come to what it reads."""
-    inputs: list[Float32] = []
+    """The operator's rows, once the walk has come to what it reads.
+
+    They are the walk's memory: its next problem takes their place.
+    """
+    targets = reference.rows(target.value)
+    x = walk.memory.rows(len(targets), operator.groups, operator.fan_in)
+    centre: Float32 | None = None
     others: list[Float32] = []
+    stop = 0
 
     def visit(start: int, count: int, arrays: dict[str, Array]) -> None:
+        nonlocal centre, stop
         picked = reference.positions(target.value, slice(start, start + count))
-        inputs.append(operator.rows(arrays[operator.source.name], picked))
+        made = x[stop : stop + picked.size]
+        operator.rows(arrays[operator.source.name], picked, made)
+        stop += picked.size
+        # The first batch's mean is near enough to the mean of all, and there before the others.
+        if centre is None:
+            centre = made.mean(axis=0)
+        np.subtract(made, centre, out=made)
         if target.other is not None:
             others.append(value_rows(arrays[target.other], picked, operator.channels_last))
 
     walk.advance([operator.source.name, *([target.other] if target.other else [])], visit)
-    x = joined_rows(inputs)
-    wanted = reference.rows(target.value).reshape(len(x), x.shape[1], -1)
+    wanted = targets.reshape(len(x), operator.groups, -1)
     other = np.concatenate(others).reshape(wanted.shape) if others else None
-    return Problem(x, wanted, other, target.rectified)
+    return Problem(x, wanted, other, target.rectified, centre)
 
 
 def _solution(
     rows: Problem, operator: LinearOperator, reference: Reference, start: Affine | None = None
 ) -> Affine:
     start = start or operator.affine()
-    return fit(
-        rows,
-        start,
-        fit_bias=operator.fits_bias,
-        # A new adapter has no old weights to be held to.
-        ridge=reference.size.ridge if bool(start.weight.any()) else RIDGE,
-    )
+    return fit(rows, start, fit_bias=operator.fits_bias, ridge=_ridge(reference, start))
 
 
-def _unit_solutions(rows: Problem, pool: Pool, reference: Reference) -> Iterator[Affine]:
-    """Weights that make the removed blocks' units from what the layer reads."""
+def _ridge(reference: Reference, start: Affine | None) -> float:
+    # A new adapter has no old weights to be held to.
+    return RIDGE if start is None or not start.weight.any() else reference.size.ridge
+
+
+def _with_units(
+    rows: Problem, operator: LinearOperator, pool: Pool, reference: Reference
+) -> list[Affine]:
+    """New weights of the layer, and such as make the removed blocks' units from what it reads."""
+    start = operator.affine()
+    normal = Normal(rows, operator.fits_bias, _ridge(reference, start))
+    found = [normal.fit(rows, start)]
+    if not operator.fits_bias:
+        normal = Normal(rows)
     for unit, start in zip(pool.units, pool.starts()):
         wanted = reference.rows(unit.result.name)[:, None]
         rectified = all(node.op == "Relu" for node in unit.result.outputs)
+        problem = replace(rows, wanted=wanted, other=None, rectified=rectified)
         ridge = RIDGE if start is None else reference.size.ridge
-        yield fit(Problem(rows.x.copy(), wanted, None, rectified), start, ridge=ridge)
+        found.append(normal.at_ridge(ridge).fit(problem, start))
+    return found
 
 
 def _choose_units(
@@ -146,16 +167,14 @@ def _choose_units(
     assert wide is not None
     rows = gathered(walk, reference, wide, target)
     start = pool.sum_of_readers()
-    own = replace(rows, x=rows.x.copy())
-    kept = select_units(own, pool.width, pool.kept, start.weight[0])
-    del own
+    few = rows.some(_CHOICE_ROWS_PER_UNKNOWN * wide.fan_in)
+    kept = select_units(few, pool.width, pool.kept, start.weight[0])
     source = wide.source.name
     reader = pool.narrow(program, kept)
     walk.keep_channels(source, kept, -1 if reader.channels_last else 1)
-    columns = columns_of(kept, rows.x.shape[2] // pool.width)
-    chosen = replace(rows, x=np.ascontiguousarray(rows.x[:, 0][:, columns])[:, None])
+    columns = columns_of(kept, wide.fan_in // pool.width)
     near = Affine(start.weight[:, columns], start.bias)
-    reader.write(program, _solution(chosen, reader, reference, near))
+    reader.write(program, _solution(rows.narrowed(columns), reader, reference, near))
 
 
 def _wanted(

@@ -18,7 +18,7 @@ from ..execution.rows import positions_per_frame, sample_positions, value_rows
 from ..graph.arrays import Float32, Float64
 from ..graph.program import Program
 from .operators import LinearOperator, linear_operator
-from .regression import RIDGE, Affine, Normal
+from .regression import RIDGE, Affine, Normal, Problem
 
 # Rows per operator that a pair is judged on, and the share of them that the fit does not see.
 _ROWS = 768
@@ -46,8 +46,9 @@ def joint_fit(
     """
     start = Affine(_mean_weight(operators), np.zeros_like(operators[0].affine().bias))
     centred = [_centred(op, x, t) for op, x, t in zip(operators, inputs, targets)]
-    normal = Normal(np.concatenate([x for x, _, _, _ in centred]), fit_bias=False)
-    weight = normal.solve(np.concatenate([t for _, t, _, _ in centred]), start).weight
+    x = np.concatenate([x for x, _, _, _ in centred])
+    t = np.concatenate([t for _, t, _, _ in centred])
+    weight = Normal(Problem(x, t), fit_bias=False).solve(t, start).weight
     return [
         Affine(weight, t_mean - np.einsum("gi,gio->go", x_mean, weight))
         for _, _, x_mean, t_mean in centred
@@ -158,7 +159,7 @@ def _shared_r2(
     t = np.concatenate([part for _, part in fit])
     if x.shape[2] <= len(x) or x.shape[1] > 1:
         start = Affine(mean, np.zeros((x.shape[1], t.shape[2])))
-        weight = Normal(x.copy(), fit_bias=False).solve(t, start).weight
+        weight = Normal(Problem(x.copy(), t), fit_bias=False).solve(t, start).weight
         guesses = [np.einsum("ngi,gio->ngo", part, weight) for part, _ in judge]
     else:
         guesses = _dual(x[:, 0], t[:, 0], mean[0], [part[:, 0] for part, _ in judge])

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from ..graph.arrays import Float64, Int64
-from .regression import RIDGE, ROUNDS, Problem, cross_matrix, gram_matrix
+from .regression import RIDGE, Affine, Normal, Problem
 
 # Units taken out between two rankings, as a share of those left: one by one gives the same fit.
 _STEP = 1 / 16
@@ -38,27 +38,11 @@ def eliminate_units(
     `start` [columns, out] is what the ridge pulls towards. Unit u has the columns u * taps to
     (u + 1) * taps. `keeps` falls, below `units`; indices are sorted. The x is centred in place.
     """
-    x, target = problem.x[:, 0], problem.wanted[:, 0]
-    columns = x.shape[1]
-    taps = columns // units
-    mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    x -= mean
-    gram = gram_matrix(x)
-    weight = np.zeros((columns, target.shape[1])) if start is None else start
-    known = gram @ weight
-    gram[np.diag_indices(columns)] += ridge * max(np.trace(gram) / columns, 1e-12)
-    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True)
-    other = None if problem.other is None else problem.other[:, 0]
-    relaxed = rest = target if other is None else target - other
-    ceiling = 0 if other is None else -other
-    prior = weight
-    for round_ in range(ROUNDS + 1 if problem.rectified else 1):
-        if round_:
-            guess = x @ weight.astype(np.float32) + relaxed.mean(axis=0)
-            relaxed = np.where(target <= 0, np.minimum(guess, ceiling), rest)
-        right = cross_matrix(x, relaxed - relaxed.mean(axis=0)) - known
-        weight = prior + scipy.linalg.cho_solve(factor, right)
-    inverse = scipy.linalg.cho_solve(factor, np.eye(columns))
+    normal = Normal(problem, ridge=ridge)
+    taps = problem.x.shape[2] // units
+    near = None if start is None else Affine(start[None], np.zeros((1, start.shape[1])))
+    weight = normal.fit(normal.problem, near, trusted=False).weight[0]
+    inverse, spare = normal.inverse(), np.empty(0)
     left, risen = np.arange(units), 0.0
     for keep in keeps:
         while len(left) > keep:
@@ -70,14 +54,37 @@ def eliminate_units(
             gone = np.sort(np.argsort(rises, kind="stable")[:count])
             stays = np.setdiff1d(np.arange(len(left)), gone)
             out, rest = columns_of(gone, taps), columns_of(stays, taps)
-            corner = inverse[np.ix_(out, out)]
-            risen += float(np.vdot(weight[out], np.linalg.solve(corner, weight[out])))
+            corner = scipy.linalg.cholesky(inverse[np.ix_(out, out)], lower=True)
+            half = _halved(corner, weight[out])
+            risen += float(np.vdot(half, half))
             # The fit without them from that with them: a Schur complement, no new factorisation.
-            step = np.linalg.solve(corner, inverse[np.ix_(out, rest)])
-            weight = weight[rest] - step.T @ weight[out]
-            inverse = inverse[np.ix_(rest, rest)] - inverse[np.ix_(rest, out)] @ step
+            step = _halved(corner, inverse[out][:, rest])
+            weight = weight[rest] - step.T @ half
+            inverse, spare = _block(inverse, rest, spare)
+            # NumPy makes a symmetric rank-k update of it: half the work of a general product.
+            inverse -= np.matmul(step.T, step, out=spare[: inverse.size].reshape(inverse.shape))
             left = left[stays]
         yield left, risen
+
+
+def _halved(corner: Float64, right: Float64) -> Float64:
+    """L^-1 R for the Cholesky factor L of what goes."""
+    return scipy.linalg.solve_triangular(corner, right, lower=True)
+
+
+def _block(matrix: Float64, kept: Int64, spare: Float64) -> tuple[Float64, Float64]:
+    """The rows and columns `kept` of a matrix, and memory of its size, which it needs no more.
+
+    `spare` is the memory that the last call gave back: pages that were never touched before cost
+    more than the numbers in them.
+    """
+    spare = spare if spare.size >= matrix.size else np.empty(matrix.size)
+    rows = spare[: len(kept) * len(matrix)].reshape(len(kept), -1)
+    np.take(matrix, kept, axis=0, out=rows, mode="clip")
+    place = matrix.reshape(-1)
+    block = place[: len(kept) ** 2].reshape(len(kept), -1)
+    np.take(rows, kept, axis=1, out=block, mode="clip")
+    return block, spare
 
 
 def columns_of(units: Int64, taps: int) -> Int64:

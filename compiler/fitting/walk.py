@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..execution.executable import Activations, Executable
 from ..execution.feeds import FrameSet
+from ..execution.rows import RowMemory
 from ..graph.arrays import Array, Int64
 from ..graph.program import Program, node_inputs
 
@@ -17,7 +18,7 @@ class Walk:
 
     Every node runs once. What later nodes still need is held between stops: the live values at
     the stop, for all frames. What is `known` of the program already is not run: nothing before it
-    may be stopped at.
+    may be stopped at. `memory` is for the rows that are taken at one stop.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Walk:
         self._needed = program.needed_nodes([values[name] for name in outputs], known or ())
         self._done: set[int] = set()
         self._counts = list(frames.counts)
+        self.memory = RowMemory()
 
     def advance(self, stops: Sequence[str], visit: Visit) -> None:
         """Run up to the values `stops`; `visit(first frame, frames, {value: array})` per batch."""
