@@ -97,19 +97,22 @@ def _compile(
     case = case_of(apart, options, progress)
     budgets = Budgets(case, predicted_memory(case.program, apart))
     bench = Workbench(case, progress, deadline)
+    told: tuple[str, ...] = ()
     if plan is not None:
         check_plan(plan, case.program)
         trial = bench.replay(plan)
         _enforce_floors(trial.outputs, case, plan, replayed=True)
         budgets.enforce(trial.program)
     else:
-        plan, trial = Planner(bench, budgets, progress).planned()
+        planner = Planner(bench, budgets, progress)
+        plan, trial = planner.planned()
+        told = planner.notes
         _enforce_floors(trial.outputs, case, plan, replayed=False)
 
     compared = _on_blends(case, plan, trial, progress)
     program, frames = trial.program, case.frames
     memory = predicted_memory(program, apart)
-    notes = (*_remarks(program), *_notes(case, plan))
+    notes = (*told, *_remarks(program), *_notes(case, plan))
     compiled = Compilation(case.original, program, plan, compared, case.unverified)
     report = report_of(compiled, memory, frames, case.tying, notes, options.budget)
     report = replace(report, notes=(*promise_notes(report.models), *report.notes))

@@ -6,6 +6,7 @@ of the same place by the ratio of their local residuals, others by the ratio tha
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,6 +17,7 @@ from ..actions.site import Site
 from ..progress import Progress
 from .candidates import Candidate
 from .damage import Output, cost_of
+from .known import KnownCandidate
 from .merge_speed import Merges
 from .sensitivity import Sensitivity
 from .workbench import Workbench
@@ -38,9 +40,34 @@ class Catalogue:
         self._sensitivity = Sensitivity(bench)
         self._merges = Merges(bench)
         self.refused: dict[str, str] = {}
+        self._kinds = kinds
         self._sites: list[Site] = []
         self._known: dict[Action, Errors | None] = {}
-        self._find(kinds)
+
+    def prepare(self, known: Sequence[KnownCandidate] = ()) -> None:
+        """Find the sites, and look at those of which nothing else tells what they do.
+
+        `known` is what an earlier compilation of the same models and frames learned.
+        """
+        if known:
+            self._sites = [one.site for one in known]
+            for site, errors in ((one.site, one.errors) for one in known):
+                if errors:
+                    in_vain = any(map(math.isinf, errors.values()))
+                    self._known[site.action] = None if in_vain else errors
+        else:
+            self._find(self._kinds)
+        self.look(Candidate(site, {}) for site in self._sites if site.damage <= 0)
+
+    def known(self) -> tuple[KnownCandidate, ...]:
+        """What was found and seen, for later compilations: what is in vain loses all."""
+        found: list[KnownCandidate] = []
+        for site in self._sites:
+            errors: Errors = self._known.get(site.action, {}) or {}
+            if site.action in self._known and self._known[site.action] is None:
+                errors = {(site.receiver, ""): math.inf}
+            found.append(KnownCandidate(site, errors))
+        return tuple(found)
 
     @property
     def sites(self) -> Sequence[Site]:
@@ -67,13 +94,11 @@ class Catalogue:
         if new:
             self._progress.stage("looking at single rewrites", len(new))
         for site in new:
+            if self._bench.deadline.over:
+                break
             self._look(site)
             self._progress.advance()
         return bool(new)
-
-    def look_at_unknown(self) -> None:
-        """Look at all sites that have no local residual to be predicted by."""
-        self.look(Candidate(site, {}) for site in self._sites if site.damage <= 0)
 
     # -- finding ---------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..actions.kinds import chosen
 from ..errors import BudgetError
 from ..progress import Progress
-from .deadline import Deadline
+from .evidence_store import EvidenceKey, EvidenceStore
 from .limits import Budgets, Limits, bill_of, fits, too_slow
 from .plan import plan_of
 from .proof import tell_unproved
@@ -27,18 +27,34 @@ class Planner:
         bench: Workbench,
         budgets: Budgets,
         progress: Progress,
-        deadline: Deadline | None = None,
     ) -> None:
         self._bench = bench
         self._budgets = budgets
         self._progress = progress
-        self._deadline = deadline or Deadline(None)
         self._kinds = chosen(bench.case.options.only, bench.case.options.without)
         self._refusals = Refusals(budgets, bench.case.frames is not None)
         self._search: Search | None = None
+        self._store: tuple[EvidenceStore, EvidenceKey] | None = None
 
     def planned(self) -> Planned:
-        """The plan, and the program that came of it. Raises BudgetError where none fits."""
+        """The plan, and the program that came of it. Raises BudgetError where none fits.
+
+        What was learned on the way is kept for compilations that resume, whatever comes of this.
+        """
+        try:
+            return self._planned()
+        finally:
+            if self._search is not None and self._store is not None:
+                store, key = self._store
+                store.write(key, self._search.known())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report says of how the plan came about."""
+        cut_short = "" if self._search is None else self._search.cut_short
+        return (cut_short,) if cut_short else ()
+
+    def _planned(self) -> Planned:
         options = self._bench.case.options
         allowed = options.max_latency
         if allowed is None or self._bench.case.frames is None:
@@ -90,6 +106,8 @@ class Planner:
                     return smallest
             raise self._refusals.out_of_reach(limits, least, outlook, search.refused)
         found, fitted = search.within(limits, excess)
+        if found is None and search.cut_short:
+            raise self._bench.deadline.refusal(self._refusals.wanted)
         if found is None:
             smallest = search.smallest(_LEAST_ROUNDS)
             if fits(smallest[1].program, limits, excess):
@@ -111,5 +129,9 @@ class Planner:
 
     def _searching(self) -> Search:
         if self._search is None:
-            self._search = Search(self._bench, self._kinds, self._progress, self._deadline)
+            case, progress = self._bench.case, self._progress
+            self._search = Search(self._bench, self._kinds, progress)
+            store, key = EvidenceStore(tell=progress.note), EvidenceKey.of(case)
+            self._search.prepare(store.read(key, case) if case.options.resume else None)
+            self._store = store, key
         return self._search

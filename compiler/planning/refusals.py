@@ -23,6 +23,14 @@ class Refusals:
         self._options = budgets.options
         self._has_frames = has_frames
 
+    @property
+    def wanted(self) -> str:
+        """The budgets that were asked for, in words."""
+        options = self._options
+        asked = [f"the budget of {options.budget}"] if options.budget is not None else []
+        asked += [str(options.max_macs)] if options.max_macs is not None else []
+        return " and ".join(asked) or "the latency asked for"
+
     def exact(self, limits: Limits, bill: Bill) -> BudgetError:
         """What is exact is not enough, and nothing else may be done."""
         what = f"within the fidelity floor the smallest plan found needs {{}} ({described(())})"

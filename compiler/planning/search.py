@@ -18,9 +18,9 @@ from ..progress import Progress
 from .candidates import Candidate
 from .catalogue import Catalogue
 from .damage import cost_of, error_of
-from .deadline import Deadline
 from .forecast import Forecast
 from .integer_program import Choice, IntegerProgram
+from .known import Known
 from .limits import Excess, Limits, bill_of, fits
 from .plan import Plan, PlannedAction, plan_of
 from .trial import Trial
@@ -57,18 +57,25 @@ class Outlook:
 class Search:
     """Plans for a workbench's program; what was looked at and measured is kept between budgets."""
 
-    def __init__(
-        self, bench: Workbench, kinds: Sequence[Kind], progress: Progress, deadline: Deadline
-    ) -> None:
+    def __init__(self, bench: Workbench, kinds: Sequence[Kind], progress: Progress) -> None:
         self._bench = bench
         self._progress = progress
-        self._deadline = deadline
         self._catalogue = Catalogue(bench, kinds, progress)
         self._forecast = Forecast()
         self._trials: dict[frozenset[Action], Trial] = {}
         self._floors = bench.compare(bench.program)
         self._program: IntegerProgram | None = None
-        self._catalogue.look_at_unknown()
+        self.cut_short = ""
+
+    def prepare(self, known: Known | None = None) -> None:
+        """Find what could be done and look at it; `known` was learned earlier, of the same."""
+        known = known or Known()
+        self._forecast = Forecast(known.scales)
+        self._catalogue.prepare(known.candidates)
+
+    def known(self) -> Known:
+        """What was learned so far."""
+        return Known(self._catalogue.known(), dict(self._forecast.scales))
 
     @property
     def refused(self) -> Mapping[str, str]:
@@ -101,7 +108,9 @@ class Search:
         best: Trial | None = None
         fitted: list[Trial] = []
         barred: list[frozenset[Action]] = []
-        while len(fitted) < ROUNDS and not self._deadline.over:
+        while len(fitted) < ROUNDS:
+            if self._over(len(fitted)):
+                break
             outlook = self.outlook(limits, barred)
             if outlook is None or (best is not None and not self._better(outlook, best)):
                 break
@@ -129,8 +138,8 @@ class Search:
         """The least by bytes and MACs together that keeps the floors, by so many full fits."""
         factor, low, high = 1.0, 0.0, math.inf
         best = self._bench.measure(())
-        for _ in range(rounds):
-            if self._deadline.over:
+        for done in range(rounds):
+            if self._over(done):
                 break
             choice = self._smallest(factor)
             actions = self._needed(choice, Limits())
@@ -145,13 +154,21 @@ class Search:
             factor = _between(factor, low, high)
         return self._planned(best)
 
+    def _over(self, done: int) -> bool:
+        """Whether the time limit has passed; then it is noted that it cut the search short."""
+        deadline = self._bench.deadline
+        if deadline.over:
+            self.cut_short = deadline.note(done, ROUNDS)
+        return deadline.over
+
     # -- choosing --------------------------------------------------------------------------------
 
     def _chosen(self, solve: Callable[[IntegerProgram], Choice | None]) -> Choice | None:
         """What the program chooses once all of it was looked at."""
         for _ in range(_REFINEMENTS):
             choice = solve(self._solver())
-            if choice is None or not self._catalogue.look(choice.candidates):
+            over = self._bench.deadline.over
+            if choice is None or over or not self._catalogue.look(choice.candidates):
                 return choice
             self._program = None
         return solve(self._solver())
