@@ -100,11 +100,12 @@ class Planner:
         outlook = search.outlook(limits)
         if outlook is None or outlook.hopeless:
             least = search.smallest_outlook()
-            if self._takes_activations_along(limits, least):
+            if self._may_fit(least):
                 smallest = search.smallest()
                 if fits(smallest[1].program, limits, excess):
                     return smallest
-            raise self._refusals.out_of_reach(limits, least, outlook, search.refused)
+            why = {name: search.why_alone(name) for name in self._bench.program.models}
+            raise self._refusals.out_of_reach(limits, least, outlook, why)
         found, fitted = search.within(limits, excess)
         if found is None and search.cut_short:
             raise self._bench.deadline.refusal(self._refusals.wanted)
@@ -115,17 +116,15 @@ class Planner:
             raise self._refusals.missed(limits, fitted, smallest[1])
         return found
 
-    def _takes_activations_along(self, limits: Limits, least: Outlook) -> bool:
-        """Whether a budget of bytes may be met after all: live activations are not on bills.
+    def _may_fit(self, least: Outlook) -> bool:
+        """Whether a budget of bytes may be met after all.
 
-        They shrink with what is shared or goes.
+        It is of weights, live activations and nodes, and only the weights are on bills.
         """
-        weights, memory = limits.weights_nbytes, self._budgets.memory
         budget = self._budgets.options.budget
-        if weights is None or budget is None or budget.nbytes is None:
+        if budget is None or budget.nbytes is None:
             return False
-        most = weights + memory["merged_activations_peak_nbytes"]
-        return least.choice.bill.weights_nbytes <= most
+        return least.choice.bill.weights_nbytes <= budget.nbytes
 
     def _searching(self) -> Search:
         if self._search is None:

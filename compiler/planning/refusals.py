@@ -37,12 +37,12 @@ class Refusals:
         return self._over(limits, bill, what)
 
     def out_of_reach(
-        self, limits: Limits, least: Outlook, met: Outlook | None, refused: Mapping[str, str]
+        self, limits: Limits, least: Outlook, met: Outlook | None, why: Mapping[str, str]
     ) -> BudgetError:
         """No plan meets the limits, or (`met`) none without losing far more than floors allow.
 
-        `least` is the smallest that is predicted to keep the floors, `refused` why there is no
-        more.
+        `least` is the smallest that is predicted to keep the floors, `why` says by model what
+        stands against more.
         """
         choice = least.choice
         what = (
@@ -51,7 +51,7 @@ class Refusals:
         )
         if met is not None:
             what += f"; the budget would be met at about {_shown(met.fidelity)}"
-        lines = [f"  {name}: {why}" for name, why in refused.items() if "/" not in name]
+        lines = [f"  {name}: {reason}" for name, reason in why.items()]
         return self._over(limits, choice.bill, what, lines)
 
     def missed(self, limits: Limits, fitted: Sequence[Trial], least: Trial) -> BudgetError:

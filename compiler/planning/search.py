@@ -126,6 +126,7 @@ class Search:
                 most = min(limits.weights_nbytes, trial.bill.weights_nbytes) - over
                 limits = replace(limits, weights_nbytes=most)
                 continue
+            limits = _with_room(limits, trial, -over)
             kept = trial.met and fits(trial.program, limits, excess)
             if kept and (best is None or trial.worst < best.worst):
                 best = trial
@@ -258,12 +259,12 @@ class Search:
             planned.append(PlannedAction(action, saved.weights_nbytes, saved.macs, r2, trial.least))
         busy = {name for action in trial.actions for name in action.models}
         alone = {
-            name: self._why_alone(name) for name in self._bench.program.models if name not in busy
+            name: self.why_alone(name) for name in self._bench.program.models if name not in busy
         }
         return plan_of(self._bench.case, planned, alone), trial
 
-    def _why_alone(self, model: str) -> str:
-        """Why nothing was done to a model."""
+    def why_alone(self, model: str) -> str:
+        """Why nothing was done to a model, or no more."""
         if model in self.refused:
             return self.refused[model]
         mine = [one for one in self._catalogue.candidates() if one.site.receiver == model]
@@ -284,6 +285,14 @@ class Search:
                 error = error_of(self._scale(candidate) * cost)
                 margins.append(self._forecast.fidelity(one, error) - one.floor)
         return min(margins)
+
+
+def _with_room(limits: Limits, trial: Trial, left: int) -> Limits:
+    """The limits with what a trial left of a memory budget: nodes and activations go along."""
+    if limits.weights_nbytes is None or trial.bill is None:
+        return limits
+    most = trial.bill.weights_nbytes + left
+    return replace(limits, weights_nbytes=max(most, limits.weights_nbytes))
 
 
 def _between(factor: float, low: float, high: float) -> float:

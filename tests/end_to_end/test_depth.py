@@ -184,7 +184,7 @@ def test_sharing_and_depth_together_do_less_damage_than_depth_alone(relatives: P
 
 def test_a_refusal_says_what_the_smallest_plan_consists_of(relatives: Path) -> None:
     with pytest.raises(BudgetError, match=r"\(.*\d+ regions? out.*\)"):
-        made(relatives, "ab", budget=parse_budget("8%"), min_fidelity=0.5)
+        made(relatives, "ab", budget=parse_budget("4%"), min_fidelity=0.5)
 
 
 @pytest.mark.parametrize("text", ["0%", "120%", "many", "0", "-3M"])

@@ -27,7 +27,7 @@ from repsimc.compiler.execution import latency
 from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning import free
+from repsimc.compiler.planning import merge_speed
 from repsimc.compiler.planning.plan import Plan, PlannedAction
 from repsimc.compiler.units import parse_budget, parse_macs
 from tests.nets.attention import attention_layer
@@ -191,7 +191,7 @@ def test_a_merge_that_is_not_faster_is_left_alone(
         assert len(after.graph.nodes) < len(before.graph.nodes)
         return [1.0, 1.1]
 
-    monkeypatch.setattr(free, "best_seconds", slower)
+    monkeypatch.setattr(merge_speed, "best_seconds", slower)
     assert FoldActivationAction not in kinds(made(folder, "activation always on"))
     with pytest.raises(BudgetError):
         made(folder, "nearly linear activation", max_macs=parse_macs("60%"))

@@ -23,7 +23,7 @@ from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.text import text
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning import free
+from repsimc.compiler.planning import merge_speed
 from repsimc.compiler.units import parse_budget, parse_macs
 from tests.end_to_end.conftest import siblings
 from tests.nets.foldable import (
@@ -249,7 +249,7 @@ def _alike(found: str | None, stored: str | None, noise: float) -> bool:
 
 @pytest.fixture(autouse=True)
 def merges_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free, "best_seconds", lambda *_ends, **_options: [1.0, 0.9])
+    monkeypatch.setattr(merge_speed, "best_seconds", lambda *_ends, **_options: [1.0, 0.9])
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,4 +1,4 @@
-"""Combinations of sharing and depth: what they are compared by, and what looks predict."""
+"""Damage as numbers: what combinations are compared by, and what adds up."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.execution.outputs import OutputComparison
 from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.planning.damage import (
+    cost_of,
     described,
+    error_of,
     errors_of,
-    fed_by,
-    predicted,
     spread,
     unexplained,
     worst,
@@ -61,18 +61,15 @@ def test_one_large_error_spreads_wider_than_two_small_ones() -> None:
     assert spread(errors_of([compared("a", 0.7, 0.0)]), 1) == pytest.approx(0.3)
 
 
-def test_a_trunk_feeds_through_others_too() -> None:
-    fed = fed_by([shared("b", "c"), shared("a", "b"), REGION])
-    assert fed == {"a": {"b", "c"}, "b": {"c"}}
-
-
-def test_a_region_of_a_trunk_moves_all_models_on_it() -> None:
-    base = {("a", "y"): 0.0, ("b", "y"): 0.1, ("c", "y"): 0.0}
-    look = {("a", "y"): 0.05}
-    apart = predicted(base, [look], [])
-    assert apart == {("a", "y"): 0.05, ("b", "y"): 0.1, ("c", "y"): 0.0}
-    joined = predicted(base, [look, look], [shared("a", "b")])
-    assert joined == pytest.approx({("a", "y"): 0.1, ("b", "y"): 0.2, ("c", "y"): 0.0})
+def test_costs_add_up_where_what_is_left_multiplies() -> None:
+    half = cost_of(0.5)
+    assert error_of(2 * half) == pytest.approx(0.75)
+    assert cost_of(1e-4) == pytest.approx(1e-4, rel=1e-3)
+    for error in (0.0, 1e-9, 0.01, 0.3, 0.9):
+        assert error_of(cost_of(error)) == pytest.approx(error)
+    # What is lost is lost, and noise below zero is no gain.
+    assert cost_of(0.96) == cost_of(1.0) == cost_of(7.0) < 4
+    assert cost_of(-0.1) == 0
 
 
 def test_limits_add_up_what_is_over() -> None:

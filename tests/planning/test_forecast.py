@@ -1,0 +1,75 @@
+"""Forecasts: scales of predictions and of fidelity, learned from what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from repsimc.compiler.execution.fidelity import TOP1, VARIANCE
+from repsimc.compiler.execution.outputs import OutputComparison
+from repsimc.compiler.planning.damage import cost_of
+from repsimc.compiler.planning.forecast import Forecast
+
+OUTPUT = ("a", "y")
+
+
+def seen(
+    explained: float, metric: str = VARIANCE, value: float | None = None, floor: float = 0.9
+) -> OutputComparison:
+    kept = explained if value is None else value
+    return OutputComparison("a", "y", metric, kept, floor, 100, explained, 0.0)
+
+
+def test_what_was_measured_scales_what_is_predicted() -> None:
+    forecast = Forecast()
+    assert forecast.scale("collapse") == 1
+    forecast.learn([("collapse", {OUTPUT: cost_of(0.04)})], [seen(0.98)])
+    assert forecast.scale("collapse") == pytest.approx(cost_of(0.02) / cost_of(0.04))
+    # Said again with the scale it is as it was measured: nothing more to learn.
+    before = forecast.scale("collapse")
+    forecast.learn([("collapse", {OUTPUT: cost_of(0.04)})], [seen(0.98)])
+    assert forecast.scale("collapse") == pytest.approx(before)
+    assert forecast.scale("narrow-layer") == 1
+
+
+def test_each_kind_answers_for_its_part() -> None:
+    forecast = Forecast()
+    chosen = [("collapse", {OUTPUT: 0.09}), ("narrow-layer", {OUTPUT: 0.01})]
+    forecast.learn(chosen, [seen(0.8)])
+    large, small = forecast.scale("collapse"), forecast.scale("narrow-layer")
+    assert 1 < small < large
+    assert large**0.01 == pytest.approx(small**0.09)
+
+
+def test_nothing_is_learned_from_no_error() -> None:
+    forecast = Forecast()
+    forecast.learn([("collapse", {OUTPUT: 0.0})], [seen(0.9)])
+    forecast.learn([("collapse", {OUTPUT: 0.1})], [seen(1.0)])
+    assert forecast.scales == {}
+
+
+def test_one_measurement_moves_a_scale_by_no_more_than_eight_times() -> None:
+    forecast = Forecast()
+    forecast.learn([("collapse", {OUTPUT: 1e-5})], [seen(0.5)])
+    assert forecast.scale("collapse") == pytest.approx(8)
+
+
+def test_an_allowance_is_the_error_at_which_the_floor_is_met() -> None:
+    forecast = Forecast()
+    assert forecast.allowance(seen(1.0)) == pytest.approx(0.1)
+    scores = seen(0.98, TOP1, 0.99)
+    guessed = forecast.allowance(scores)
+    assert forecast.fidelity(scores, guessed) == pytest.approx(0.9)
+    # 2 % of the variance went with 1 % of the frames: ten times that goes with the floor.
+    forecast.learn([("collapse", {OUTPUT: 0.02})], [scores])
+    assert forecast.allowance(scores) == pytest.approx(0.2)
+    assert forecast.fidelity(scores, 0.2) == pytest.approx(0.9)
+
+
+def test_hopeless_is_what_no_fit_wins_back() -> None:
+    forecast = Forecast()
+    assert not forecast.hopeless(seen(1.0), 0.25)
+    assert forecast.hopeless(seen(1.0), 0.35)
+    # Agreement outlasts variance.
+    assert not forecast.hopeless(seen(1.0, TOP1, 1.0, floor=0.99), 0.6)
+    assert forecast.hopeless(seen(1.0, TOP1, 1.0, floor=0.99), 0.9)
+    assert not forecast.hopeless(seen(1.0, floor=0.0), 1.0)
