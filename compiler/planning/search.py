@@ -65,6 +65,7 @@ class Search:
         self._trials: dict[frozenset[Action], Trial] = {}
         self._floors = bench.compare(bench.program)
         self._program: IntegerProgram | None = None
+        self._held: tuple[Action, ...] = ()
         self.cut_short = ""
 
     def prepare(self, known: Known | None = None) -> None:
@@ -177,7 +178,8 @@ class Search:
     def _solver(self) -> IntegerProgram:
         if self._program is None:
             bills, candidates = self._bench.bills, self._catalogue.candidates()
-            self._program = IntegerProgram(bills, candidates, self._free(candidates))
+            self._held = self._free(candidates)
+            self._program = IntegerProgram(bills, candidates, self._held)
         return self._program
 
     def _free(self, candidates: Sequence[Candidate]) -> tuple[Action, ...]:
@@ -216,7 +218,7 @@ class Search:
     def _needed(self, choice: Choice, limits: Limits) -> tuple[Action, ...]:
         """The actions without those that change nothing, or too little, beside the others."""
         bills = self._bench.bills
-        kept = list(bills.without_idle(choice.actions))
+        kept = list(bills.without_idle((*self._held, *choice.actions)))
         whole = bills.bill(())
         assert whole is not None
         for action in sorted(kept, key=lambda one: str(one)):
