@@ -30,7 +30,7 @@ from tests.nets.residual import residual_net
 from tests.programs import joined
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Given:
     """A program with its sites, by kind."""
 
@@ -59,7 +59,7 @@ def given(program: Program, frames: ArrayFrames) -> Given:
 def siblings(
     model: onnx.ModelProto, others: int = 1, scale: float = 0.05, **more: onnx.ModelProto
 ) -> Program:
-    """The model as a, and others of its family, all on the same frames; run through exact passes."""
+    """The model as a, and others of its family, on the same frames, after the exact passes."""
     models = {"a": model}
     for index in range(others):
         models["bcd"[index]] = perturbed(model, scale, seed=index)

@@ -1,4 +1,4 @@
-"""The integer program against brute force on small cases, and against random plans on large ones."""
+"""The integer program against brute force on small cases, and random plans on a large one."""
 
 from __future__ import annotations
 
