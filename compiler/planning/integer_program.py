@@ -53,9 +53,9 @@ class IntegerProgram:
     """All combinations of candidates beside the actions `held`, and the best of them.
 
     Candidates that cannot be carried out, or would lose an infinite share, are left out. The same
-    question has the same answer, unless it takes longer than its `seconds`: then a greedy choice is
-    the answer, which is not proven. `forbidden` are sets of actions that are not chosen together,
-    whatever else is; `scale` is a factor of a candidate's errors.
+    question has the same answer, unless it takes longer than its `seconds`: then it is the best one
+    so far, or a greedy one, and not proven. `forbidden` are sets of actions that are not chosen
+    together, whatever else is; `scale` is a factor of a candidate's errors.
     """
 
     def __init__(

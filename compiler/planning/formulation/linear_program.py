@@ -30,7 +30,7 @@ class Ending(Enum):
     PROVEN = "proven"
     STOPPED = "stopped"  # a solution, after as many nodes as are looked at
     INFEASIBLE = "infeasible"
-    FAILED = "failed"  # no solution that another run would find, too
+    FAILED = "failed"  # out of time: another run may find another solution, or one at all
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class _Refinement:
             exact = self._limits == aim.limits
             if minimum.ending is Ending.INFEASIBLE:
                 return found, exact
-            if minimum.values is None or minimum.ending is Ending.FAILED:
+            if minimum.values is None:
                 return found, False
             values = minimum.values
             least = sum(x * float(values[i]) for i, x in statement.objective.items())
@@ -130,13 +130,16 @@ class _Refinement:
             value, admitted = aim.value(one), aim.admits(one)
             if admitted and (found is None or value < aim.value(found)):
                 found = one
-            if first or 0 < value < _FINER * self._size:
+            late = minimum.ending is Ending.FAILED
+            if not late and (first or 0 < value < _FINER * self._size):
                 self._size = value or self._size
                 if found is not None and aim.bounded:
                     self._most = aim.value(found) * (1 + _TOLERANCE)
                     statement = aim.statement(self._most)
                 if admitted:
                     continue
+            if late:
+                return found, False
             if found is not None and aim.value(found) <= least + margin:
                 return found, exact and minimum.ending is Ending.PROVEN
             self._refuse(one)
