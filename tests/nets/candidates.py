@@ -53,7 +53,8 @@ def given(program: Program, frames: ArrayFrames) -> Given:
         for site in (*sites.found, *sites.spare):
             for one in (site, *site.alternatives):
                 found.setdefault(one.action, one)
-    return Given(program, evidence.bills, tuple(found.values()))
+    bills = Bills(program, cache(evidence.constant_nbytes))
+    return Given(program, bills, tuple(found.values()))
 
 
 def siblings(

@@ -91,9 +91,12 @@ def predicted(
     def above(taking: Action) -> list[Action]:
         return [one for one in worst if one != taking and _takes_from_behind(given, taking, one)]
 
-    def lost(taking: Action) -> float:
+    def lost(taking: Action, on_the_way: tuple[Action, ...] = ()) -> float:
+        if taking in on_the_way:
+            return 0.0  # they wait for each other: one of them is not needed
+        way = (*on_the_way, taking)
         shared = [one for one in above(taking) if one.stage is Stage.SHARING]
-        return sum(worst[one] for one in above(taking)) + sum(map(lost, shared))
+        return sum(worst[one] for one in above(taking)) + sum(lost(one, way) for one in shared)
 
     for taking in worst:
         if taking.stage is Stage.SHARING:

@@ -59,11 +59,11 @@ def assert_as_said(
 cases = given(name=st.sampled_from(sorted(PROGRAMS)), seed=st.integers(0, 10**6))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @cases
 def test_no_combination_does_less_damage(name: str, seed: int) -> None:
     draws, found = random.Random(seed), candidates_of(name)
-    candidates = with_errors(found, draws, draws.randint(1, 9))
+    candidates = with_errors(found, draws, draws.randint(1, 8))
     tried = list(allowed(found, candidates))
     limits = limits_between(draws, tried)
     importance = {output: draws.choice([0.3, 1.0, 2.0]) for output in found.outputs}
@@ -80,11 +80,11 @@ def test_no_combination_does_less_damage(name: str, seed: int) -> None:
     assert mine == pytest.approx(least, rel=1e-6, abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @cases
 def test_no_combination_is_smaller_within_the_allowances(name: str, seed: int) -> None:
     draws, found = random.Random(seed), candidates_of(name)
-    candidates = with_errors(found, draws, draws.randint(1, 8))
+    candidates = with_errors(found, draws, draws.randint(1, 7))
     allowance = {output: draws.choice([0.0, 0.05, 0.3, 2.0]) for output in found.outputs}
     weigh = draws.choice([(1.0, 1.0), (1.0, 0.0), (0.3, 1.0)])
     price = draws.choice([0.0, 0.005, 0.1])
@@ -113,7 +113,7 @@ def test_no_combination_is_smaller_within_the_allowances(name: str, seed: int) -
 @cases
 def test_the_least_bytes_and_macs_of_any_combination(name: str, seed: int) -> None:
     draws, found = random.Random(seed), candidates_of(name)
-    candidates = with_errors(found, draws, draws.randint(1, 8))
+    candidates = with_errors(found, draws, draws.randint(1, 7))
     least = IntegerProgram(found.bills, candidates).least()
     bills = [one.bill for one in allowed(found, candidates)]
     assert least.weights_nbytes == pytest.approx(min(b.weights_nbytes for b in bills), rel=0.02)
@@ -125,7 +125,7 @@ def test_the_least_bytes_and_macs_of_any_combination(name: str, seed: int) -> No
 def test_what_is_held_is_in_every_combination(name: str, seed: int) -> None:
     draws, found = random.Random(seed), candidates_of(name)
     held = [draws.choice(found.sites).action]
-    candidates = [c for c in with_errors(found, draws, 7) if c.action not in held]
+    candidates = [c for c in with_errors(found, draws, 6) if c.action not in held]
     tried = list(allowed(found, candidates, held))
     limits = limits_between(draws, tried)
     choice = IntegerProgram(found.bills, candidates, held).least_damage(limits)
@@ -172,13 +172,13 @@ def test_forbidden_sets_are_not_chosen_together() -> None:
 
 
 def test_more_room_never_costs_more_damage() -> None:
-    found, candidates = some_case("three residual siblings", 40)
+    found, candidates = some_case("three residual siblings", 20)
     program = IntegerProgram(found.bills, candidates)
     whole, least = found.bills.bill(()), program.least()
     assert whole is not None
     damages: list[float] = []
-    for step in range(9):
-        nbytes = least.weights_nbytes + (whole.weights_nbytes - least.weights_nbytes) * step // 8
+    for step in range(6):
+        nbytes = least.weights_nbytes + (whole.weights_nbytes - least.weights_nbytes) * step // 5
         choice = program.least_damage(Limits(nbytes))
         assert choice is not None and choice.proven
         damages.append(Tried(choice.candidates, choice.bill, choice.errors).damage())
@@ -233,7 +233,10 @@ def test_out_of_time_the_answer_is_greedy() -> None:
 def test_better_than_a_thousand_random_combinations() -> None:
     found = candidates_of("three residual siblings")
     draws = random.Random(1)
-    candidates = with_errors(found, draws, len(found.sites))
+    candidates = [
+        Candidate(one.site, {output: error + 0.001 for output, error in one.errors.items()})
+        for one in with_errors(found, draws, len(found.sites))
+    ]
     assert len(candidates) > 64
     whole = found.bills.bill(())
     assert whole is not None
@@ -254,11 +257,11 @@ def test_better_than_a_thousand_random_combinations() -> None:
         if len(damages) == 1000:
             break
     assert len(damages) == 1000
-    assert mine < min(damages) * (1 + 1e-3)
+    assert 0 < mine < min(damages) * (1 + 1e-3)
 
 
 def test_the_same_question_has_the_same_answer() -> None:
-    found, candidates = some_case("three residual siblings", 60)
+    found, candidates = some_case("three residual siblings", 30)
     whole = found.bills.bill(())
     assert whole is not None
     limits = Limits(round(0.5 * whole.weights_nbytes), round(0.8 * whole.macs))

@@ -138,7 +138,7 @@ class Combinations:
         return self._bills.bill([*self._held, *(self.moves[move].action for move in moves)])
 
     def _hold(self) -> None:
-        """What is held is chosen, or something that does all that it does, and more."""
+        """What is held is chosen, or something beside which it changes nothing."""
         held = range(self.count, len(self.moves))
         mine = mask_of(held)
         for move in held:
@@ -152,6 +152,9 @@ class Combinations:
 
 
 def _supersedes(one: Move, other: Move) -> bool:
-    if not (one.folds and other.folds):
+    """Whether the other may be there, and changes nothing beside the one."""
+    if not one.folds:
+        return other.folds and not other.swaps
+    if not other.folds:
         return False
     return one.action.covers(other.action) or makes_idle(one.effect, other.effect)
