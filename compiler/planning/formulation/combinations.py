@@ -24,7 +24,7 @@ Weights = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Combination:
+class Priced:
     """Candidates' moves with the exact bill of the program then, and its outputs' errors."""
 
     moves: frozenset[int]
@@ -73,13 +73,13 @@ class Combinations:
         assert found is not None
         return found
 
-    def combination(self, moves: Collection[int], scales: Sequence[float]) -> Combination | None:
+    def combination(self, moves: Collection[int], scales: Sequence[float]) -> Priced | None:
         """The moves with what is held; None where the exact bill says that they exclude another."""
         bill = self._bill(sorted(moves))
         if bill is None:
             return None
         everything = {*moves, *range(self.count, len(self.moves))}
-        return Combination(frozenset(moves), bill, self.errors.errors(everything, scales))
+        return Priced(frozenset(moves), bill, self.errors.errors(everything, scales))
 
     def conflict(self, moves: Collection[int]) -> list[int]:
         """Of moves without a bill as few as have none together."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ...actions.bill import Bill
 from ..damage import Output
 from ..limits import Limits
-from .combinations import Combination, Combinations
+from .combinations import Combinations, Priced
 from .greedy import greedily
 from .linear_program import Ending, LinearProgram
 
@@ -60,7 +60,7 @@ class Aim:
     """
 
     statement: Callable[[float], Statement]
-    value: Callable[[Combination], float]
+    value: Callable[[Priced], float]
     damage: Callable[[Errors], float]
     scales: Sequence[float]
     forbidden: Sequence[frozenset[int]] = ()
@@ -70,7 +70,7 @@ class Aim:
     blur: float = 0.0
     bounded: bool = False
 
-    def admits(self, found: Combination) -> bool:
+    def admits(self, found: Priced) -> bool:
         """Whether it is within the limits, and every output within its allowance."""
         return self.limits.excess(found.bill) == 0 and all(
             found.errors[output] <= most * (1 + _ROUNDING)
@@ -78,7 +78,7 @@ class Aim:
         )
 
 
-def best(space: Combinations, aim: Aim, seconds: float) -> tuple[Combination, bool] | None:
+def best(space: Combinations, aim: Aim, seconds: float) -> tuple[Priced, bool] | None:
     """The best combination, and whether that is proven; None where none is admitted."""
     refinement = _Refinement(space, aim)
     found, proven = refinement.search(time.perf_counter() + seconds)
@@ -100,10 +100,10 @@ class _Refinement:
         self._size = aim.size
         self._most = math.inf
 
-    def search(self, until: float) -> tuple[Combination | None, bool]:
+    def search(self, until: float) -> tuple[Priced | None, bool]:
         """The best that was found until then, and whether it is the best that there is."""
         aim, space = self._aim, self._space
-        found: Combination | None = None
+        found: Priced | None = None
         statement = aim.statement(math.inf)
         for _ in range(_ROUNDS):
             first = aim.bounded and math.isinf(self._most)
@@ -163,7 +163,7 @@ class _Refinement:
     def _not_all(self, moves: Collection[int]) -> Row:
         return [(self._space.choices[move], -1.0) for move in sorted(moves)], 1.0 - len(moves)
 
-    def _refuse(self, one: Combination) -> None:
+    def _refuse(self, one: Priced) -> None:
         """Rule a combination out, or all that are as much over the limits as it is."""
         self._cuts -= 1
         chosen = one.moves
@@ -184,7 +184,7 @@ def _tighter(limit: int | None, wanted: int | None, used: int) -> int | None:
     return None if limit is None or wanted is None else limit - max(0, used - wanted)
 
 
-def _greedy(space: Combinations, aim: Aim) -> Combination | None:
+def _greedy(space: Combinations, aim: Aim) -> Priced | None:
     """A combination that no solver was asked for; None where it is not admitted."""
     scales, limits = aim.scales, aim.limits
 
@@ -210,7 +210,7 @@ def _greedy(space: Combinations, aim: Aim) -> Combination | None:
     return found if found is not None and aim.admits(found) else None
 
 
-def _without_idle(space: Combinations, aim: Aim, found: Combination) -> Combination:
+def _without_idle(space: Combinations, aim: Aim, found: Priced) -> Priced:
     """The combination without moves that change nothing beside the others."""
     for move in sorted(found.moves, reverse=True):
         less = space.combination(found.moves - {move}, aim.scales)
