@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import blas as blas
+from . import lapack as lapack
 
 Float64 = NDArray[np.float64]
 
@@ -26,6 +27,10 @@ def solve(
     assume_a: str | None = None,
     transposed: bool = False,
 ) -> Float64: ...
+def cholesky(
+    a: Float64, lower: bool = False, overwrite_a: bool = False, check_finite: bool = True
+) -> Float64: ...
+def solve_triangular(a: Float64, b: Float64, lower: bool = False) -> Float64: ...
 def eigh(a: Float64, check_finite: bool = True) -> tuple[Float64, Float64]: ...
 def svd(
     a: Float64, full_matrices: bool = True, check_finite: bool = True
