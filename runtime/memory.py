@@ -98,8 +98,8 @@ def release_memory() -> None:
 def retain_memory() -> None:
     """Keeps memory that is freed for what comes next, until `release_memory` (glibc).
 
-    What goes back to the system at every step comes as fresh pages at the next, and their faults
-    took a sixth of the processor time of fits.
+    What goes back to the system at every step comes as fresh pages at the next, whose faults are
+    a good part of the processor time of fits.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl has no mallopt
