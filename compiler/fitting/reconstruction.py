@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...runtime.memory import retain_memory
 from ..execution.rows import value_rows
 from ..graph.arrays import Array, Float32
 from ..graph.program import Program, node_inputs
@@ -60,7 +59,6 @@ def reconstruct(
     be held while walking. Operators whose rows do not belong to frames keep their weights.
     Returns those that were fitted.
     """
-    retain_memory()
     fitted: list[LinearOperator] = []
     pools = {id(t.pool.layer.maker.node): t.pool for _, t in operators if t.pool is not None}
     reference.collect(_wanted(operators, pools, reference))
