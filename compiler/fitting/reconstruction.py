@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from ..execution.rows import value_rows
 from ..graph.arrays import Array, Float32
 from ..graph.program import Program, node_inputs
+from .few_rows import ENOUGH, fit_on_few
 from .operators import LinearOperator, linear_operator
 from .pooling import Pool
 from .reference import Reference, row_count
@@ -135,7 +136,11 @@ def _solution(
     rows: Problem, operator: LinearOperator, reference: Reference, start: Affine | None = None
 ) -> Affine:
     start = start or operator.affine()
-    return fit(rows, start, fit_bias=operator.fits_bias, ridge=_ridge(reference, start))
+    ridge, unknowns = _ridge(reference, start), rows.x.shape[2] + 1
+    enough = min(ENOUGH, reference.size.rows_per_unknown)
+    if len(rows.x) < enough * unknowns and rows.centre is not None:
+        return fit_on_few(rows, start, operator.fits_bias, ridge)
+    return fit(rows, start, fit_bias=operator.fits_bias, ridge=ridge)
 
 
 def _ridge(reference: Reference, start: Affine | None) -> float:
