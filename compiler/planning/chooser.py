@@ -13,7 +13,7 @@ from ..execution.outputs import OutputComparison
 from ..progress import Progress
 from .candidates import Candidate
 from .catalogue import Catalogue
-from .damage import cost_of, error_of
+from .damage import Output, cost_of, error_of
 from .forecast import Forecast
 from .integer_program import Choice, IntegerProgram
 from .known import Known
@@ -26,6 +26,8 @@ from .workbench import Workbench
 _REFINEMENTS = 8
 # An action that loses at most this share of any output's variance is free.
 _FREE = 1e-4
+# No output counts for more than a thousand times another.
+_LEAST_ALLOWANCE = 1e-3
 # What costs are multiplied by of kinds that are to be done without, if it can be.
 _SHUNNED = 1e3
 # A kind with less than this share of a choice's predicted costs is not worth a trial without it.
@@ -101,7 +103,9 @@ class Chooser:
             return self._scale(candidate) * (_SHUNNED if candidate.action.kind in shunned else 1.0)
 
         choice = self._chosen(
-            lambda program: program.least_damage(limits, scale=scale, forbidden=barred)
+            lambda program: program.least_damage(
+                limits, scale=scale, importance=self._importance(), forbidden=barred
+            )
         )
         if choice is None or (shunned and shunned & self._kinds_of(choice).keys()):
             return None
@@ -159,6 +163,15 @@ class Chooser:
             return ()
         allowed = dict.fromkeys(((one.model, one.output) for one in self._floors), _FREE)
         return IntegerProgram(self._bench.bills, none).smallest(allowed).actions
+
+    def _importance(self) -> dict[Output, float]:
+        """Of each output by how much less its floor allows it to lose than that of any other."""
+        allowed = {
+            (one.model, one.output): max(self._forecast.allowance(one), _LEAST_ALLOWANCE)
+            for one in self._floors
+        }
+        most = max(allowed.values(), default=1.0)
+        return {output: most / allowance for output, allowance in allowed.items()}
 
     def _scale(self, candidate: Candidate) -> float:
         return self._forecast.scale(candidate.action.kind)

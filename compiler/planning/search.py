@@ -78,8 +78,9 @@ class Search:
         """
         fitted: list[Trial] = []
         for _ in range(ROUNDS):
-            done = {frozenset(trial.actions) for trial in fitted}
-            outlooks = self._proposals(limits, excess)
+            done = [frozenset(trial.actions) for trial in fitted]
+            missed = [frozenset(trial.actions) for trial in fitted if not trial.met]
+            outlooks = self._proposals(limits, excess, missed)
             new = [one for one in outlooks if frozenset(one.actions) not in done]
             best = self._best(limits, excess)
             near = new[:1] if best is None else [one for one in new[:1] if self._near(one, best)]
@@ -111,10 +112,15 @@ class Search:
             return outlook.error < max(best.errors.values(), default=0.0)
         return felt(mine[0].outputs) <= _NEAR * felt(other[0].outputs)
 
-    def _proposals(self, limits: Limits, excess: Excess) -> list[Outlook]:
-        """Choices within the limits, that of the best trial first; one where little is at stake."""
+    def _proposals(
+        self, limits: Limits, excess: Excess, barred: Sequence[frozenset[Action]]
+    ) -> list[Outlook]:
+        """Choices within the limits, that of the best trial first; one where little is at stake.
+
+        Sets of actions that are `barred` missed a floor.
+        """
         found: list[tuple[float, Outlook]] = []
-        for outlook in self._choices(limits):
+        for outlook in self._choices(limits, barred):
             known = any(outlook.actions == other.actions for _, other in found)
             if known or len(found) == PROPOSALS:
                 break
@@ -129,17 +135,17 @@ class Search:
                 break
         return [outlook for _, outlook in sorted(found, key=lambda one: one[0])]
 
-    def _choices(self, limits: Limits) -> Iterator[Outlook]:
+    def _choices(self, limits: Limits, barred: Sequence[frozenset[Action]]) -> Iterator[Outlook]:
         """The choice of all kinds; those without one of them; that with what was learned."""
-        first = self._chooser.within(limits)
+        first = self._chooser.within(limits, barred)
         if first is None:
             return
         yield first
         for kind in self._chooser.kinds_that_matter(first):
-            other = self._chooser.within(limits, shunned={kind})
+            other = self._chooser.within(limits, barred, {kind})
             if other is not None:
                 yield other
-        while (again := self._chooser.within(limits)) is not None:
+        while (again := self._chooser.within(limits, barred)) is not None:
             yield again
 
     # -- without limits --------------------------------------------------------------------------
