@@ -51,7 +51,7 @@ _RAW_R2 = 0.5
 # Donors that a first look leaves over, for each value, and rungs of its ladder for each of the end.
 _LOOKED_AT = 6
 _LOOK_RUNGS = 2
-# Rows for the CKA annotation; more do not change its second digit.
+# Rows for the CKA annotation, and for differences; more do not change the second digit.
 _CKA_ROWS = 1024
 
 
@@ -302,12 +302,12 @@ class _Pair:
 
     def _rough(self, cut: Cut) -> list[Site]:
         """What the first look makes of a cut."""
-        best = [self._best_donors(target, 1.0)[:1] for target in self._targets(cut)]
+        best = [tuple(donors[:1]) for donors in self._best_donors_of(cut, 1.0)]
         if not all(best):
             return []
         r2 = min(float(np.nanmax(self._looks[target])) for target in self._targets(cut))
-        action = self._action(cut, [tuple(donors) for donors in best], 1)
-        return self._priced(cut, [(r2, action)]) or self._as_it_is(cut, [one[0] for one in best])
+        action = self._action(cut, best, 1)
+        return self._priced(cut, [(r2, action)]) or self._as_it_is(cut, 1.0)
 
     def _sites(self, cut: Cut, most: int, share: float) -> list[Site]:
         """The sites at a cut that save something, with the first share of the donor's values.
@@ -318,8 +318,8 @@ class _Pair:
         # A donor value below the cut would make a cycle; one shared with the receiver is no donor.
         targets = self._targets(cut)
         chosen = [
-            self._ranking.best(target, most, among=self._best_donors(target, share))
-            for target in targets
+            self._ranking.best(target, most, among=donors)
+            for target, donors in zip(targets, self._best_donors_of(cut, share))
         ]
         if not all(chosen):
             return []
@@ -335,14 +335,25 @@ class _Pair:
             r2 = min(r2 for r2, _ in sets)
             action = self._action(cut, [donors for _, donors in sets], window)
             found[str(action)] = (1 - (1 - r2) * _WINDOW_GAIN if window == 3 else r2, action)
-        as_it_is = self._as_it_is(cut, [donors[0] for _, donors in single])
-        return self._priced(cut, list(found.values())) + as_it_is
+        return self._priced(cut, list(found.values())) + self._as_it_is(cut, share)
 
-    def _as_it_is(self, cut: Cut, donors: Sequence[str]) -> list[Site]:
-        raw = _raw_r2(self._samples, donors, cut.values)
+    def _as_it_is(self, cut: Cut, share: float) -> list[Site]:
+        """The site at a cut without adapters: of the best donors those that are most alike."""
+        alike = [
+            max(
+                ((_raw_r2(self._samples, name, value), name) for name in donors),
+                default=(0.0, ""),
+                key=lambda found: found[0],
+            )
+            for value, donors in zip(cut.values, self._best_donors_of(cut, share))
+        ]
+        raw = min(r2 for r2, _ in alike)
         if raw < _RAW_R2:
             return []
-        return self._priced(cut, [(raw, self._action(cut, [(name,) for name in donors], 0))])
+        return self._priced(cut, [(raw, self._action(cut, [(name,) for _, name in alike], 0))])
+
+    def _best_donors_of(self, cut: Cut, share: float) -> list[list[str]]:
+        return [self._best_donors(target, share) for target in self._targets(cut)]
 
     def _with_alternatives(self, site: Site, cut: Cut) -> Site:
         """The site with its CKA, and the best ones that the first values of the donor give."""
@@ -393,18 +404,16 @@ def _cuts_of(sites: Mapping[Cut, Sequence[Site]], length: int, least_r2: float) 
     return list(dict.fromkeys(cut_of[site] for site in rungs))
 
 
-def _raw_r2(samples: Samples, donors: Sequence[str], receivers: Sequence[str]) -> float:
-    """The lowest 1 - |donor - receiver|^2 / variance over the links; 0 where shapes differ."""
-    lowest = 1.0
-    for donor, receiver in zip(donors, receivers):
-        if (
-            receiver not in samples.rows
-            or samples.channels[donor] != samples.channels[receiver]
-            or not samples.same_size(donor, receiver)
-        ):
-            return 0.0
-        x, y = samples.rows[donor], samples.rows[receiver]
-        total = float(np.square(y - y.mean(axis=0), dtype=np.float64).sum())
-        error = float(np.square(x - y, dtype=np.float64).sum())
-        lowest = min(lowest, 1 - error / total if total > 0 else 0.0)
-    return lowest
+def _raw_r2(samples: Samples, donor: str, receiver: str) -> float:
+    """1 - |donor - receiver|^2 / variance on some rows; 0 where shapes differ."""
+    if (
+        receiver not in samples.rows
+        or samples.channels[donor] != samples.channels[receiver]
+        or not samples.same_size(donor, receiver)
+    ):
+        return 0.0
+    step = max(1, len(samples.rows[donor]) // _CKA_ROWS)
+    x, y = samples.rows[donor][::step], samples.rows[receiver][::step]
+    total = float(np.square(y - y.mean(axis=0), dtype=np.float64).sum())
+    error = float(np.square(x - y, dtype=np.float64).sum())
+    return 1 - error / total if total > 0 else 0.0

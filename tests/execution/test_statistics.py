@@ -64,8 +64,7 @@ def test_dead_channels_show_in_the_ranges() -> None:
 
 def test_batches_give_what_one_go_gives() -> None:
     program = program_of(sometimes_dead(-1.0))
-    whole, cut = images(), images()
-    whole.batch, cut.batch = 192, 1
+    whole, cut = (ArrayFrames(images().arrays, batch=batch) for batch in (192, 1))
     one, other = (statistics_of(program, f).activations["a/r"] for f in (whole, cut))
     np.testing.assert_allclose(one.slope, other.slope, atol=1e-5)
     np.testing.assert_allclose(one.lost, other.lost, atol=1e-5)
