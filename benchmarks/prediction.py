@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from zoo import Zoo
 
 from repsimc.compiler.actions.evidence import RANKING_FRAMES
-from repsimc.compiler.actions.share_prefix import SharePrefixAction, donor_values, receiver_cuts
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.shareable import donor_values, receiver_cuts
 from repsimc.compiler.actions.site import Site
 from repsimc.compiler.case import Case
 from repsimc.compiler.execution.executable import Executable

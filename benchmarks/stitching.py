@@ -11,7 +11,8 @@ from measuring import Round
 
 from repsimc.compiler.actions.bill import Bills
 from repsimc.compiler.actions.carry_out import passes_of
-from repsimc.compiler.actions.share_prefix import MAX_DONORS, SharePrefixAction, donor_values
+from repsimc.compiler.actions.share_prefix import MAX_DONORS, SharePrefixAction
+from repsimc.compiler.actions.shareable import donor_values
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import fit_feeds
 from repsimc.compiler.execution.samples import Samples, sample_values

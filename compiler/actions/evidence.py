@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from threadpoolctl import threadpool_limits
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 from ..case import Case
 from ..execution.feeds import fit_feeds, run_groups
-from ..execution.samples import Samples, sample_values
-from ..execution.statistics import Statistics, measure_statistics, smallest_constant
+from ..execution.observing import Observer, observe
+from ..execution.statistics import ConstantMeasure, StatisticsObserver, smallest_constant
 from ..fitting.effort import SURVEY, Effort
 from ..fitting.landmarks import Landmarks
 from ..fitting.reference import FitSize, Reference
-from ..fitting.shared_weight import measure_ties
+from ..fitting.regression import products_in_threads
+from ..structure.activation_functions import addends
 from .bill import Bills
 
 # Frames that statistics are taken over: "never on" is as good as the frames that say so.
 STATISTICS_FRAMES = 1024
-# Frames for ranking sites: 512 x 8 positions are 4 096 rows.
-RANKING_FRAMES = 512
+_O = TypeVar("_O", bound=Observer)
 
 
 class Evidence:
-    """Statistics, samples and rows of the exact program's values, by group of models.
+    """What observers saw of the exact program's values, by group of models, and rows for fits.
 
-    A group is the models that run on one batch of frames. Whatever is measured is kept by all that
+    A group is the models that run on one batch of frames. All that was requested for it before
+    one is asked for is observed in one pass. Whatever is measured is kept by all that
     decides it; `bills` prices what is found. Frames say nothing of inputs that were given one array
     for all of them (`constant_inputs`, of the program), nor of models with a state among those
     (`still`).
@@ -37,7 +37,8 @@ class Evidence:
         self.groups = () if case.frames is None else run_groups(case.frames)
         self.constant_inputs, self.still = _one_array(case)
         self.bills = Bills(case.program, self.constant_nbytes)
-        self._statistics: dict[tuple[str, ...], Statistics] = {}
+        self._observed: dict[tuple[tuple[str, ...], str], Observer] = {}
+        self._requested: dict[tuple[tuple[str, ...], str], Observer] = {}
         self._references: dict[tuple[str, int | None, FitSize], Reference] = {}
 
     def group_of(self, model: str) -> tuple[str, ...]:
@@ -56,31 +57,53 @@ class Evidence:
             self._references[key] = Reference(self.program, feeds, seed, effort.size, marks)
         return self._references[key]
 
-    def statistics(self, group: tuple[str, ...]) -> Statistics:
-        """How straight, how still and how alike the group's values are."""
-        if group not in self._statistics:
-            assert self.case.frames is not None
-            feeds = fit_feeds(self.program, self.case.frames, group[0], STATISTICS_FRAMES)
-            self._statistics[group] = measure_statistics(self.program, feeds, group)
-        return self._statistics[group]
+    def request(self, group: tuple[str, ...], name: str, make: Callable[[], Observer]) -> None:
+        """Have an observer of the group's fit frames look on in its next pass, once by name."""
+        key = group, name
+        if key not in self._observed and key not in self._requested:
+            self._requested[key] = make()
 
-    def samples(self, group: tuple[str, ...], values: Sequence[str]) -> Samples:
-        """Rows of some values at common places, for comparing them."""
-        assert self.case.frames is not None
-        feeds = fit_feeds(self.program, self.case.frames, group[0], RANKING_FRAMES)
-        return sample_values(self.program, values, feeds, self.case.options.seed)
+    def seen(self, group: tuple[str, ...], name: str, make: Callable[[], _O]) -> _O:
+        """The observer of that name, after its pass, in which all that was requested looks on."""
+        self.request(group, name, make)
+        key = group, name
+        if key in self._requested:
+            mine = {
+                one: self._requested.pop(one) for one in list(self._requested) if one[0] == group
+            }
+            frames = self.case.frames
+            assert frames is not None
+            with products_in_threads():
+                observe(
+                    self.program,
+                    lambda limit: fit_feeds(self.program, frames, group[0], limit),
+                    list(mine.values()),
+                )
+            self._observed |= mine
+        return cast(_O, self._observed[key])
 
-    def ties(self, group: tuple[str, ...]) -> dict[tuple[str, ...], float]:
-        """Runs of operators (node names) and the R2 that one weight for all of them keeps."""
-        feeds = self.reference(group[0]).frames
-        # Many solves of few unknowns: threads cost more than they bring.
-        with threadpool_limits(1, user_api="blas"):
-            return measure_ties(self.program, feeds, group, self.case.options.seed)
+    @property
+    def seed(self) -> int:
+        """What positions are drawn by."""
+        return self.case.options.seed
+
+    def constants(self, group: tuple[str, ...]) -> StatisticsObserver:
+        """Which addends of the group's models were the same on every frame."""
+        return self.seen(group, "constants", lambda: self._constants(group))
+
+    def request_constants(self, group: tuple[str, ...]) -> None:
+        """Have `constants` looked for in the next pass."""
+        self.request(group, "constants", lambda: self._constants(group))
+
+    def _constants(self, group: tuple[str, ...]) -> StatisticsObserver:
+        nodes = {id(node): node for model in group for node in self.program.nodes_of(model)}
+        measures = [ConstantMeasure(name) for name in addends(list(nodes.values()))]
+        return StatisticsObserver(measures, STATISTICS_FRAMES)
 
     def constant_nbytes(self, value: str) -> int:
         """Bytes of the constant that a frozen value becomes; 0 where it was not seen to be one."""
         for group in self.groups:
-            array = self.statistics(group).constants.get(value)
+            array = self.constants(group).found.constants.get(value)
             if array is not None:
                 return smallest_constant(array).nbytes
         return 0

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from ...passes.base import Pass
 from ...passes.fold_activation import FoldActivation
+from ..execution.statistics import StatisticsObserver, StraightMeasure
 from ..fitting.operators import linear_operator
 from ..fitting.reference import Reference
 from ..graph.arrays import Float64
@@ -22,7 +23,7 @@ from ..structure.linear_maps import Linear, fixed_values, linear_at, reader_of
 from ..structure.merging import freed_nbytes, merged
 from .action import Disturbed, Effect, Merging, OneModel
 from .bill import Bill
-from .evidence import Evidence
+from .evidence import STATISTICS_FRAMES, Evidence
 from .site import Site, Sites, owners_of
 
 
@@ -69,22 +70,51 @@ class FoldActivationAction(OneModel):
         return Disturbed(made=tuple(made))
 
 
+def request(evidence: Evidence, group: tuple[str, ...]) -> None:
+    """Have it measured how straight the activations are that could be folded."""
+    evidence.request(group, FoldActivationAction.kind, lambda: _Activations(evidence, group))
+
+
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Activations whose folding lets their neighbours merge, with the variance that it loses."""
-    program, sites = evidence.program, Sites()
+    program = evidence.program
+    name = FoldActivationAction.kind
+    measured = evidence.seen(group, name, lambda: _Activations(evidence, group))
+    sites = Sites(refused=measured.refused)
     owners = owners_of(program)
-    for value, measured in evidence.statistics(group).activations.items():
-        if value not in owners:
-            continue
-        activation = measured.activation
-        merging = merging_of(program, activation, measured.slope, measured.offset)
+    for value, straightness in measured.found.activations.items():
+        activation = straightness.activation
+        merging = merging_of(program, activation, straightness.slope, straightness.offset)
         if isinstance(merging, str):
             sites.refused[value] = merging
             continue
         action = FoldActivationAction(owners[value], activation.given, activation.value)
         saved = Bill(merging.nbytes_saved, merging.macs_saved)
-        sites.found.append(Site(action, saved, measured.damage))
+        sites.found.append(Site(action, saved, straightness.damage))
     return sites
+
+
+class _Activations(StatisticsObserver):
+    """How straight a group's activations are, of those whose neighbours could merge.
+
+    `refused` says of the others why not.
+    """
+
+    def __init__(self, evidence: Evidence, group: tuple[str, ...]) -> None:
+        program, owners = evidence.program, owners_of(evidence.program)
+        nodes = {id(node): node for model in group for node in program.nodes_of(model)}
+        self.refused: dict[str, str] = {}
+        measures: list[StraightMeasure] = []
+        for activation in activations_of(program, list(nodes.values())):
+            if activation.value not in owners:
+                continue
+            size = size_of(program.values()[activation.value].shape[activation.axis]) or 0
+            merging = merging_of(program, activation, np.ones(size), np.zeros(size))
+            if isinstance(merging, str):
+                self.refused[activation.value] = merging
+            else:
+                measures.append(StraightMeasure(activation))
+        super().__init__(measures, STATISTICS_FRAMES)
 
 
 def merging_of(

@@ -67,9 +67,14 @@ class FreezeBranchAction(OneModel):
         return Disturbed(values_read_into(program, self.value))
 
 
+def request(evidence: Evidence, group: tuple[str, ...]) -> None:
+    """Have constants looked for."""
+    evidence.request_constants(group)
+
+
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Values that never change on enough frames."""
-    program, statistics, sites = evidence.program, evidence.statistics(group), Sites()
+    program, statistics, sites = evidence.program, evidence.constants(group).found, Sites()
     owners, known = owners_of(program), program.values()
     for value, array in statistics.constants.items():
         constant = smallest_constant(array)

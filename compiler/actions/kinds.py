@@ -29,18 +29,25 @@ MOST_DAMAGE = 0.4
 class Kind(NamedTuple):
     """A kind of action: how its sites are found, and which of the means of `--only` it is.
 
-    `free` says that sites may cost nothing and are looked for without a budget.
+    `wishes` requests what `find` will ask of a group's frames, for one pass for all kinds. `free`
+    says that sites may cost nothing and are looked for without a budget.
     """
 
     action: type[Readable]
     find: Callable[[Evidence, tuple[str, ...]], Sites]
     free: bool
     only: str
+    wishes: Callable[[Evidence, tuple[str, ...]], None] = lambda evidence, group: None
 
     @property
     def name(self) -> str:
         """What plans, `--without` and `repsimc passes` call it."""
         return self.action.kind
+
+    def request(self, evidence: Evidence, group: tuple[str, ...]) -> None:
+        """Have the group's next pass look at what `sites` will ask for."""
+        if not evidence.still.issuperset(group):
+            self.wishes(evidence, group)
 
     def sites(self, evidence: Evidence, group: tuple[str, ...]) -> Sites:
         """The sites among the models of a group, but for models whose states did not move.
@@ -62,14 +69,34 @@ class Kind(NamedTuple):
 STILL = "its states were the same in every frame; frames with states of their own would tell more"
 
 KINDS: tuple[Kind, ...] = (
-    Kind(share_prefix.SharePrefixAction, share_prefix.find, False, "share"),
+    Kind(share_prefix.SharePrefixAction, share_prefix.find, False, "share", share_prefix.request),
     Kind(take_out_region.CollapseAction, take_out_region.find, False, "depth"),
-    Kind(fold_activation.FoldActivationAction, fold_activation.find, True, "depth"),
-    Kind(prune_channels.PruneChannelsAction, prune_channels.find, True, "depth"),
-    Kind(freeze_branch.FreezeBranchAction, freeze_branch.find, True, "depth"),
-    Kind(reuse_attention.ReuseAttentionAction, reuse_attention.find, True, "depth"),
-    Kind(tie_weights.TieWeightsAction, tie_weights.find, False, "depth"),
-    Kind(narrow_layer.NarrowLayerAction, narrow_layer.find, False, "depth"),
+    Kind(
+        fold_activation.FoldActivationAction,
+        fold_activation.find,
+        True,
+        "depth",
+        fold_activation.request,
+    ),
+    Kind(
+        prune_channels.PruneChannelsAction,
+        prune_channels.find,
+        True,
+        "depth",
+        prune_channels.request,
+    ),
+    Kind(
+        freeze_branch.FreezeBranchAction, freeze_branch.find, True, "depth", freeze_branch.request
+    ),
+    Kind(
+        reuse_attention.ReuseAttentionAction,
+        reuse_attention.find,
+        True,
+        "depth",
+        reuse_attention.request,
+    ),
+    Kind(tie_weights.TieWeightsAction, tie_weights.find, False, "depth", tie_weights.request),
+    Kind(narrow_layer.NarrowLayerAction, narrow_layer.find, False, "depth", narrow_layer.request),
     Kind(narrow_attention.NarrowAttentionAction, narrow_attention.find, False, "depth"),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -13,14 +13,11 @@ from ...passes.base import Pass
 from ...passes.refit import refit_operators
 from ...runtime.json_reader import Reader
 from ..errors import ModelError
+from ..fitting.effort import SURVEY
 from ..fitting.hidden_layers import layer_behind
-from ..fitting.operators import LinearOperator
 from ..fitting.pooling import MAX_COLUMNS
-from ..fitting.reconstruction import Target, gathered
-from ..fitting.reference import Reference, row_count
-from ..fitting.regression import products_in_threads
-from ..fitting.unit_choice import eliminate_units
-from ..fitting.walk import Walk
+from ..fitting.reference import Reference
+from ..fitting.unit_curves import Layer, UnitCurves, parts_of
 from ..graph.program import Program, own_name
 from ..structure.channel_removal import in_multiples
 from .action import Disturbed, Effect, OneModel, Reads, Stage
@@ -99,62 +96,56 @@ class NarrowLayerAction(OneModel):
         return Disturbed(widths=((self.value, self.units),))
 
 
+def request(evidence: Evidence, group: tuple[str, ...]) -> None:
+    """Have the hidden layers' curves measured, those of the first pass."""
+    evidence.request(group, f"{NarrowLayerAction.kind} 0", lambda: _curves(evidence, group, 0))
+
+
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Narrower hidden layers of a group's models, by expected damage per layer."""
     bills, sites = evidence.bills, Sites()
     whole = bills.bill(())
     assert whole is not None
-    reference = evidence.reference(group[0])
-    for model, value, units, lost in losses(evidence.program, group, reference):
-        action = NarrowLayerAction(model, value, units)
-        bill = bills.bill((action,))
-        if bill is None or lost > _MOST_LOST:
-            continue
-        saved = whole - bill
-        if max(saved.weights_nbytes, saved.macs) > 0:
-            sites.found.append(Site(action, saved, lost, look=(model, value)))
+    owners = owners_of(evidence.program, group)
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for number in range(max(1, len(parts_of(_layers(evidence, group))))):
+        name = f"{NarrowLayerAction.kind} {number}"
+        curves |= evidence.seen(group, name, lambda n=number: _curves(evidence, group, n)).curves
+    for value, curve in curves.items():
+        for units, lost in curve:
+            action = NarrowLayerAction(owners[value], value, units)
+            if lost > _MOST_LOST:
+                break  # fewer units lose more
+            bill = bills.bill((action,))
+            if bill is None:
+                continue
+            saved = whole - bill
+            if max(saved.weights_nbytes, saved.macs) > 0:
+                sites.found.append(Site(action, saved, lost, look=(owners[value], value)))
     return sites
 
 
-def losses(
-    program: Program, models: Sequence[str], reference: Reference
-) -> Iterator[tuple[str, str, int, float]]:
-    """(model, what the reader reads, units left, share of variance lost) of every hidden layer.
+def _curves(evidence: Evidence, group: tuple[str, ...], number: int) -> UnitCurves:
+    """The curves of a part of the group's hidden layers."""
+    parts = parts_of(_layers(evidence, group)) or [[]]
+    assert SURVEY.frames is not None
+    return UnitCurves(parts[number], SURVEY.frames, SURVEY.size, evidence.seed)
 
-    The share is that of the variance of what the layer helps to make (the sum that its block ends
-    in) that a fit on the units left does not explain, on the reference's rows.
-    """
+
+def _layers(evidence: Evidence, models: Sequence[str]) -> list[Layer]:
+    """The hidden layers of some models that could be narrower."""
+    program = evidence.program
     owners = owners_of(program, models)
     inputs = [value.name for value in program.graph.inputs]
-    readers: list[tuple[LinearOperator, Target, int]] = []
-    for operator, target in refit_operators(program, reference.program, inputs):
+    found: list[Layer] = []
+    for operator, target in refit_operators(program, program, inputs):
         value = operator.source.name
         layer = layer_behind(program, value) if value in owners else ""
         if isinstance(layer, str) or layer.reader.fan_in > MAX_COLUMNS:
             continue
-        readers.append((operator, target, layer.width))
-    reference.collect(
-        {
-            target.value: (
-                row_count(op, reference.size),
-                op.channels_last,
-            )
-            for op, target, _ in readers
-        }
-    )
-    walk = Walk(program, reference.frames, [op.result.name for op, _, _ in readers])
-    for operator, target, width in readers:
-        keeps = _keeps(width)
-        if not keeps or not reference.has(target.value):
-            continue
-        rows = gathered(walk, reference, operator, target)
-        wanted = rows.wanted[:, 0].astype(np.float64)
-        power = float(np.square(wanted - wanted.mean(axis=0)).sum())
-        with products_in_threads():
-            steps = list(eliminate_units(rows, width, keeps, operator.affine().weight[0]))
-        value = operator.source.name
-        for kept, risen in steps:
-            yield owners[value], value, len(kept), risen / power if power > 0 else 0.0
+        if keeps := _keeps(layer.width):
+            found.append(Layer(operator, target.value, layer.width, tuple(keeps)))
+    return found
 
 
 def _keeps(width: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,22 +12,23 @@ from ...passes.base import Pass
 from ...passes.prune_channels import PruneChannels
 from ...runtime.json_reader import Reader
 from ..errors import ModelError
-from ..execution.statistics import Statistics
+from ..execution.statistics import QUIET, RangeMeasure, Statistics, StatisticsObserver
 from ..fitting.reference import Reference
 from ..graph.arrays import Int64
 from ..graph.free_size import size_of
 from ..graph.program import Program, own_name
+from ..structure.activation_functions import read_by_operators
 from ..structure.channel_groups import ChannelGroup, group_of
 from ..structure.channel_removal import in_multiples, saved_nbytes
 from ..structure.cost import node_macs
 from .action import Disturbed, Effect, OneModel, Reads
 from .bill import Bill
-from .evidence import Evidence
+from .evidence import STATISTICS_FRAMES, Evidence
 from .site import MULTIPLE, Site, Sites, owners_of
 
 # Channels whose variance is at most this share of the mean channel's go together: from those that
 # never vary to those that a budget has to ask for.
-_QUIET = (0.0, 1e-4, 1e-2, 1e-1)
+_QUIET = (0.0, 1e-4, 1e-2, QUIET)
 
 
 def _channels(reader: Reader) -> tuple[int, ...]:
@@ -101,22 +103,63 @@ class PruneChannelsAction(OneModel):
         return Disturbed((self.value,) if isinstance(group, str) else tuple(group.values))
 
 
+def request(evidence: Evidence, group: tuple[str, ...]) -> None:
+    """Have the ranges of channels measured that could go."""
+    evidence.request(group, PruneChannelsAction.kind, lambda: _Channels(evidence.program, group))
+
+
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Sites for every group of channels, from the most certain on."""
-    program, statistics, sites = evidence.program, evidence.statistics(group), Sites()
+    name, program = PruneChannelsAction.kind, evidence.program
+    measured = evidence.seen(group, name, lambda: _Channels(program, group))
+    sites = Sites(refused=measured.refused)
     owners = owners_of(program)
-    seen: set[str] = set()
-    for value in statistics.ranges:
-        if value not in owners or value in seen:
-            continue
-        channels = group_of(program, value)
-        if isinstance(channels, str):
-            sites.refused[value] = channels
-            seen.add(value)
-            continue
-        seen |= set(channels.values)
-        sites.found += _sites_of(owners[value], value, channels, statistics)
+    for value, channels in measured.groups.items():
+        sites.found += _sites_of(owners[value], value, channels, measured.found)
     return sites
+
+
+class _Channels(StatisticsObserver):
+    """Ranges of what reads the channels of every group of channels that may shrink.
+
+    `groups` goes by the first value of each, `refused` says why others may not.
+    """
+
+    def __init__(self, program: Program, models: Sequence[str]) -> None:
+        nodes = {id(node): node for model in models for node in program.nodes_of(model)}
+        read = dict(read_by_operators(list(nodes.values())))
+        owners = owners_of(program)
+        self.groups: dict[str, ChannelGroup] = {}
+        self.refused: dict[str, str] = {}
+        seen: set[str] = set()
+        for value in read:
+            if value not in owners or value in seen:
+                continue
+            channels = group_of(program, value)
+            if isinstance(channels, str):
+                self.refused[value] = channels
+                seen.add(value)
+                continue
+            seen |= set(channels.values)
+            self.groups[value] = channels
+        fewest = {
+            sink.value: _fewest(channels) * sink.slot.repeat
+            for channels in self.groups.values()
+            for sink in channels.sinks
+        }
+        measures = [
+            RangeMeasure(value, axis, fewest[value])
+            for value, axis in read.items()
+            if value in fewest
+        ]
+        super().__init__(measures, STATISTICS_FRAMES)
+
+
+def _fewest(group: ChannelGroup) -> int:
+    """The fewest channels that may go."""
+    every = range(1, group.channels + 1)
+    may = (n for n in every if len(in_multiples(np.arange(n), group.channels, MULTIPLE)))
+    return next(may, group.channels)
 
 
 def _sites_of(model: str, value: str, group: ChannelGroup, statistics: Statistics) -> list[Site]:

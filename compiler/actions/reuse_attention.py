@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ...passes.base import Pass
 from ...passes.reuse_attention import ReuseAttention
+from ..execution.statistics import AttentionMeasure, StatisticsObserver
+from ..fitting.effort import SURVEY
 from ..fitting.reference import Reference
 from ..graph.program import Program, own_name
-from ..structure.activation_functions import may_be_alike
+from ..structure.activation_functions import attention_pairs, may_be_alike
 from ..structure.cost import cost_of_only
 from .action import Disturbed, Effect, OneModel, Swap
 from .bill import Bill
@@ -53,13 +56,24 @@ class ReuseAttentionAction(OneModel):
         return Disturbed(values_read_into(program, self.value))
 
 
+def request(evidence: Evidence, group: tuple[str, ...]) -> None:
+    """Have the attention maps of adjacent layers compared."""
+    evidence.request(group, ReuseAttentionAction.kind, lambda: _maps(evidence.program, group))
+
+
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Pairs of attention maps that are alike, by the variance that is not."""
-    program, sites = evidence.program, Sites()
+    program, name, sites = evidence.program, ReuseAttentionAction.kind, Sites()
     owners = owners_of(program)
-    for (earlier, later), r2 in evidence.statistics(group).attention.items():
+    measured = evidence.seen(group, name, lambda: _maps(program, group))
+    for (earlier, later), r2 in measured.found.attention.items():
         if later in owners:
             saved = Bill(*cost_of_only(program, later, keep={earlier}))
             action = ReuseAttentionAction(owners[later], earlier, later)
             sites.found.append(Site(action, saved, max(0.0, 1 - r2)))
     return sites
+
+
+def _maps(program: Program, models: Sequence[str]) -> StatisticsObserver:
+    pairs = attention_pairs(program, models)
+    return StatisticsObserver([AttentionMeasure(*pair) for pair in pairs], SURVEY.frames)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,18 +14,18 @@ from ...passes.base import Pass
 from ...passes.share_prefix import SharePrefix
 from ...runtime.json_reader import Reader
 from ..errors import ModelError
-from ..execution.samples import Samples
-from ..fitting.affine_ranking import AffineRanking
+from ..execution.samples import SampleObserver, Samples
+from ..fitting.affine_ranking import AffineRanking, first_look
 from ..fitting.cka import debiased_cka
 from ..fitting.reference import Reference
 from ..graph.adapters import Link, adapter_name
-from ..graph.cuts import Cut, cuts
-from ..graph.layout import ACTIVATIONS, pre_activation
+from ..graph.cuts import Cut
 from ..graph.program import Program, own_name
 from .action import Disturbed, Effect, Stage, Swap, check_models
-from .bill import Bill, Bills
+from .bill import Bills
 from .evidence import Evidence
-from .links import adapter_window, check_link, is_representation
+from .links import adapter_window, check_link
+from .shareable import distinct, donor_values, fixes_sizes, receiver_cuts, values_to_sample
 from .site import Site, Sites, by_damage
 
 # Several donor values at once repair what one lacks: resnet20 -> resnet44 at a third of the depth
@@ -41,10 +42,16 @@ MIN_R2 = 0.25
 # resnet20 -> sib_full_bright4 after half of its blocks loses 3.8 points with the best of all six,
 # and nothing with the best of the first quarter. The probe decides.
 _FIRST_DONORS = (0.25, 0.5)
+_MAX_FIRST_DONORS = 3
 # They are not looked for where this much is explained: nothing is left for them to carry better.
 _SURE_R2 = 0.95
-LADDER = 12
-# Rows for the CKA annotation; more do not change its second digit.
+LADDER = 8
+# A donor goes as it is where so much of the receiver's variance is the same.
+_RAW_R2 = 0.5
+# Donors that a first look leaves over, for each value, and rungs of its ladder for each of the end.
+_LOOKED_AT = 6
+_LOOK_RUNGS = 2
+# Rows for the CKA annotation, and for differences; more do not change the second digit.
 _CKA_ROWS = 1024
 
 
@@ -144,58 +151,30 @@ def _link(reader: Reader) -> Link:
 # -- sites ----------------------------------------------------------------------------------------
 
 
-def donor_values(program: Program, model: str) -> list[str]:
-    """Float values of a model that may feed others: its cuts and its activations, in order."""
-    outputs = {value.name for value in program.graph.outputs}
-    known = program.values()
-    names: list[str] = []
-    for cut in cuts(program, model, max_width=1):
-        value = known[cut.values[0]]
-        names += [value.name, pre_activation(value, outputs).name]
-    for node in program.nodes_of(model):
-        if node.op in ACTIVATIONS and not node.domain:
-            names.append(node.outputs[0].name)
-    order = {t.name: i for i, n in enumerate(program.graph.nodes) for t in n.outputs}
-    unique = [name for name in dict.fromkeys(names) if name in order and name not in outputs]
-    return sorted((n for n in unique if is_representation(known[n])), key=order.__getitem__)
-
-
-def receiver_cuts(program: Program, model: str) -> list[Cut]:
-    """Cuts of a model at which its suffix could be fed by another model."""
-    known = program.values()
-    outside = {value.name for value in (*program.graph.outputs, *program.graph.inputs)}
-    return [
-        cut
-        for cut in cuts(program, model)
-        if cut.depth > 0
-        and all(name not in outside and is_representation(known[name]) for name in cut.values)
-    ]
-
-
-def values_to_sample(program: Program, models: Sequence[str], bills: Bills) -> list[str]:
-    """The values of some models that `sites_among` compares."""
-    names: list[str] = []
-    for model in models:
-        names += donor_values(program, model)
-        for cut in receiver_cuts(program, model):
-            names += [*cut.values, *(bills.replaced(value, 1) for value in cut.values)]
-    return list(dict.fromkeys(names))
+def request(evidence: Evidence, group: tuple[str, ...]) -> None:
+    """Have the values sampled that the models of a group could share."""
+    if len(group) > 1:
+        evidence.request(group, SharePrefixAction.kind, lambda: _samples(evidence, group))
 
 
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """A ladder of sites for every model of a group, from sampled rows."""
     if len(group) < 2:
         return Sites(refused=dict.fromkeys(group, "no other model sees the same frames"))
+    seen = evidence.seen(group, SharePrefixAction.kind, lambda: _samples(evidence, group))
+    return sites_among(evidence.program, seen.samples, group, evidence.bills)
+
+
+def _samples(evidence: Evidence, group: tuple[str, ...]) -> SampleObserver:
     wanted = values_to_sample(evidence.program, group, evidence.bills)
-    samples = evidence.samples(group, wanted)
-    return sites_among(evidence.program, samples, group, evidence.bills)
+    return SampleObserver(evidence.program, wanted, evidence.seed)
 
 
 def sites_among(program: Program, samples: Samples, group: Sequence[str], bills: Bills) -> Sites:
     """A ladder of sites for every model of a group that sees the same frames.
 
     Each donor gives a ladder: its Pareto front of saved bytes against predicted damage, which is
-    1 - R2. `spare` are the sites beside the ladders.
+    1 - R2.
     """
     # Thousands of solves of 16 to 256 unknowns: threads cost more than they bring.
     with threadpool_limits(1, user_api="blas"):
@@ -203,8 +182,6 @@ def sites_among(program: Program, samples: Samples, group: Sequence[str], bills:
 
 
 def _sites_among(program: Program, samples: Samples, group: Sequence[str], bills: Bills) -> Sites:
-    base = bills.bill(())
-    assert base is not None
     found = Sites()
     rankings = {
         name: AffineRanking(samples, [v for v in donor_values(program, name) if v in samples.rows])
@@ -212,71 +189,51 @@ def _sites_among(program: Program, samples: Samples, group: Sequence[str], bills
     }
     for receiver in group:
         others = [name for name in group if name != receiver]
-        donors = [name for name in others if not _fixes_sizes(program, name, receiver)]
+        donors = [name for name in others if not fixes_sizes(program, name, receiver)]
         rungs: list[Site] = []
+        receiving = distinct(bills, receiver_cuts(program, receiver))
         best_r2 = 0.0
-        receiving = _distinct(bills, receiver_cuts(program, receiver))
         for donor in donors:
-            pair = _Pair(bills, samples, rankings[donor], base, donor, receiver)
-            cut_of: dict[Site, Cut] = {}
-            for cut in receiving:
-                cut_of |= dict.fromkeys(pair.sites(cut), cut)
-            best_r2 = max([best_r2, *(site.evidence["r2"] for site in cut_of)])
+            pair = _Pair(bills, samples, rankings[donor], (donor, receiver), receiving)
             # A ladder per donor: the best donor alone may be one whose own prefix is better
             # dropped, which only shows when receivers are combined.
-            length = 2 + LADDER // len(donors)
-            good = [site for site in cut_of if site.evidence["r2"] >= MIN_R2]
-            best = ladder(good, length)
-            taken = set(best)
-            found.spare += [site for site in good if site not in taken]
-            rungs += [pair.with_alternatives(site, cut_of[site]) for site in best]
+            own, seen = pair.ladder(2 + LADDER // len(donors))
+            rungs += own
+            best_r2 = max(best_r2, seen)
         found.found += sorted(rungs, key=lambda s: (s.damage, str(s.action)))
-        if rungs:
-            continue
-        targets = [bills.replaced(value, 1) for cut in receiving for value in cut.values]
-        given = [value for name in donors for value in rankings[name].donors]
-        if not donors:
-            found.refused[receiver] = (
-                "it takes any size or batch and the others a fixed one, which would become its own"
-            )
-        elif not targets or not given:
-            whose = "of its own" if not targets else "of another model's"
-            found.refused[receiver] = f"there is no representation {whose} that could be shared"
-        elif not any(
-            target in samples.rows and samples.comparable(value, target)
-            for target in targets
-            for value in given
-        ):
-            found.refused[receiver] = (
-                "no representation of another model has a size from which one of its own could "
-                "be reached"
-            )
-        else:
-            found.refused[receiver] = (
-                f"no representation of another model explains one of its own "
-                f"(best affine R2 {best_r2:.2f}) at a saving"
-            )
+        if not rungs:
+            values = [value for name in donors for value in rankings[name].donors]
+            targets = [bills.replaced(value, 1) for cut in receiving for value in cut.values]
+            found.refused[receiver] = _why_none(samples, donors, values, targets, best_r2)
     return found
 
 
-def _fixes_sizes(program: Program, donor: str, receiver: str) -> bool:
-    """Whether the receiver takes batches or sizes that the donor does not.
-
-    What the donor computes would then be of one size, and the receiver's promise to take any lost.
-    """
-    fixed, free = _free_sizes(program, donor), _free_sizes(program, receiver)
-    return any(mine and not theirs for theirs, mine in zip(fixed, free))
-
-
-def _free_sizes(program: Program, model: str) -> tuple[bool, bool]:
-    """Whether the first axis of an input of the model is free, and whether another one is."""
-    values = program.values()
-    shapes = [values[value].shape or () for value in program.models[model].inputs.values()]
-
-    def free(dims: Sequence[object]) -> bool:
-        return any(not isinstance(dim, int) or dim < 1 for dim in dims)
-
-    return any(free(s[:1]) for s in shapes), any(free(s[1:]) for s in shapes)
+def _why_none(
+    samples: Samples,
+    donors: Sequence[str],
+    given: Sequence[str],
+    targets: Sequence[str],
+    best_r2: float,
+) -> str:
+    """Why a receiver has no site: donor models and values there are, values of its own, best R2."""
+    if not donors:
+        return "it takes any size or batch and the others a fixed one, which would become its own"
+    if not targets or not given:
+        whose = "of its own" if not targets else "of another model's"
+        return f"there is no representation {whose} that could be shared"
+    if not any(
+        target in samples.rows and samples.comparable(value, target)
+        for target in targets
+        for value in given
+    ):
+        return (
+            "no representation of another model has a size from which one of its own could be "
+            "reached"
+        )
+    return (
+        f"no representation of another model explains one of its own "
+        f"(best affine R2 {best_r2:.2f}) at a saving"
+    )
 
 
 def ladder(sites: Sequence[Site], length: int = LADDER) -> list[Site]:
@@ -292,34 +249,78 @@ def ladder(sites: Sequence[Site], length: int = LADDER) -> list[Site]:
     return [front[index] for index in keep]
 
 
-def _distinct(bills: Bills, found: Sequence[Cut]) -> list[Cut]:
-    # A ReLU's output and its input are two cuts but one rewrite.
-    unique = {tuple(bills.replaced(name, 1) for name in cut.values): cut for cut in found}
-    return list(unique.values())
-
-
-@dataclass(frozen=True)
 class _Pair:
-    """What one model could take from another: sites at a cut, by what explains its values."""
+    """What one model could take from another: sites at its cuts, by what explains their values.
 
-    bills: Bills
-    samples: Samples
-    ranking: AffineRanking
-    base: Bill
-    donor: str
-    receiver: str
+    Cuts are thinned twice before a value is looked at closely: by a first look at all donors, and
+    by the best single donor. `ends` are donor and receiver.
+    """
 
-    def sites(self, cut: Cut, first: float = 1.0) -> list[Site]:
+    def __init__(
+        self,
+        bills: Bills,
+        samples: Samples,
+        ranking: AffineRanking,
+        ends: tuple[str, str],
+        cuts: Sequence[Cut],
+    ) -> None:
+        base = bills.bill(())
+        assert base is not None
+        self._bills, self._samples, self._ranking, self._base = bills, samples, ranking, base
+        self._donor, self._receiver = ends
+        self._cuts = [cut for cut in cuts if all(v in samples.rows for v in self._targets(cut))]
+        targets = list(dict.fromkeys(v for cut in self._cuts for v in self._targets(cut)))
+        look = first_look(samples, ranking.donors, targets)
+        self._looks = {value: look[:, index] for index, value in enumerate(targets)}
+
+    def ladder(self, length: int) -> tuple[list[Site], float]:
+        """At most so many sites, each with its alternatives; and the best R2 that was seen."""
+        rough = {cut: self._rough(cut) for cut in self._cuts}
+        chosen = _cuts_of(rough, _LOOK_RUNGS * length, MIN_R2 / 2)
+        singles = {cut: self._sites(cut, 1, 1.0) for cut in chosen}
+        looks = [
+            site.evidence["r2"] for sites in (*rough.values(), *singles.values()) for site in sites
+        ]
+        chosen = _cuts_of(singles, length, MIN_R2)
+        cut_of: dict[Site, Cut] = {}
+        for cut in chosen:
+            cut_of |= dict.fromkeys(self._sites(cut, MAX_DONORS, 1.0), cut)
+        best = ladder([s for s in cut_of if s.evidence["r2"] >= MIN_R2], length)
+        return [self._with_alternatives(site, cut_of[site]) for site in best], max(
+            looks, default=0.0
+        )
+
+    def _targets(self, cut: Cut) -> list[str]:
+        """What adapters at a cut would make."""
+        return [self._bills.replaced(name, 1) for name in cut.values]
+
+    def _best_donors(self, target: str, share: float) -> list[str]:
+        """Of the first share of the donor's values those that the first look puts first."""
+        looks = self._looks[target][: math.ceil(share * len(self._ranking.donors))]
+        order = np.argsort(-looks, kind="stable")[: np.count_nonzero(~np.isnan(looks))]
+        return [self._ranking.donors[i] for i in order[:_LOOKED_AT]]
+
+    def _rough(self, cut: Cut) -> list[Site]:
+        """What the first look makes of a cut."""
+        best = [tuple(donors[:1]) for donors in self._best_donors_of(cut, 1.0)]
+        if not all(best):
+            return []
+        r2 = min(float(np.nanmax(self._looks[target])) for target in self._targets(cut))
+        action = self._action(cut, best, 1)
+        return self._priced(cut, [(r2, action)]) or self._as_it_is(cut, 1.0)
+
+    def _sites(self, cut: Cut, most: int, share: float) -> list[Site]:
         """The sites at a cut that save something, with the first share of the donor's values.
 
-        By donors: the best one, the best set of several, as it is; by adapter: 1x1 and 3x3.
+        By donors: the best one, the best set of up to `most`, as it is; by adapter: 1x1 and, where
+        several are looked at, 3x3.
         """
-        samples = self.samples
-        targets = [self.bills.replaced(name, 1) for name in cut.values]
-        if any(name not in samples.rows for name in targets):
-            return []
         # A donor value below the cut would make a cycle; one shared with the receiver is no donor.
-        chosen = [self.ranking.best(target, MAX_DONORS, first=first) for target in targets]
+        targets = self._targets(cut)
+        chosen = [
+            self._ranking.best(target, most, among=donors)
+            for target, donors in zip(targets, self._best_donors_of(cut, share))
+        ]
         if not all(chosen):
             return []
         single = [sets[0] for sets in chosen]
@@ -327,67 +328,92 @@ class _Pair:
         variants = [(single, 1)]
         if any(len(sets) > 1 for sets in chosen):
             variants.append((several, 1))
-        if all(len(samples.spatial[target]) >= 2 for target in targets):
+        if most > 1 and all(len(self._samples.spatial[target]) >= 2 for target in targets):
             variants += [(single, 3), (several, 3)]
         found: dict[str, tuple[float, SharePrefixAction]] = {}
         for sets, window in variants:
             r2 = min(r2 for r2, _ in sets)
             action = self._action(cut, [donors for _, donors in sets], window)
             found[str(action)] = (1 - (1 - r2) * _WINDOW_GAIN if window == 3 else r2, action)
-        raw = _raw_r2(samples, [donors[0] for _, donors in single], cut.values)
-        if raw >= 0.5:
-            action = self._action(cut, [(donors[0],) for _, donors in single], 0)
-            found[str(action)] = (raw, action)
-        sites = [self._site(cut, action, r2) for r2, action in found.values()]
-        return [site for site in sites if site is not None]
+        return self._priced(cut, list(found.values())) + self._as_it_is(cut, share)
 
-    def with_alternatives(self, site: Site, cut: Cut) -> Site:
-        """The site, knowing the best ones that the first values of the donor give at its cut."""
+    def _as_it_is(self, cut: Cut, share: float) -> list[Site]:
+        """The site at a cut without adapters: of the best donors those that are most alike."""
+        alike = [
+            max(
+                ((_raw_r2(self._samples, name, value), name) for name in donors),
+                default=(0.0, ""),
+                key=lambda found: found[0],
+            )
+            for value, donors in zip(cut.values, self._best_donors_of(cut, share))
+        ]
+        raw = min(r2 for r2, _ in alike)
+        if raw < _RAW_R2:
+            return []
+        return self._priced(cut, [(raw, self._action(cut, [(name,) for _, name in alike], 0))])
+
+    def _best_donors_of(self, cut: Cut, share: float) -> list[list[str]]:
+        return [self._best_donors(target, share) for target in self._targets(cut)]
+
+    def _with_alternatives(self, site: Site, cut: Cut) -> Site:
+        """The site with its CKA, and the best ones that the first values of the donor give."""
         others: dict[str, Site] = {}
-        for first in _FIRST_DONORS if site.evidence["r2"] < _SURE_R2 else ():
-            best = max(self.sites(cut, first), key=lambda s: s.evidence["r2"], default=None)
+        for share in _FIRST_DONORS if site.evidence["r2"] < _SURE_R2 else ():
+            sites = self._sites(cut, _MAX_FIRST_DONORS, share)
+            best = max(sites, key=lambda s: s.evidence["r2"], default=None)
             if best is not None and best.action != site.action:
-                others[str(best.action)] = best
-        return replace(site, alternatives=tuple(others.values()))
+                others[str(best.action)] = self._annotated(best)
+        return replace(self._annotated(site), alternatives=tuple(others.values()))
+
+    def _annotated(self, site: Site) -> Site:
+        assert isinstance(site.action, SharePrefixAction)
+        link = site.action.links[0]
+        ends = (link.donor_values[0], self._bills.replaced(link.receiver_value, 1))
+        first, target = (self._samples.rows[name][:_CKA_ROWS] for name in ends)
+        # CKA is an annotation: it does not see rotations, which a swap does.
+        return replace(site, evidence={**site.evidence, "cka": debiased_cka(first, target)})
 
     def _action(self, cut: Cut, sets: Sequence[tuple[str, ...]], kernel: int) -> SharePrefixAction:
         links = tuple(Link(name, donors) for name, donors in zip(cut.values, sets))
-        return SharePrefixAction(self.donor, self.receiver, links, kernel)
+        return SharePrefixAction(self._donor, self._receiver, links, kernel)
 
-    def _site(self, cut: Cut, action: SharePrefixAction, r2: float) -> Site | None:
-        """The site with what it saves; None where that is nothing, or its adapter eats it."""
-        bill = self.bills.bill((action,))
-        if bill is None:
-            return None
-        saved, adapter = self.base - bill, self.bills.adapters_bill(action)
-        if saved.weights_nbytes <= 0 or saved.macs < 0:
-            return None
-        if action.kernel and (
-            adapter.weights_nbytes
-            > _ADAPTER_SHARE * (saved.weights_nbytes + adapter.weights_nbytes)
-            or adapter.macs > _ADAPTER_SHARE * (saved.macs + adapter.macs)
-        ):
-            return None
-        link = action.links[0]
-        ends = (link.donor_values[0], self.bills.replaced(link.receiver_value, 1))
-        first, target = (self.samples.rows[name][:_CKA_ROWS] for name in ends)
-        # CKA is an annotation: it does not see rotations, which a swap does.
-        figures = {"depth": cut.depth, "r2": r2, "cka": debiased_cka(first, target)}
-        return Site(action, saved, 1 - r2, figures)
+    def _priced(self, cut: Cut, found: Sequence[tuple[float, SharePrefixAction]]) -> list[Site]:
+        """Sites (R2, action) with what they save; but for those whose adapters eat it."""
+        sites: list[Site] = []
+        for r2, action in found:
+            bill = self._bills.bill((action,))
+            if bill is None:
+                continue
+            saved, adapter = self._base - bill, self._bills.adapters_bill(action)
+            most_nbytes = _ADAPTER_SHARE * (saved.weights_nbytes + adapter.weights_nbytes)
+            if (
+                saved.weights_nbytes <= 0
+                or saved.macs < 0
+                or adapter.weights_nbytes > most_nbytes
+                or adapter.macs > _ADAPTER_SHARE * (saved.macs + adapter.macs)
+            ):
+                continue
+            sites.append(Site(action, saved, 1 - r2, {"depth": cut.depth, "r2": r2}))
+        return sites
 
 
-def _raw_r2(samples: Samples, donors: Sequence[str], receivers: Sequence[str]) -> float:
-    """The lowest 1 - |donor - receiver|^2 / variance over the links; 0 where shapes differ."""
-    lowest = 1.0
-    for donor, receiver in zip(donors, receivers):
-        if (
-            receiver not in samples.rows
-            or samples.channels[donor] != samples.channels[receiver]
-            or not samples.same_size(donor, receiver)
-        ):
-            return 0.0
-        x, y = samples.rows[donor], samples.rows[receiver]
-        total = float(np.square(y - y.mean(axis=0), dtype=np.float64).sum())
-        error = float(np.square(x - y, dtype=np.float64).sum())
-        lowest = min(lowest, 1 - error / total if total > 0 else 0.0)
-    return lowest
+def _cuts_of(sites: Mapping[Cut, Sequence[Site]], length: int, least_r2: float) -> list[Cut]:
+    """The cuts on the ladder of their sites that explain enough."""
+    cut_of = {site: cut for cut, found in sites.items() for site in found}
+    rungs = ladder([site for site in cut_of if site.evidence["r2"] >= least_r2], length)
+    return list(dict.fromkeys(cut_of[site] for site in rungs))
+
+
+def _raw_r2(samples: Samples, donor: str, receiver: str) -> float:
+    """1 - |donor - receiver|^2 / variance on some rows; 0 where shapes differ."""
+    if (
+        receiver not in samples.rows
+        or samples.channels[donor] != samples.channels[receiver]
+        or not samples.same_size(donor, receiver)
+    ):
+        return 0.0
+    step = max(1, len(samples.rows[donor]) // _CKA_ROWS)
+    x, y = samples.rows[donor][::step], samples.rows[receiver][::step]
+    total = float(np.square(y - y.mean(axis=0), dtype=np.float64).sum())
+    error = float(np.square(x - y, dtype=np.float64).sum())
+    return 1 - error / total if total > 0 else 0.0

@@ -11,13 +11,14 @@ from ...passes.base import Pass
 from ...passes.tie_weights import TieWeights
 from ...runtime.json_reader import Reader
 from ..errors import ModelError
+from ..fitting.effort import SURVEY
 from ..fitting.operators import linear_operator
 from ..fitting.reference import Reference
-from ..fitting.shared_weight import may_tie
+from ..fitting.shared_weight import TieObserver, may_tie
 from ..graph.program import Program, own_name
 from ..graph.weights import nbytes_of
 from .action import Disturbed, Effect, OneModel, Reads, check_models
-from .bill import Bill
+from .bill import LEAST_SHARE, Bill
 from .evidence import Evidence
 from .site import Site, Sites, by_damage, owners_of
 
@@ -80,12 +81,26 @@ class TieWeightsAction(OneModel):
         return Disturbed(tuple(op.result.name for op in operators if op is not None))
 
 
+def request(evidence: Evidence, group: tuple[str, ...]) -> None:
+    """Have the layers of one shape compared."""
+    evidence.request(group, TieWeightsAction.kind, lambda: _ties(evidence, group))
+
+
+def _ties(evidence: Evidence, group: tuple[str, ...]) -> TieObserver:
+    assert SURVEY.frames is not None
+    whole = evidence.bills.bill(())
+    assert whole is not None
+    least = int(LEAST_SHARE * whole.weights_nbytes)
+    return TieObserver(evidence.program, group, SURVEY.frames, evidence.seed, least)
+
+
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """Runs of layers that one weight could serve, by the variance that it would not explain."""
     program, sites = evidence.program, Sites()
     owners = owners_of(program)
     known = {node.name: node for node in program.graph.nodes}
-    for names, r2 in evidence.ties(group).items():
+    ties = evidence.seen(group, TieWeightsAction.kind, lambda: _ties(evidence, group))
+    for names, r2 in ties.found.items():
         nodes = [known[name] for name in names if name in known]
         model = owners.get(nodes[0].outputs[0].name) if len(nodes) == len(names) else None
         if model is None:

@@ -6,19 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from ..graph.arrays import Float32, Float64, Int64
+from ..graph.arrays import Array, Float32, Float64, Int64
+from ..graph.free_size import size_of
 from ..graph.layout import Layout, layout_of
 from ..graph.program import Program
-from .executable import Executable
-from .feeds import FrameSet, run_on
+from .feeds import FrameSet
+from .observing import observe
 from .rows import value_rows
 
-# Positions sampled per frame: with 512 frames this gives 4 096 rows, 20 per unknown up to 200
+# Positions sampled per frame: with 256 frames this gives 4 096 rows, 20 per unknown up to 200
 # channels; wider values are projected (see Samples).
-POSITIONS = 8
-# Channels above this are mixed down by a seeded random projection (Johnson-Lindenstrauss), so
-# that ranking sites costs the same on a ResNet-50 as on a ResNet-20.
+POSITIONS = 16
+# Frames for ranking. Values of one place per frame need more of them for as many rows.
+FRAMES, FRAMES_OF_FEATURES = 256, 1024
+# Bytes that the rows of all values together may take: fewer positions where it would be more.
+_ROWS_NBYTES = 512 << 20
+# Channels above this are mixed down by a seeded sparse projection (each channel with a random sign
+# into one sum, as in a count sketch), so that ranking sites costs the same on a ResNet-50 as on a
+# ResNet-20, and the projection itself next to nothing.
 MAX_CHANNELS = 256
 
 
@@ -27,7 +34,8 @@ class Samples:
     """Rows [frames * POSITIONS, channels] of many values at the same relative positions.
 
     Positions are relative (0..1 along each spatial axis), so row k of two values is the same
-    place of the same frame even where their sizes differ. `spatial` holds each value's sizes
+    place of the same frame even where their sizes differ. Values without places have a row per
+    frame. `spatial` holds each value's sizes
     beyond batch and channels, `channels` its true width (rows may be projected). Where frames
     differ in size, `spatial` is of the first, and `every` holds the sizes on each kind of frame, in
     an order that is the same for all values.
@@ -74,43 +82,89 @@ def sample_values(
     program: Program, values: Sequence[str], frames: FrameSet, seed: int = 0
 ) -> Samples:
     """Sampled rows of `values` in one forward pass. Values that carry no rows are left out."""
-    known = program.values()
-    wanted = [name for name in dict.fromkeys(values) if name in known]
-    if not wanted:
-        return Samples({}, {}, {})
-    segment = Executable(program, None, wanted)
-    generator = np.random.default_rng((seed, 17))
-    places = generator.random((frames.count, POSITIONS, 3))
-    parts: dict[str, list[Float32]] = {name: [] for name in wanted}
-    spatial: dict[str, list[tuple[int, ...]]] = {}
-    channels: dict[str, int] = {}
-    projections: dict[int, Float32] = {}
-    last = {name: layout_of(known[name]) is Layout.CHANNELS_LAST for name in wanted}
-    for batch, arrays in run_on(frames, segment):
+    observer = SampleObserver(program, values, seed)
+    observe(program, lambda limit: frames, [observer])
+    return observer.samples
+
+
+class SampleObserver:
+    """Sampled rows of a program's values, at most `_ROWS_NBYTES` of them.
+
+    Values that carry no rows are left out.
+    """
+
+    def __init__(self, program: Program, values: Sequence[str], seed: int = 0) -> None:
+        known = program.values()
+        wanted = [known[name] for name in dict.fromkeys(values) if name in known]
+        self.samples = Samples({}, {}, {})
+        self.limit = FRAMES if any(_places(value) for value in wanted) else FRAMES_OF_FEATURES
+        self._seed = seed
+        self._last = {v.name: layout_of(v) is Layout.CHANNELS_LAST for v in wanted}
+        self._parts: dict[str, list[Float32]] = {value.name: [] for value in wanted}
+        self._spatial: dict[str, list[tuple[int, ...]]] = {}
+        self._channels: dict[str, int] = {}
+        self._mixers: dict[int, tuple[Int64, Float32]] = {}
+        self._positions: Float64 = np.zeros((0, POSITIONS, 3))
+        self._nbytes_per_row = 4 * sum(
+            min(_width(value, self._last[value.name]), MAX_CHANNELS)
+            for value in wanted
+            if _places(value)
+        )
+
+    @property
+    def values(self) -> Sequence[str]:
+        """The values that have had rows so far."""
+        return list(self._parts)
+
+    def begin(self, frames: int) -> None:
+        """Draw the positions [frames, positions, 3]."""
+        most = _ROWS_NBYTES // max(1, frames * self._nbytes_per_row)
+        generator = np.random.default_rng((self._seed, 17))
+        self._positions = generator.random((frames, max(1, min(POSITIONS, most)), 3))
+
+    def take(self, batch: slice, arrays: Mapping[str, Array]) -> None:
+        """Keep the rows of one batch."""
         for name, array in arrays.items():
             if array.ndim < 2 or array.shape[0] != batch.stop - batch.start:
-                parts.pop(name, None)
+                self._parts.pop(name, None)
                 continue
-            if name not in parts:
-                continue
-            sizes = array.shape[1:-1] if last[name] else array.shape[2:]
-            spatial.setdefault(name, []).append(tuple(sizes))
-            width = array.shape[-1] if last[name] else array.shape[1]
-            channels[name] = int(width)
-            picked = value_rows(array, _flat(places[batch], sizes), last[name])
-            if width > MAX_CHANNELS:
-                if width not in projections:
-                    mixer = np.random.default_rng((seed, width))
-                    projections[width] = mixer.standard_normal(
-                        (width, MAX_CHANNELS), dtype=np.float32
-                    ) / np.float32(np.sqrt(MAX_CHANNELS))
-                picked = picked @ projections[width]
-            parts[name].append(picked)
-    rows = {name: np.concatenate(pieces) for name, pieces in parts.items() if pieces}
-    kinds = list(dict.fromkeys(zip(*(spatial[name] for name in rows))))
-    every = {name: tuple(kind[place] for kind in kinds) for place, name in enumerate(rows)}
-    first = {name: spatial[name][0] for name in rows}
-    return Samples(rows, first, channels, every if len(kinds) > 1 else {})
+            last = self._last[name]
+            sizes = array.shape[1:-1] if last else array.shape[2:]
+            self._spatial.setdefault(name, []).append(tuple(sizes))
+            self._channels[name] = int(array.shape[-1] if last else array.shape[1])
+            places = self._positions[batch] if sizes else self._positions[batch, :1]
+            self._parts[name].append(self._mixed(value_rows(array, _flat(places, sizes), last)))
+
+    def finish(self) -> None:
+        """Put the rows together."""
+        rows = {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
+        self._parts = {}
+        kinds = list(dict.fromkeys(zip(*(self._spatial[name] for name in rows))))
+        every = {name: tuple(kind[place] for kind in kinds) for place, name in enumerate(rows)}
+        first = {name: self._spatial[name][0] for name in rows}
+        several = every if len(kinds) > 1 else {}
+        self.samples = Samples(rows, first, self._channels, several)
+
+    def _mixed(self, rows: Float32) -> Float32:
+        """Rows of at most MAX_CHANNELS channels; of equal width mixed alike."""
+        width = rows.shape[1]
+        if width <= MAX_CHANNELS:
+            return rows
+        if width not in self._mixers:
+            random = np.random.default_rng((self._seed, width))
+            signs = random.choice(np.array([-1, 1], np.float32), width)
+            self._mixers[width] = random.permutation(width), signs
+        order, signs = self._mixers[width]
+        starts = np.arange(MAX_CHANNELS) * width // MAX_CHANNELS
+        return np.add.reduceat(rows[:, order] * signs, starts, axis=1)
+
+
+def _places(value: gs.Variable) -> bool:
+    return len(value.shape or ()) > 2
+
+
+def _width(value: gs.Variable, last: bool) -> int:
+    return size_of(value.shape[-1 if last else 1]) or MAX_CHANNELS if value.shape else MAX_CHANNELS
 
 
 def _flat(places: Float64, sizes: tuple[int, ...]) -> Int64:

@@ -1,11 +1,13 @@
 """How straight activation functions are on the frames, and which values never change there.
 
-One forward pass in pieces of bounded size; per channel only sums, counts and extremes are kept.
+One forward pass; per channel only sums, counts and extremes are kept, and of values that were the
+same so far two frames. A measurement that cannot turn out to be of use is settled after a first
+look: what is the same on every frame, or always on one straight piece, has to be so on all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 
@@ -15,23 +17,25 @@ from numpy.typing import NDArray
 
 from ..graph.arrays import Array, Float64
 from ..graph.program import Program
-from ..structure.activation_functions import (
-    Activation,
-    activations_of,
-    addends,
-    attention_pairs,
-    read_by_operators,
-)
+from ..structure.activation_functions import Activation
 from ..structure.straight_pieces import straight
-from .executable import Executable, frame_nbytes
+from .executable import Executable
 from .feeds import FrameSet
+from .observing import observe
 
-# Bytes of values that one piece of a batch may take.
-_PIECE_NBYTES = 64 << 20
+# Frames of a first look, and the rows that they have to give: variances are then known to a tenth.
+_FIRST_FRAMES = 32
+_FIRST_ROWS = 512
+# Frames for what only ranks; constants and dead channels are asked of all.
+_RANKING_FRAMES = 128
 # Places of a frame that sums are taken over; extremes are taken over all.
 _PLACES = 64
 # What rounding may move: extremes closer than this share of the largest number are equal.
 ROUNDING = 1e-6
+# Channels whose variance is at most this share of the mean channel's are quiet.
+QUIET = 0.1
+# Shares of variance lost above which a first look is enough: twice what is ever of use.
+_HOPELESS = 0.8
 
 
 @dataclass(frozen=True)
@@ -85,28 +89,62 @@ class Statistics:
     attention: dict[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
 
 
-def measure_statistics(program: Program, frames: FrameSet, models: Sequence[str]) -> Statistics:
-    """The statistics of the models' values on the frames, in one pass.
+class StatisticsObserver:
+    """Statistics of the values that the measures are about, on the first `limit` frames (all).
 
-    `models` share the frames. Values of unknown layout or whose first axis is not that of the
-    frames are left out. Raises ModelError where ONNX Runtime cannot run the models.
+    Values of unknown layout or whose first axis is not that of the frames are left out. Unless
+    `settles` is False, what cannot be of use is looked at on a few frames only.
     """
-    nodes = {id(node): node for model in models for node in program.nodes_of(model)}
-    inside = list(nodes.values())
-    measures: list[_Measure] = []
-    for activation in activations_of(program, inside):
-        measures.append(_StraightMeasure(activation))
-    measures += [_RangeMeasure((name,), axis) for name, axis in read_by_operators(inside)]
-    measures += [_ConstantMeasure(name) for name in addends(inside)]
-    measures += [_AttentionMeasure(*pair) for pair in attention_pairs(program, models)]
-    return _measured(program, measures, frames)
+
+    def __init__(
+        self, measures: Sequence[ValueMeasure], limit: int | None = None, settles: bool = True
+    ) -> None:
+        self.limit = limit
+        self.found = Statistics()
+        self._settles = settles
+        self._measures = list(measures)
+        self._open = list(measures)
+
+    @property
+    def values(self) -> Sequence[str]:
+        """The values of all measures that are not settled."""
+        return list(dict.fromkeys(name for one in self._open for name in one.values))
+
+    def begin(self, frames: int) -> None:
+        """Nothing depends on how many frames follow."""
+
+    def take(self, batch: slice, arrays: Mapping[str, Array]) -> None:
+        """ValueMeasure one batch."""
+        count = batch.stop - batch.start
+        self.found.frames += count
+        still_open: list[ValueMeasure] = []
+        for one in self._open:
+            if not _taken(one, [arrays[name] for name in one.values], count):
+                self._measures.remove(one)
+            elif not (self._settles and one.settled(self.found.frames)):
+                still_open.append(one)
+        self._open = still_open
+
+    def finish(self) -> None:
+        """Fill `found`."""
+        for one in self._measures if self.found.frames else ():
+            one.finish(self.found)
+
+
+def measured(program: Program, measures: Sequence[ValueMeasure], frames: FrameSet) -> Statistics:
+    """What the measures give on all of the frames, in one pass; nothing is settled early."""
+    known = program.values()
+    there = [one for one in measures if all(name in known for name in one.values)]
+    observer = StatisticsObserver(there, settles=False)
+    observe(program, lambda limit: frames, [observer])
+    return observer.found
 
 
 def measure_activation(
     program: Program, activation: Activation, frames: FrameSet
 ) -> Straightness | None:
     """How straight one activation is on the frames; None where that cannot be told."""
-    found = _measured(program, [_StraightMeasure(activation)], frames)
+    found = measured(program, [StraightMeasure(activation)], frames)
     return found.activations.get(activation.value)
 
 
@@ -114,8 +152,8 @@ def measure_ranges(
     program: Program, values: Mapping[str, int], frames: FrameSet
 ) -> dict[str, Range]:
     """The ranges of the values on the frames; `values` gives each the axis of its channels."""
-    measures = [_RangeMeasure((name,), axis) for name, axis in values.items()]
-    return _measured(program, measures, frames).ranges
+    measures = [RangeMeasure(name, axis) for name, axis in values.items()]
+    return measured(program, measures, frames).ranges
 
 
 def mean_of(program: Program, value: str, frames: FrameSet) -> Array | None:
@@ -154,52 +192,10 @@ def fits_any_size(constant: Array, value: gs.Variable) -> bool:
     return all(size == 1 or isinstance(dimension, int) for size, dimension in sizes)
 
 
-def _measured(program: Program, measures: Sequence[_Measure], frames: FrameSet) -> Statistics:
-    found = Statistics()
-    known = program.values()
-    wanted = sorted({name for one in measures for name in one.values if name in known})
-    left = [one for one in measures if all(name in known for name in one.values)]
-    if not wanted:
-        return found
-    segment = Executable(program, None, wanted)
-    if not segment.inputs:  # what reads no input is the same on every frame
-        return found
-    for count, feeds in _pieces(program, frames, segment.inputs, wanted):
-        arrays = dict(zip(wanted, segment(feeds)))
-        found.frames += count
-        left = [one for one in left if _taken(one, [arrays[name] for name in one.values], count)]
-    for one in left if found.frames else ():
-        one.finish(found)
-    return found
-
-
-def _pieces(
-    program: Program, frames: FrameSet, fed: Sequence[str], wanted: Sequence[str]
-) -> Iterator[tuple[int, dict[str, Array]]]:
-    """The frames' batches, cut where all wanted values together would take too much memory.
-
-    Each with the number of its frames.
-    """
-    known = program.values()
-    per_frame = 0
-    for name in wanted:
-        per_frame += frame_nbytes(known[name])
-    most = max(1, _PIECE_NBYTES // max(per_frame, 1))
-    # A batch that the model fixes cannot be cut, nor one that is counted on another axis.
-    free = all(known[name].shape and not isinstance(known[name].shape[0], int) for name in fed)
-    for count, feeds in zip(frames.counts, frames.batches(fed)):
-        if not free or any(len(array) != count for array in feeds.values()):
-            yield count, feeds
-            continue
-        for start in range(0, count, most):
-            part = {name: array[start : start + most] for name, array in feeds.items()}
-            yield min(most, count - start), part
-
-
 # -- keeping ----------------------------------------------------------------------------------
 
 
-def _taken(measure: _Measure, arrays: Sequence[Array], count: int) -> bool:
+def _taken(measure: ValueMeasure, arrays: Sequence[Array], count: int) -> bool:
     """Whether the arrays of so many frames were of a kind that can be measured, and of use."""
     return all(
         a.ndim >= 2 and len(a) == count and a.dtype.kind == "f" and a.size for a in arrays
@@ -236,6 +232,7 @@ class _ChannelMeasure:
         self.values, self.axis, self._rows = values, axis, 0
 
     def take(self, *arrays: Array) -> bool:
+        """Add arrays of one batch."""
         if any(array.shape != arrays[0].shape for array in arrays):
             return False
         low, high = _extremes(arrays[0], self.axis)
@@ -255,40 +252,83 @@ class _ChannelMeasure:
         self._sums = self._sums + np.stack([part.sum(axis=0, dtype=np.float64) for part in parts])
         return True
 
+    def had_first_look(self, frames: int) -> bool:
+        """Whether so many frames gave enough rows to tell what is hopeless."""
+        return frames >= _FIRST_FRAMES and self._rows >= _FIRST_ROWS
 
-class _StraightMeasure(_ChannelMeasure):
+
+class StraightMeasure(_ChannelMeasure):
+    """How straight an activation function is."""
+
     def __init__(self, activation: Activation) -> None:
         super().__init__((activation.given, activation.value), activation.axis)
         self.activation = activation
 
+    def settled(self, frames: int) -> bool:
+        """Whether it bends too much, or bends in every channel and is known well enough."""
+        if not self.had_first_look(frames):
+            return False
+        found, exact = self._straightness()
+        return found.damage > _HOPELESS or (frames >= _RANKING_FRAMES and not exact)
+
     def finish(self, found: Statistics) -> None:
+        """Note the straightness."""
+        found.activations[self.activation.value] = self._straightness()[0]
+
+    def _straightness(self) -> tuple[Straightness, bool]:
+        """The straightness so far, and whether any channel was on one straight piece."""
         x, y, xx, xy, yy = self._sums / max(self._rows, 1)
         sxx, syy, sxy = xx - x * x, yy - y * y, xy - x * y
         varies = sxx > 1e-12 * np.maximum(xx, 1e-30)
         slope = np.where(varies, sxy / np.maximum(sxx, 1e-300), 0.0)
         offset = (self._means[1] + y) - slope * (self._means[0] + x)
         lost = np.maximum(syy - np.where(varies, sxy**2 / np.maximum(sxx, 1e-300), 0), 0)
+        straight_pieces = False
         if len(self.activation.nodes) == 1:
             low, high = self._low.astype(np.float64), self._high.astype(np.float64)
             own = straight(self.activation.nodes[0], low, high, self.axis)
             exact = ~np.isnan(own[0])
+            straight_pieces = bool(exact.any())
             slope, offset = np.where(exact, own[0], slope), np.where(exact, own[1], offset)
             lost = np.where(exact, 0.0, lost)
-        found.activations[self.activation.value] = Straightness(
-            self.activation, slope, offset, lost, np.maximum(syy, 0)
-        )
+        power = np.maximum(syy, 0)
+        return Straightness(self.activation, slope, offset, lost, power), straight_pieces
 
 
-class _RangeMeasure(_ChannelMeasure):
+class RangeMeasure(_ChannelMeasure):
+    """Extremes, mean and variance of a value per channel.
+
+    It is of use where at least so many of the channels are quiet, or constant.
+    """
+
+    def __init__(self, name: str, axis: int, fewest: int = 1) -> None:
+        super().__init__((name,), axis)
+        self._fewest = fewest
+
+    def settled(self, frames: int) -> bool:
+        """Whether too few channels are quiet, or constant once variances are known."""
+        if not self.had_first_look(frames):
+            return False
+        found = self._range()
+        still = found.constant()
+        quiet = still | (found.variance <= 2 * QUIET * found.variance.mean())
+        if quiet.sum() < self._fewest:
+            return True
+        return frames >= _RANKING_FRAMES and bool(still.sum() < self._fewest)
+
     def finish(self, found: Statistics) -> None:
+        """Note the range."""
+        found.ranges[self.values[0]] = self._range()
+
+    def _range(self) -> Range:
         mean, square = self._sums / max(self._rows, 1)
         variance = np.maximum(square - mean * mean, 0)
         low, high = self._low.astype(np.float64), self._high.astype(np.float64)
         mean = np.clip(self._means[0] + mean, low, high)  # a constant's mean is the constant
-        found.ranges[self.values[0]] = Range(low, high, mean, variance)
+        return Range(low, high, mean, variance)
 
 
-class _ConstantMeasure:
+class ConstantMeasure:
     """Extremes of every element over the frames; given up at the first piece that varies."""
 
     def __init__(self, name: str) -> None:
@@ -297,26 +337,44 @@ class _ConstantMeasure:
         self._high: Array | None = None
 
     def take(self, *arrays: Array) -> bool:
-        low, high = arrays[0].min(axis=0), arrays[0].max(axis=0)
+        """Look at one batch."""
+        (array,) = arrays
+        # Most values differ between any two frames: no need to look at all.
+        if len(array) > 2 and not _equal(array[0], array[1]):
+            return False
+        low, high = array.min(axis=0), array.max(axis=0)
         if self._low is not None and self._high is not None:
             if low.shape != self._low.shape:
                 return False
             low, high = np.minimum(low, self._low), np.maximum(high, self._high)
         self._low, self._high = low, high
-        scale = float(np.maximum(np.abs(low), np.abs(high)).max(initial=0))
-        return bool(float((high - low).max(initial=0)) <= ROUNDING * scale < np.inf)
+        return _equal(low, high)
+
+    def settled(self, frames: int) -> bool:
+        """Never: one more frame may differ."""
+        return False
 
     def finish(self, found: Statistics) -> None:
+        """Note the constant."""
         if self._low is not None and self._high is not None:
             found.constants[self.values[0]] = ((self._low + self._high) / 2)[None]
 
 
-class _AttentionMeasure:
+def _equal(one: Array, other: Array) -> bool:
+    """Whether two arrays are the same but for rounding, and finite."""
+    scale = float(np.maximum(np.abs(one), np.abs(other)).max(initial=0))
+    return bool(float(np.abs(one - other).max(initial=0)) <= ROUNDING * scale < np.inf)
+
+
+class AttentionMeasure:
+    """How alike two attention maps are."""
+
     def __init__(self, earlier: str, later: str) -> None:
         self.values = (earlier, later)
         self._sums = np.zeros(4)
 
     def take(self, *arrays: Array) -> bool:
+        """Add the maps of one batch."""
         earlier, later = arrays
         if earlier.shape != later.shape:
             return False
@@ -325,7 +383,12 @@ class _AttentionMeasure:
         self._sums += (later.size, *(float(part.sum(dtype=np.float64)) for part in sums))
         return bool(np.isfinite(self._sums).all())
 
+    def settled(self, frames: int) -> bool:
+        """Whether enough frames were seen: an R2 needs no more."""
+        return frames >= _RANKING_FRAMES
+
     def finish(self, found: Statistics) -> None:
+        """Note the R2."""
         count, total, square, error = self._sums
         variance = square - total * total / max(count, 1)
         if variance > 0:
@@ -333,4 +396,4 @@ class _AttentionMeasure:
             found.attention[earlier, later] = float(1 - error / variance)
 
 
-_Measure = _StraightMeasure | _RangeMeasure | _ConstantMeasure | _AttentionMeasure
+ValueMeasure = StraightMeasure | RangeMeasure | ConstantMeasure | AttentionMeasure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,77 @@ from ..graph.arrays import Float32, Float64
 _FIT_SHARE = 0.75
 # Bytes that Gram blocks between values may take from one receiver to the next.
 _BLOCKS_NBYTES = 256 << 20
+
+
+# A first look: rows, and channels of receivers and of donors that are mixed down to so many.
+_LOOK_ROWS, _LOOK_RECEIVER, _LOOK_DONOR = 1024, 16, 64
+
+
+def first_look(
+    samples: Samples, donors: Sequence[str], receivers: Sequence[str], ridge: float = 1e-3
+) -> Float64:
+    """About the held-out R2 of every donor alone for every receiver [donors, receivers].
+
+    On few rows and sketched channels: good enough to leave most pairs out. NaN where no adapter can
+    stand between, or the receiver does not vary. One solve and two products for each donor.
+    """
+    found = np.full((len(donors), len(receivers)), np.nan)
+    reach = _Reach(samples)
+    for count in sorted({len(samples.rows[name]) for name in receivers}):
+        mine = [i for i, name in enumerate(receivers) if len(samples.rows[name]) == count]
+        step = -(-count // _LOOK_ROWS)
+        cut = int(-(-count // step) * _FIT_SHARE)
+        sketched = [_look_rows(samples.rows[receivers[i]], step, cut, _LOOK_RECEIVER) for i in mine]
+        wanted = np.concatenate(sketched, axis=1)
+        starts = np.cumsum([0, *(part.shape[1] for part in sketched[:-1])])
+        judged = wanted[cut:]
+        spread = np.square(judged - judged.mean(axis=0)).sum(axis=0, dtype=np.float64)
+        total = np.add.reduceat(spread, starts)
+        for place, donor in enumerate(donors):
+            comparable = np.array([reach.comparable(donor, receivers[i]) for i in mine])
+            if not comparable.any():
+                continue
+            x = _look_rows(samples.rows[donor], step, cut, _LOOK_DONOR)
+            gram = (x[:cut].T @ x[:cut]).astype(np.float64)
+            gram[np.diag_indices(len(gram))] += ridge * float(np.trace(gram)) / len(gram) + 1e-9
+            factor = scipy.linalg.cho_factor(gram, lower=True)
+            weight = scipy.linalg.cho_solve(factor, x[:cut].T @ wanted[:cut])
+            lost = judged - x[cut:] @ weight.astype(np.float32)
+            error = np.add.reduceat(np.square(lost).sum(axis=0, dtype=np.float64), starts)
+            varies = comparable & (total > 0)
+            r2 = np.maximum(0.0, 1.0 - error / np.where(varies, total, 1.0))
+            found[place, mine] = np.where(varies, r2, np.nan)
+    return found
+
+
+def _look_rows(rows: Float32, step: int, cut: int, width: int) -> Float32:
+    """Some of the rows about the mean of the first `cut`, of at most `width` channels."""
+    some = rows[::step]
+    some = some - some[:cut].mean(axis=0)
+    channels = some.shape[1]
+    if channels <= width:
+        return some
+    mixer = np.random.default_rng(channels).standard_normal((channels, width), dtype=np.float32)
+    return some @ (mixer / np.float32(np.sqrt(width)))
+
+
+class _Reach:
+    """Which values an adapter can stand between, worked out once for sizes that are alike."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._known: dict[tuple[object, ...], bool] = {}
+
+    def comparable(self, donor: str, receiver: str) -> bool:
+        """As the samples say."""
+        key = (*self._key(donor), *self._key(receiver))
+        if key not in self._known:
+            self._known[key] = self._samples.comparable(donor, receiver)
+        return self._known[key]
+
+    def _key(self, name: str) -> tuple[object, ...]:
+        samples = self._samples
+        return len(samples.rows[name]), samples.spatial[name], samples.every.get(name)
 
 
 class AffineRanking:
@@ -38,15 +108,19 @@ class AffineRanking:
         self._powers: dict[str, tuple[float, float]] = {}
 
     def best(
-        self, receiver: str, count: int = 1, gain: float = 0.004, first: float = 1.0
+        self,
+        receiver: str,
+        count: int = 1,
+        gain: float = 0.004,
+        among: Sequence[str] | None = None,
     ) -> list[tuple[float, tuple[str, ...]]]:
         """The best single donor, then ever larger sets while each addition explains `gain` more.
 
         Greedy forward selection among the ten next best; sets have one spatial size, to be
-        concatenated. `first` looks only at that share of the donors, in their order. Returns
-        (R2, donors) of growing size, empty when no donor is comparable.
+        concatenated. Of the donors those in `among` are looked at (None: all). Returns (R2, donors)
+        of growing size, empty when no donor is comparable.
         """
-        looked_at = self.donors[: math.ceil(first * len(self.donors))]
+        looked_at = self.donors if among is None else among
         donors = [name for name in looked_at if self.samples.comparable(name, receiver)]
         scored = [(self._single(name, receiver), name) for name in donors]
         singles = sorted((pair for pair in scored if pair[0] == pair[0]), reverse=True)

@@ -6,24 +6,25 @@ by fitting one weight to what both produce, and by how much of it that keeps on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 import scipy.linalg
 
-from ..execution.executable import Executable
-from ..execution.feeds import FrameSet, run_on
-from ..execution.rows import positions_per_frame, sample_positions, value_rows
-from ..graph.arrays import Float32, Float64
+from ..execution.rows import Rows, positions_per_frame, sample_positions
+from ..graph.arrays import Array, Float32, Float64
 from ..graph.program import Program
-from .operators import LinearOperator, linear_operator
+from ..graph.weights import nbytes_of
+from .operators import Conv, LinearOperator, linear_operator
 from .regression import RIDGE, Affine, Normal, Problem
 
-# Rows per operator that a pair is judged on, and the share of them that the fit does not see.
+# Rows per operator that a run is judged on, and the share of them that the fit does not see.
 _ROWS = 768
 _HELD_OUT = 0.25
-_FEWEST_ROWS = 256
+# Bytes that the rows of all operators together may take: fewer rows where it would be more.
+_ROWS_NBYTES = 256 << 20
 # Runs of so many adjacent layers are tried, and all of a shape.
 _LENGTHS = (2, 3, 4, 6, 8, 12)
 # Longer runs are tried where every pair of neighbours keeps this R2.
@@ -70,111 +71,169 @@ def _centred(
     return x - x_mean.astype(np.float32), t - t_mean.astype(np.float32), x_mean, t_mean
 
 
-def measure_ties(
-    program: Program, frames: FrameSet, models: Sequence[str], seed: int = 0
-) -> dict[tuple[str, ...], float]:
+class TieObserver:
     """The held-out R2 of one weight for all, by runs of adjacent operators of one shape.
 
-    Runs go by node names, in order; the lowest R2 of a run's operators counts. One pass over the
-    frames. Runs that share a weight already are left out.
+    Of every operator that has its like among `models`, in all at most `_ROWS_NBYTES` of what it
+    reads are kept; what it makes of them, its own weight says. Runs that share a weight already, or
+    all of which could not save `least` bytes, are left out. `found` goes by node names, in order;
+    the lowest R2 of a run's operators counts.
     """
-    kinds = [kind for model in models for kind in _kinds(program, model)]
-    operators = {op.node.name: op for kind in kinds for op in kind}
-    rows = _rows(program, list(operators.values()), frames, seed)
-    found: dict[tuple[str, ...], float] = {}
-    for kind in kinds:
-        for length in sorted({n for n in (*_LENGTHS, len(kind)) if n <= len(kind)}):
-            for start in range(len(kind) - length + 1):
-                run = kind[start : start + length]
-                names = tuple(operator.node.name for operator in run)
-                apart = len({id(operator.weight) for operator in run}) == length
-                # One weight does not serve many where it does not serve two of them.
-                promising = length == 2 or all(
-                    found.get(pair, 0.0) >= _PROMISING for pair in pairwise(names)
-                )
-                if apart and promising and all(name in rows for name in names):
-                    found[names] = _shared_r2(run, [rows[name] for name in names], seed)
-    return found
+
+    def __init__(
+        self, program: Program, models: Sequence[str], limit: int, seed: int = 0, least: int = 1
+    ) -> None:
+        kinds = [kind for model in models for kind in _kinds(program, model)]
+        self.limit = limit
+        self.found: dict[tuple[str, ...], float] = {}
+        self._seed, self._frames = seed, 0
+        self._runs = [kind for kind in kinds if _most_saved(kind) >= max(least, 1)]
+        self._operators = {op.node.name: op for kind in self._runs for op in kind}
+        self._parts: dict[str, list[Float32]] = {name: [] for name in self._operators}
+        row = 4 * sum(op.fan_in * op.groups for op in self._operators.values())
+        self._rows = min(_ROWS, _ROWS_NBYTES // max(row, 1))
+        self._places: dict[int, Rows] = {}
+
+    @property
+    def values(self) -> Sequence[str]:
+        """What the operators read."""
+        return list(dict.fromkeys(self._operators[name].source.name for name in self._parts))
+
+    def begin(self, frames: int) -> None:
+        """Rows are drawn from so many frames."""
+        self._frames = frames
+
+    def take(self, batch: slice, arrays: Mapping[str, Array]) -> None:
+        """Keep rows of one batch."""
+        for name in list(self._parts):
+            operator = self._operators[name]
+            x = arrays[operator.source.name]
+            size = places_of(operator, x, batch.stop - batch.start)
+            if size is None:
+                del self._parts[name]
+                continue
+            if size not in self._places:
+                drawn = sample_positions(self._frames, size, self._rows, self._seed)
+                self._places[size] = drawn
+            self._parts[name].append(operator.rows(x, self._places[size][batch]))
+
+    def finish(self) -> None:
+        """Fit every run."""
+        kept = {
+            name: _Kept(self._operators[name], parts, self._seed)
+            for name, parts in self._parts.items()
+            if parts
+        }
+        self._parts = {}
+        for kind in self._runs:
+            for length in sorted({n for n in (*_LENGTHS, len(kind)) if n <= len(kind)}):
+                for start in range(len(kind) - length + 1):
+                    self._judge([kept.get(op.node.name) for op in kind[start : start + length]])
+
+    def _judge(self, run: Sequence[_Kept | None]) -> None:
+        there = [one for one in run if one is not None]
+        names = tuple(one.operator.node.name for one in there)
+        apart = len({id(one.operator.weight) for one in there}) == len(run)
+        # One weight does not serve many where it does not serve two of them.
+        promising = len(run) == 2 or all(
+            self.found.get(pair, 0.0) >= _PROMISING for pair in pairwise(names)
+        )
+        if apart and promising:
+            self.found[names] = _shared_r2(there)
 
 
 def _kinds(program: Program, model: str) -> list[list[LinearOperator]]:
     """The model's operators by shape, in order; those of which there are several."""
-    kinds: list[list[LinearOperator]] = []
+    kinds: dict[tuple[object, ...], list[LinearOperator]] = {}
     for node in program.nodes_of(model):
         operator = linear_operator(node)
-        if operator is None or operator.fan_in * operator.fan_out < _FEWEST_WEIGHTS:
-            continue
-        alike = next((kind for kind in kinds if may_tie([kind[0], operator])), None)
-        if alike is None:
-            kinds.append([operator])
-        else:
-            alike.append(operator)
-    return [kind for kind in kinds if len(kind) > 1]
+        if operator is not None and operator.fan_in * operator.fan_out >= _FEWEST_WEIGHTS:
+            kinds.setdefault(operator.form, []).append(operator)
+    return [kind for kind in kinds.values() if len(kind) > 1]
 
 
-def _rows(
-    program: Program, operators: Sequence[LinearOperator], frames: FrameSet, seed: int
-) -> dict[str, tuple[Float32, Float32]]:
-    """Inputs and results of every operator at sampled places, by node name."""
-    if not operators:
-        return {}
-    wanted = {name: None for op in operators for name in (op.source.name, op.result.name)}
-    segment = Executable(program, None, list(wanted))
-    parts: dict[str, list[tuple[Float32, Float32]]] = {op.node.name: [] for op in operators}
-    for batch, arrays in run_on(frames, segment):
-        for operator in operators:
-            name = operator.node.name
-            result = arrays[operator.result.name]
-            size = positions_per_frame(result, batch.stop - batch.start, operator.channels_last)
-            if size is None or name not in parts:
-                parts.pop(name, None)
-                continue
-            places = sample_positions(frames.count, size, _ROWS, seed)[batch]
-            x = operator.rows(arrays[operator.source.name], places)
-            t = value_rows(result, places, operator.channels_last)
-            parts[name].append((x, t.reshape(len(x), x.shape[1], -1)))
-    return {
-        name: (np.concatenate([x for x, _ in held]), np.concatenate([t for _, t in held]))
-        for name, held in parts.items()
-        if held
-    }
+def _most_saved(kind: Sequence[LinearOperator]) -> int:
+    return (len(kind) - 1) * nbytes_of(kind[0].weight)
 
 
-def _shared_r2(
-    run: Sequence[LinearOperator],
-    rows: Sequence[tuple[Float32, Float32]],
-    seed: int,
-) -> float:
-    mean = _mean_weight(run)
-    most = max(_FEWEST_ROWS, 2 * _ROWS // len(run))
-    fit: list[tuple[Float32, Float32]] = []
-    judge: list[tuple[Float32, Float32]] = []
-    for operator, (x, t) in zip(run, rows):
-        x, t, _, _ = _centred(operator, x, t)
-        order = np.random.default_rng((seed, len(x))).permutation(len(x))[:most]
+def places_of(operator: LinearOperator, x: Array, frames: int) -> int | None:
+    """Places of a frame at which the operator makes something of its input x; None where that
+    does not divide evenly."""
+    if not isinstance(operator, Conv):
+        return positions_per_frame(x, frames, channels_last=True)
+    if x.ndim < 3 or not frames or not x.size or len(x) % frames:
+        return None
+    size = math.prod(operator.window(x.shape[2:]).output_size(x.shape[2:]))
+    return size * (len(x) // frames) or None
+
+
+class _Kept:
+    """An operator with rows of what it reads, about their mean, and their Gram matrices per group.
+
+    `fit` and `judge` are the sums of x x^T [groups, fan_in, fan_in] over the rows that a fit sees
+    and over the others (about their own mean). None where rows are fewer than unknowns: the rows
+    themselves are kept.
+    """
+
+    def __init__(self, operator: LinearOperator, parts: Sequence[Float32], seed: int) -> None:
+        self.operator = operator
+        self.weight = operator.affine().weight
+        x = np.concatenate(parts)
+        if operator.fits_bias:
+            x -= x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        order = np.random.default_rng((seed, len(x))).permutation(len(x))
         held = max(1, int(len(order) * _HELD_OUT))
-        fit.append((x[order[held:]], t[order[held:]]))
-        judge.append((x[order[:held]], t[order[:held]]))
-    x = np.concatenate([part for part, _ in fit])
-    t = np.concatenate([part for _, part in fit])
-    if x.shape[2] <= len(x) or x.shape[1] > 1:
-        start = Affine(mean, np.zeros((x.shape[1], t.shape[2])))
-        weight = Normal(Problem(x.copy(), t), fit_bias=False).solve(t, start).weight
-        guesses = [np.einsum("ngi,gio->ngo", part, weight) for part, _ in judge]
-    else:
-        guesses = _dual(x[:, 0], t[:, 0], mean[0], [part[:, 0] for part, _ in judge])
+        self.judged, self.fitted = x[order[:held]], x[order[held:]]
+        self.grams: tuple[Float64, Float64, Float64] | None = None
+        if x.shape[1] > 1 or x.shape[2] <= len(self.fitted):
+            gram, mean = _gram(self.judged), self.judged.mean(axis=0, dtype=np.float64)
+            about = gram - len(self.judged) * mean[:, :, None] * mean[:, None]
+            self.grams = _gram(self.fitted), gram, about
+            self.judged = self.fitted = x[:0]
+
+
+def _gram(x: Float32) -> Float64:
+    apart = np.ascontiguousarray(x.transpose(1, 2, 0))
+    return (apart @ apart.transpose(0, 2, 1)).astype(np.float64)
+
+
+def _power(gram: Float64, weight: Float64) -> float:
+    """The sum over rows of |x W|^2, by their Gram matrices."""
+    return float(np.vdot(weight, gram @ weight))
+
+
+def _shared_r2(run: Sequence[_Kept]) -> float:
+    """The lowest R2 of the run's operators on rows kept back, with the weight that fits all."""
+    start = sum((one.weight for one in run), start=np.zeros(1)) / len(run)
     worst = 1.0
-    for guess, (_, wanted) in zip(guesses, judge):
-        power = float(np.square(wanted - wanted.mean(axis=0), dtype=np.float64).sum())
-        error = float(np.square(guess - wanted, dtype=np.float64).sum())
+    if all(one.grams is not None for one in run):
+        grams = [one.grams for one in run if one.grams is not None]
+        gram = sum((fit for fit, _, _ in grams), start=np.zeros(1))
+        pull = sum(
+            (fit @ (one.weight - start) for one, (fit, _, _) in zip(run, grams)), start=np.zeros(1)
+        )
+        size = gram.shape[1]
+        ridge = RIDGE * np.trace(gram, axis1=1, axis2=2) / size + 1e-12
+        damped = gram + ridge[:, None, None] * np.eye(size)
+        weight = start + np.linalg.solve(damped, pull)
+        errors = [_power(judge, weight - one.weight) for one, (_, judge, _) in zip(run, grams)]
+        powers = [_power(about, one.weight) for one, (_, _, about) in zip(run, grams)]
+    else:
+        guesses = _dual(run, start[0])
+        wanted = [one.judged[:, 0] @ one.weight[0] for one in run]
+        errors = [float(np.square(a - b).sum()) for a, b in zip(guesses, wanted)]
+        powers = [float(np.square(t - t.mean(axis=0)).sum()) for t in wanted]
+    for error, power in zip(errors, powers):
         worst = min(worst, 1 - error / power if power > 0 else 1.0)
     return worst
 
 
-def _dual(x: Float32, t: Float32, start: Float64, judged: Sequence[Float32]) -> list[Float64]:
+def _dual(run: Sequence[_Kept], start: Float64) -> list[Float64]:
     """Ridge predictions for wide inputs: W0 + X^T (X X^T + lambda I)^-1 (T - X W0)."""
-    wide = x.astype(np.float64)
+    wide = np.concatenate([one.fitted[:, 0] for one in run]).astype(np.float64)
+    missing = np.concatenate([one.fitted[:, 0] @ (one.weight[0] - start) for one in run])
     gram = wide @ wide.T
-    gram[np.diag_indices(len(gram))] += RIDGE * float(np.trace(gram)) / x.shape[1] + 1e-12
-    left = scipy.linalg.cho_solve(scipy.linalg.cho_factor(gram), t - wide @ start)
-    return [(part @ start + (part @ wide.T) @ left)[:, None] for part in judged]
+    gram[np.diag_indices(len(gram))] += RIDGE * float(np.trace(gram)) / wide.shape[1] + 1e-12
+    left = scipy.linalg.cho_solve(scipy.linalg.cho_factor(gram), missing)
+    parts = [one.judged[:, 0] for one in run]
+    return [part @ start + (part @ wide.T) @ left for part in parts]

@@ -39,10 +39,19 @@ def eliminate_units(
     (u + 1) * taps. `keeps` falls, below `units`; indices are sorted. The x is centred in place.
     """
     normal = Normal(problem, ridge=ridge)
-    taps = problem.x.shape[2] // units
     near = None if start is None else Affine(start[None], np.zeros((1, start.shape[1])))
     weight = normal.fit(normal.problem, near, trusted=False).weight[0]
-    inverse, spare = normal.inverse(), np.empty(0)
+    yield from eliminated(weight, normal.inverse(), units, keeps)
+
+
+def eliminated(
+    weight: Float64, inverse: Float64, units: int, keeps: Sequence[int]
+) -> Iterator[tuple[Int64, float]]:
+    """The same from a fit on all units, its weight [columns, out], and the inverse Gram matrix.
+
+    The inverse [columns, columns] is overwritten.
+    """
+    taps, spare = len(weight) // units, np.empty(0)
     left, risen = np.arange(units), 0.0
     for keep in keeps:
         while len(left) > keep:

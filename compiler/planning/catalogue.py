@@ -111,6 +111,8 @@ class Catalogue:
         small: set[str] = set()
         for group in groups:
             for kind in kinds:
+                kind.request(bench.evidence, group)
+            for kind in kinds:
                 sites = kind.sites(bench.evidence, group)
                 self.refused |= sites.refused
                 for site in _flat(sites.found):

@@ -8,7 +8,8 @@ import numpy as np
 
 from ...passes.pipeline import run_exact
 from ..actions.bill import Bills
-from ..actions.share_prefix import sites_among, values_to_sample
+from ..actions.share_prefix import sites_among
+from ..actions.shareable import values_to_sample
 from ..execution.feeds import StreamFeeds
 from ..execution.measured_sizes import bind_to_frames
 from ..execution.samples import sample_values

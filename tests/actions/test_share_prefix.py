@@ -16,12 +16,10 @@ from repsimc.compiler.actions.share_prefix import (
     LADDER,
     MIN_R2,
     SharePrefixAction,
-    donor_values,
     ladder,
-    receiver_cuts,
     sites_among,
-    values_to_sample,
 )
+from repsimc.compiler.actions.shareable import donor_values, receiver_cuts, values_to_sample
 from repsimc.compiler.actions.site import Site, Sites
 from repsimc.compiler.execution.samples import Samples, sample_values
 from repsimc.compiler.graph.adapters import Link

@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repsimc.compiler.execution import statistics as activations
 from repsimc.compiler.execution.executable import Executable
-from repsimc.compiler.execution.statistics import mean_of, measure_statistics
+from repsimc.compiler.execution.observing import observe
+from repsimc.compiler.execution.statistics import (
+    RangeMeasure,
+    StatisticsObserver,
+    StraightMeasure,
+    mean_of,
+)
+from repsimc.compiler.structure.activation_functions import activations_of
 from tests.nets.foldable import (
     always_on,
     attention_net,
@@ -56,16 +62,29 @@ def test_dead_channels_show_in_the_ranges() -> None:
     assert found.constant().sum() == 5 and (found.mean[found.constant()] == 0).all()
 
 
-def test_pieces_give_what_one_go_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    program, frames = program_of(sometimes_dead(-1.0)), images()
-    whole = statistics_of(program, frames)
-    monkeypatch.setattr(activations, "_PIECE_NBYTES", 1)  # a frame at a time
-    cut = statistics_of(program, frames)
-    assert whole.frames == cut.frames == 192
-    one, other = whole.activations["a/r"], cut.activations["a/r"]
+def test_batches_give_what_one_go_gives() -> None:
+    program = program_of(sometimes_dead(-1.0))
+    whole, cut = (ArrayFrames(images().arrays, batch=batch) for batch in (192, 1))
+    one, other = (statistics_of(program, f).activations["a/r"] for f in (whole, cut))
     np.testing.assert_allclose(one.slope, other.slope, atol=1e-5)
     np.testing.assert_allclose(one.lost, other.lost, atol=1e-5)
-    assert len(frames.walks) == 2  # a pass each
+    assert len(cut.walks) == 1
+
+
+@pytest.mark.parametrize(("shift", "all_seen"), [(-40.0, True), (0.0, False)])
+def test_what_cannot_be_of_use_is_looked_at_on_few_frames(shift: float, all_seen: bool) -> None:
+    """Of 192 frames; a channel that is dead so far has to be so on all."""
+    program, frames = program_of(sometimes_dead(shift)), images()
+    (activation,) = [a for a in activations_of(program, program.graph.nodes) if a.value == "a/r"]
+    settling = StatisticsObserver([StraightMeasure(activation), RangeMeasure("a/r", 1)])
+    observe(program, lambda limit: frames, [settling])
+    assert (settling.found.frames == 192) == all_seen
+    found, every = settling.found, statistics_of(program, images())
+    assert found.activations["a/r"].damage == pytest.approx(
+        every.activations["a/r"].damage, rel=0.2
+    )
+    dead, dead_on_all = found.ranges["a/r"].constant(), every.ranges["a/r"].constant()
+    assert (dead == dead_on_all).all()
 
 
 def test_values_that_never_change_are_found() -> None:
@@ -109,7 +128,7 @@ def test_a_model_without_activations_has_no_statistics() -> None:
     net.node("Neg", "x", out="y")
     program = program_of(net.model(x=("N", 2)))
     frames = ArrayFrames({"a/x": np.zeros((4, 2), np.float32)})
-    found = measure_statistics(program, frames, ["a"])
+    found = statistics_of(program, frames)
     assert (found.activations, found.ranges, found.constants) == ({}, {}, {})
 
 
@@ -127,4 +146,4 @@ def test_what_reads_no_input_has_no_statistics() -> None:
     g (float[N,4] x) => (float[N,4] y)
     { k = RandomNormal <shape = [1, 4]> ()  r = Relu(k)  y = Add(x, r) }""")
     frames = ArrayFrames({"a/x": np.zeros((6, 4), np.float32)})
-    assert measure_statistics(program, frames, ["a"]).activations == {}
+    assert statistics_of(program, frames).activations == {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from repsimc.compiler.fitting.shared_weight import measure_ties
+from repsimc.compiler.execution.observing import observe
+from repsimc.compiler.fitting.shared_weight import TieObserver
+from repsimc.compiler.graph.program import Program
 from tests.nets.foldable import (
     images,
     twins,
@@ -16,11 +18,17 @@ from tests.nets.networks import (
 from tests.programs import program_of
 
 
+def ties_of(program: Program, frames: ArrayFrames) -> dict[tuple[str, ...], float]:
+    observer = TieObserver(program, ["a"], frames.count)
+    observe(program, lambda limit: frames, [observer])
+    return observer.found
+
+
 def test_layers_that_are_alike_are_found() -> None:
     for apart, alike in ((0.1, True), (3.0, False)):
         program = program_of(twins(apart))
         frames = images()
-        ties = measure_ties(program, frames, ["a"])
+        ties = ties_of(program, frames)
         assert list(ties) == [("a/n_t0", "a/n_t1")]
         assert ties["a/n_t0", "a/n_t1"] > 0.95 if alike else ties["a/n_t0", "a/n_t1"] < 0.6
 
@@ -34,5 +42,5 @@ def test_wide_layers_are_judged_too() -> None:
     net.gemm(x, 600, 5, out="y")
     program = program_of(net.model(x=("N", 10)))
     frames = ArrayFrames({"a/x": net.normal(300, 10).astype(np.float32)})
-    ties = measure_ties(program, frames, ["a"])
+    ties = ties_of(program, frames)
     assert ties["a/n_g0", "a/n_g1"] > 0.999

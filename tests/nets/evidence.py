@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 from repsimc.compiler.actions.bill import Bills
 from repsimc.compiler.actions.kinds import chosen, free_sites
 from repsimc.compiler.actions.site import Site
-from repsimc.compiler.execution.samples import Samples, sample_values
+from repsimc.compiler.execution.observing import Observer, observe
 from repsimc.compiler.execution.statistics import (
-    Statistics,
-    measure_statistics,
+    ConstantMeasure,
+    StatisticsObserver,
     smallest_constant,
 )
 from repsimc.compiler.fitting.reference import Reference
-from repsimc.compiler.fitting.shared_weight import measure_ties
 from repsimc.compiler.graph.program import Program
+from repsimc.compiler.structure.activation_functions import addends
 from tests.nets.networks import ArrayFrames
+
+_O = TypeVar("_O", bound=Observer)
 
 
 class GivenEvidence:
@@ -28,21 +31,31 @@ class GivenEvidence:
         self.groups = (tuple(program.models),)
         self.constant_inputs = self.still = frozenset[str]()
         self.bills = Bills(program, self.constant_nbytes)
+        self.seed = 0
+        self._seen: dict[str, Observer] = {}
 
-    def statistics(self, group: tuple[str, ...]) -> Statistics:
-        return measure_statistics(self.program, self.frames, group)
+    def request(self, group: tuple[str, ...], name: str, make: Callable[[], Observer]) -> None:
+        self.seen(group, name, make)
 
-    def ties(self, group: tuple[str, ...]) -> dict[tuple[str, ...], float]:
-        return measure_ties(self.program, self.frames, group)
+    def seen(self, group: tuple[str, ...], name: str, make: Callable[[], _O]) -> _O:
+        if name not in self._seen:
+            self._seen[name] = make()
+            observe(self.program, lambda limit: self.frames, [self._seen[name]])
+        return cast(_O, self._seen[name])
 
-    def samples(self, group: tuple[str, ...], values: Sequence[str]) -> Samples:
-        return sample_values(self.program, values, self.frames)
+    def constants(self, group: tuple[str, ...]) -> StatisticsObserver:
+        def made() -> StatisticsObserver:
+            return StatisticsObserver(
+                [ConstantMeasure(n) for n in addends(self.program.graph.nodes)]
+            )
+
+        return self.seen(group, "constants", made)
 
     def reference(self, model: str) -> Reference:
         return Reference(self.program, self.frames)
 
     def constant_nbytes(self, value: str) -> int:
-        array = self.statistics(self.groups[0]).constants.get(value)
+        array = self.constants(self.groups[0]).found.constants.get(value)
         return 0 if array is None else smallest_constant(array).nbytes
 
 

@@ -8,10 +8,24 @@ import onnx
 from repsimc.compiler.actions.action import Action
 from repsimc.compiler.actions.carry_out import passes_of
 from repsimc.compiler.execution.executable import Executable
-from repsimc.compiler.execution.statistics import Statistics, measure_statistics
+from repsimc.compiler.execution.statistics import (
+    AttentionMeasure,
+    ConstantMeasure,
+    RangeMeasure,
+    Statistics,
+    StraightMeasure,
+    ValueMeasure,
+    measured,
+)
 from repsimc.compiler.fitting.reference import Reference
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
+from repsimc.compiler.structure.activation_functions import (
+    activations_of,
+    addends,
+    attention_pairs,
+    read_by_operators,
+)
 from repsimc.passes.base import Change
 from repsimc.passes.pipeline import CLEANING, run_passes
 from tests.nets.networks import Array, ArrayFrames, Net, smooth_images
@@ -30,7 +44,13 @@ def tokens(count: int = 256, seed: int = 0) -> ArrayFrames:
 
 
 def statistics_of(program: Program, frames: ArrayFrames) -> Statistics:
-    return measure_statistics(program, frames, list(program.models))
+    """All there is to measure of the program's values, on all frames."""
+    nodes, models = program.graph.nodes, list(program.models)
+    measures: list[ValueMeasure] = [StraightMeasure(a) for a in activations_of(program, nodes)]
+    measures += [RangeMeasure(*read) for read in read_by_operators(nodes)]
+    measures += [ConstantMeasure(name) for name in addends(nodes)]
+    measures += [AttentionMeasure(*pair) for pair in attention_pairs(program, models)]
+    return measured(program, measures, frames)
 
 
 def carried_out(program: Program, action: Action, frames: ArrayFrames) -> list[Change]:
