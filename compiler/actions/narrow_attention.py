@@ -39,8 +39,9 @@ from .site import Site, Sites, owners_of
 _LEFT = (Fraction(3, 4), Fraction(1, 2), Fraction(1, 4))
 # Logits that lose more than this share of their variance are not tried.
 _MOST_LOST = 0.25
-# Directions whose part of the logits is below this share of the first one's carry rounding only.
-_ROUNDING = 1e-7
+# Directions whose singular value is below this share of the first one's: a head would need large
+# weights for a part of 1e-8 of its logits, and rounding decides which.
+_LEAST_SINGULAR = 1e-4
 
 
 # -- what the logits need --------------------------------------------------------------------------
@@ -139,13 +140,14 @@ def _decomposed(queries: Float64, keys: Float64) -> _Forms:
     """
     left, right = _root(queries), _root(keys)
     x, singular, yt = np.linalg.svd(np.matmul(left, right.transpose(0, 2, 1)))
-    least = _ROUNDING * singular[:, :1]
-    scale = np.where(singular > least, 1.0 / np.sqrt(np.maximum(singular, least + 1e-300)), 0.0)
-    return _Forms(
-        np.matmul(right.transpose(0, 2, 1), yt.transpose(0, 2, 1)) * scale[:, None],
-        np.matmul(left.transpose(0, 2, 1), x) * scale[:, None],
-        singular,
-    )
+    kept = singular > _LEAST_SINGULAR * singular[:, :1]
+    scale = np.where(kept, 1.0 / np.sqrt(np.where(kept, singular, 1.0)), 0.0)[:, None]
+    q_map = np.matmul(right.transpose(0, 2, 1), yt.transpose(0, 2, 1)) * scale
+    k_map = np.matmul(left.transpose(0, 2, 1), x) * scale
+    # A pair of singular vectors may be turned round: the largest number of each map is positive.
+    largest = np.abs(q_map).argmax(axis=1)[:, None]
+    signs = np.where(np.take_along_axis(q_map, largest, axis=1) < 0, -1.0, 1.0)
+    return _Forms(q_map * signs, k_map * signs, singular)
 
 
 def _root(gram: Float64) -> Float64:

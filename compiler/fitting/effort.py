@@ -1,4 +1,4 @@
-"""How much a measurement is given: the seven sizes of fits that a compilation makes."""
+"""How much a measurement is given: the eight sizes of fits that a compilation makes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ SEARCH = Effort(512, None, FitSize(16))
 # Frames matter more than rows: on resnet44 the choice by fits on 256 frames with 16 rows per
 # unknown lost 1.2 points with 7 blocks out, by 512 frames with 8 rows 0.9 (10 out: 3.5 and 2.7).
 TRIAL = Effort(512, 256, FitSize(8, 2048, 3e-3, pools_behind=False))
+# For whole plans beside each other, of which the best is fitted on all frames.
+PROPOSAL = Effort(256, 192, FitSize(8, 1024, 3e-3, pools_behind=False))
 # For a curve alone: it says where to look closer, and costs less than a compiled pick.
 CURVE = Effort(144, 256, FitSize(6, 1024, 3e-3, pools_behind=False))
 # For the first look, where everything is tried: enough to tell the third that is worth a trial.

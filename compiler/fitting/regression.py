@@ -189,9 +189,9 @@ class Normal:
     def inverse(self) -> Float64:
         """(G + lambda D)^-1 of a problem of one group, [fan_in, fan_in]."""
         assert isinstance(self._factors, tuple)
-        inverse, info = scipy.linalg.lapack.dpotri(self._factors[0], lower=1)
+        made, info = scipy.linalg.lapack.dpotri(self._factors[0], lower=1)
         assert not info
-        inverse = inverse.T  # in NumPy's order; LAPACK made one triangle
+        inverse = made.T  # in NumPy's order; LAPACK makes one triangle
         for row in range(self._fan_in):
             inverse[row + 1 :, row] = inverse[row, row + 1 :]
         return inverse
@@ -238,7 +238,7 @@ class Normal:
     def _solved(self, right: Float64) -> Float64:
         if isinstance(self._factors, tuple):
             return scipy.linalg.cho_solve(self._factors, right[0])[None]
-        return np.linalg.solve(self._factors, right)
+        return np.linalg.solve(self._factors, right).astype(np.float64, copy=False)
 
     def _pull(self, start: Affine) -> Float64:
         """G W0, which every round of a fit needs."""

@@ -49,7 +49,7 @@ def eliminate_units(
             rows = weight.reshape(len(left), taps, -1)
             blocks = inverse.reshape(len(left), taps, len(left), taps)
             own = blocks[np.arange(len(left)), :, np.arange(len(left))]
-            rises = np.einsum("uto,uto->u", rows, np.linalg.solve(own, rows))
+            rises = np.asarray(rows * np.linalg.solve(own, rows), np.float64).sum(axis=(1, 2))
             count = min(max(1, int(len(left) * _STEP)), len(left) - keep)
             gone = np.sort(np.argsort(rises, kind="stable")[:count])
             stays = np.setdiff1d(np.arange(len(left)), gone)

@@ -18,6 +18,7 @@ from .program import (
     Dimension,
     Model,
     Program,
+    bodies_of,
     constants_of,
     constants_of_bodies,
     node_inputs,
@@ -203,7 +204,7 @@ def every_node(nodes: Iterable[gs.Node]) -> Iterator[gs.Node]:
     """The nodes and those of their bodies (If, Loop, Scan), in order."""
     for node in nodes:
         yield node
-        for body in node.subgraphs():
+        for body in bodies_of(node):
             yield from every_node(body.nodes)
 
 
@@ -285,7 +286,7 @@ def _top_constants(
                 if isinstance(tensor, gs.Constant):
                     found.setdefault(tensor.name, tensor)
                     readers.setdefault(tensor.name, set()).add(scope)
-            for body in node.subgraphs():
+            for body in bodies_of(node):
                 visit(id(body), body.nodes)
 
     visit(0, nodes)

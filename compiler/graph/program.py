@@ -193,9 +193,9 @@ class Program:
         while stack:
             node = stack.pop()
             taken.add(node.name)
-            taken.update(tensor.name for tensor in node.inputs)
-            taken.update(value.name for value in node.outputs)
-            for body in node.subgraphs():
+            for tensor in (*node.inputs, *node.outputs):
+                taken.add(tensor.name)
+            for body in bodies_of(node):
                 taken.update(value.name for value in body.inputs)
                 stack += body.nodes
         return FreeNames(taken)
@@ -239,6 +239,11 @@ def is_standard(node: gs.Node) -> bool:
     return node.domain in (None, "", "ai.onnx")
 
 
+def bodies_of(node: gs.Node) -> list[gs.Graph]:
+    """The bodies of an If, Loop or Scan: `Node.subgraphs`, asked of every node of a graph often."""
+    return [found for found in node.attrs.values() if isinstance(found, gs.Graph)]
+
+
 def constants_of(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
     """The constants that the nodes read, in order and once each; those of bodies are not theirs."""
     read = (tensor for node in nodes for tensor in node.inputs)
@@ -256,9 +261,11 @@ def node_inputs(node: gs.Node) -> Iterator[gs.Tensor]:
     yield from (tensor for tensor in node.inputs if not tensor.is_empty())
     if not node.attrs:  # most nodes: a walk asks every one of them
         return
-    for body in node.subgraphs(recursive=True):
-        for inner in body.nodes:
+    stack = bodies_of(node)
+    while stack:
+        for inner in stack.pop().nodes:
             yield from (tensor for tensor in inner.inputs if not tensor.is_empty())
+            stack += bodies_of(inner)
 
 
 class FreeNames:

@@ -15,7 +15,7 @@ from onnx import defs, helper
 
 from ..errors import InternalFault
 from .export import every_node
-from .program import Program, node_inputs
+from .program import Program, bodies_of, node_inputs
 from .weights import element_type
 
 
@@ -194,7 +194,7 @@ def _metadata_for_existing_nodes(facts: _Facts) -> Iterator[str]:
 def _operators_known(facts: _Facts) -> Iterator[str]:
     opset = facts.program.graph.opset
     for node in facts.nodes:
-        if node.domain or any(True for _ in node.subgraphs()):
+        if node.domain or bodies_of(node):
             continue
         schema = _schema(node.op, opset)
         if schema is None:

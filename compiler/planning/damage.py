@@ -15,6 +15,8 @@ from ..execution.outputs import OutputComparison
 # 0.4 points and loses 2.1, and only the variance tells.
 _UNEXPLAINED = 0.25
 
+# Frames that may change sides without counting.
+_FEW = 2.0
 # An output that has lost so much of its variance is lost.
 _SATURATED = 0.95
 
@@ -43,6 +45,18 @@ def error_of(cost: float) -> float:
 def worst(compared: Sequence[OutputComparison]) -> float:
     """The damage to the output that suffers most: what combinations are compared by."""
     damages = [max(0.0, output.loss) + _UNEXPLAINED * unexplained(output) for output in compared]
+    return max(damages, default=0.0)
+
+
+def felt(compared: Sequence[OutputComparison]) -> float:
+    """The damage to the output that suffers most, without what one or two frames decide.
+
+    Plans that are nearly as good as each other differ by frames that would change sides again.
+    """
+    damages = [
+        max(0.0, output.loss - _FEW / max(output.frames, 1)) + _UNEXPLAINED * unexplained(output)
+        for output in compared
+    ]
     return max(damages, default=0.0)
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import least_squares
 
 from ..execution.fidelity import VARIANCE
 from ..execution.outputs import OutputComparison
+from ..graph.arrays import Float64
 from .damage import Output, cost_of, unexplained
 
-# By how much one measurement may change a scale: a ratio of tiny errors says little.
+# By how much measurements may change a scale: a ratio of tiny errors says little.
 _MOST_RATIO = 8.0
+# How much a scale is held to where it began, beside how much one measurement moves it.
+_HELD = 0.1
 # Errors below this are as good as none, and teach nothing.
 _LEAST_ERROR = 1e-6
 # No fit leaves less of a predicted error than one part in so many.
@@ -31,7 +38,9 @@ class Forecast:
     """
 
     def __init__(self, scales: Mapping[str, float] | None = None) -> None:
-        self.scales: dict[str, float] = dict(scales or {})
+        self._start: dict[str, float] = dict(scales or {})
+        self.scales: dict[str, float] = dict(self._start)
+        self._seen: list[tuple[dict[str, float], float]] = []
         self._rates: dict[Output, float] = {}
 
     def scale(self, kind: str) -> float:
@@ -46,17 +55,34 @@ class Forecast:
         """Take in a combination as it was measured: by action its kind, and its costs alone."""
         by_kind: dict[str, float] = {}
         for kind, costs in chosen:
-            by_kind[kind] = by_kind.get(kind, 0.0) + self.scale(kind) * sum(costs.values())
-        predicted = sum(by_kind.values())
+            by_kind[kind] = by_kind.get(kind, 0.0) + sum(costs.values())
+        by_kind = {kind: cost for kind, cost in by_kind.items() if cost > _LEAST_ERROR}
         measured = sum(cost_of(unexplained(output)) for output in outputs)
-        if predicted > _LEAST_ERROR and measured > _LEAST_ERROR:
-            ratio = min(max(measured / predicted, 1 / _MOST_RATIO), _MOST_RATIO)
-            for kind, part in by_kind.items():
-                self.scales[kind] = self.scale(kind) * ratio ** (part / predicted)
+        if by_kind and measured > _LEAST_ERROR:
+            self._seen.append((by_kind, measured))
+            self._fit()
         for output in outputs:
             error, lost = unexplained(output), 1.0 - output.judged
             if error > _LEAST_ERROR:
                 self._rates[output.model, output.output] = max(lost, 0.0) / error
+
+    def _fit(self) -> None:
+        """The scales that explain best what was measured, in logarithms, held to where they began.
+
+        One combination moves all of its kinds alike; several tell them apart.
+        """
+        kinds = sorted({kind for costs, _ in self._seen for kind in costs})
+        start = np.log([self._start.get(kind, 1.0) for kind in kinds])
+        costs = np.array([[seen.get(kind, 0.0) for kind in kinds] for seen, _ in self._seen])
+        measured = np.log([measured for _, measured in self._seen])
+
+        def off(logs: Float64) -> Float64:
+            missed = np.log(costs @ np.exp(logs)) - measured
+            return np.concatenate([missed, _HELD * (logs - start)])
+
+        most = math.log(_MOST_RATIO)
+        found = least_squares(off, start, bounds=(start - most, start + most), method="trf")
+        self.scales |= {kind: float(math.exp(x)) for kind, x in zip(kinds, found.x)}
 
     def allowance(self, output: OutputComparison) -> float:
         """The lost share of variance at which an output is expected to come to its floor."""

@@ -17,7 +17,7 @@ from ..errors import InternalFault
 from .candidates import Candidate
 from .damage import Output
 from .formulation.combinations import Combinations, Weights
-from .formulation.refinement import Aim, Errors, best
+from .formulation.refinement import Aim, Errors, Statement, best
 from .limits import Limits
 
 # What the mean of the outputs' errors adds to the worst one, so that of two combinations with one
@@ -53,9 +53,9 @@ class IntegerProgram:
     """All combinations of candidates beside the actions `held`, and the best of them.
 
     Candidates that cannot be carried out, or would lose an infinite share, are left out. The same
-    question has the same answer, unless it takes longer than its `seconds`: then a greedy choice is
-    the answer, which is not proven. `forbidden` are sets of actions that are not chosen together,
-    whatever else is; `scale` is a factor of a candidate's errors.
+    question has the same answer, unless it takes longer than its `seconds`: then it is the best one
+    so far, or a greedy one, and not proven. `forbidden` are sets of actions that are not chosen
+    together, whatever else is; `scale` is a factor of a candidate's errors.
     """
 
     def __init__(
@@ -88,28 +88,34 @@ class IntegerProgram:
             felt = [weights[output] * error for output, error in errors.items()]
             return max(felt, default=0.0) + share * math.fsum(felt)
 
-        program = space.program.copy()
-        worst = program.variable(upper=math.inf)
-        objective = {worst: 1.0}
-        for output, terms in space.errors.expressions(program, space.choices, scales).items():
-            felt = {one: weights[output] * x for one, x in terms.items()}
-            program.at_least([(worst, 1.0), *((one, -x) for one, x in felt.items())])
-            for one, x in felt.items():
-                objective[one] = objective.get(one, 0.0) + share * x
         alone = [
             damage({o: scales[i] * x for o, x in space.errors.alone(i).items()})
             for i in range(space.count)
         ]
+
+        def statement(most: float) -> Statement:
+            program = space.program.copy()
+            worst = program.variable(upper=most)
+            bounds = {o: most / weight if weight else math.inf for o, weight in weights.items()}
+            felt = space.errors.expressions(program, space.choices, scales, bounds)
+            objective = {worst: 1.0}
+            for output, terms in felt.items():
+                weighed = {one: weights[output] * x for one, x in terms.items()}
+                program.at_least([(worst, 1.0), *((one, -x) for one, x in weighed.items())])
+                for one, x in weighed.items():
+                    objective[one] = objective.get(one, 0.0) + share * x
+            worse = {move for move in range(space.count) if alone[move] > most}
+            return Statement(program, objective, barred | worse)
+
         aim = Aim(
-            program,
-            objective,
+            statement,
             lambda found: damage(found.errors),
             damage,
             scales,
             space.sets(forbidden),
-            barred,
             limits,
             size=statistics.median([x for x in alone if x > 0] or [1.0]),
+            bounded=True,
         )
         return self._answer(aim, seconds)
 
@@ -131,24 +137,27 @@ class IntegerProgram:
         space = self._space
         scales, barred = self._scales(scale)
         most = {output: allowance.get(output, 0.0) for output in space.errors.outputs}
-        program = space.program.copy()
-        for output, terms in space.errors.expressions(program, space.choices, scales).items():
-            # In units of the allowance, which the solver keeps to a millionth.
-            unit = most[output] or max(terms.values(), default=1.0)
-            if math.isfinite(unit):
-                row = ((one, x / unit) for one, x in terms.items())
-                program.at_most(row, 1.0 if most[output] else 0.0)
-        objective = space.shares(weigh)
-        for choice in space.choices[: space.count]:
-            objective[choice] = objective.get(choice, 0.0) + price
+
+        def statement(bound: float) -> Statement:
+            program = space.program.copy()
+            felt = space.errors.expressions(program, space.choices, scales, most)
+            for output, terms in felt.items():
+                # In units of the allowance, which the solver keeps to a millionth.
+                unit = most[output] or max(terms.values(), default=1.0)
+                if math.isfinite(unit):
+                    row = ((one, x / unit) for one, x in terms.items())
+                    program.at_most(row, 1.0 if most[output] else 0.0)
+            objective = space.shares(weigh)
+            for choice in space.choices[: space.count]:
+                objective[choice] = objective.get(choice, 0.0) + price
+            return Statement(program, objective, barred)
+
         aim = Aim(
-            program,
-            objective,
+            statement,
             lambda found: space.share(found.bill, weigh) + price * len(found.moves),
             _most,
             scales,
             space.sets(forbidden),
-            barred,
             allowance=most,
             blur=space.share(space.costs.slack, weigh),
         )
@@ -168,8 +177,7 @@ class IntegerProgram:
     ) -> Bill:
         space = self._space
         aim = Aim(
-            space.program,
-            space.shares(weigh),
+            lambda most: Statement(space.program, space.shares(weigh)),
             lambda found: space.share(found.bill, weigh),
             _most,
             [1.0] * len(space.moves),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from ..actions.kinds import chosen
 from ..errors import BudgetError
 from ..progress import Progress
+from .chooser import Outlook
 from .evidence_store import EvidenceKey, EvidenceStore
 from .limits import Budgets, Limits, bill_of, fits, too_slow
 from .plan import plan_of
 from .proof import tell_unproved
 from .refusals import Refusals
-from .search import Outlook, Planned, Search
+from .search import Planned, Search
 from .workbench import Workbench
 
 # Full fits that a refusal spends on the smallest plan that there is.
@@ -104,8 +105,7 @@ class Planner:
                 smallest = search.smallest()
                 if fits(smallest[1].program, limits, excess):
                     return smallest
-            why = {name: search.why_alone(name) for name in self._bench.program.models}
-            raise self._refusals.out_of_reach(limits, least, outlook, why)
+            raise self._refusals.out_of_reach(limits, least, outlook, search.why_alone())
         found, fitted = search.within(limits, excess)
         if found is None and search.cut_short:
             raise self._bench.deadline.refusal(self._refusals.wanted)

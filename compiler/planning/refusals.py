@@ -9,9 +9,9 @@ from ..actions.bill import Bill
 from ..errors import BudgetError
 from ..execution.outputs import OutputComparison
 from ..units import format_bytes, format_count
+from .chooser import Outlook
 from .damage import described
 from .limits import Budgets, Limits, bill_of
-from .search import Outlook
 from .trial import Trial
 
 
@@ -47,7 +47,7 @@ class Refusals:
         choice = least.choice
         what = (
             "within the fidelity floor the smallest plan found needs about "
-            f"{{}} ({described(choice.actions)}), predicted to keep {_shown(least.fidelity)}"
+            f"{{}} ({described(least.actions)}), predicted to keep {_shown(least.fidelity)}"
         )
         if met is not None:
             what += f"; the budget would be met at about {_shown(met.fidelity)}"

@@ -156,7 +156,8 @@ CASES: dict[str, Case] = {
     "frames_per_model": Case(
         lambda: {"a": sometimes_dead(), "b": attention_net()},
         {"a": images, "b": some_tokens},
-        {"budget": parse_budget("75%"), "min_fidelity": 0.6},
+        # Singular vectors are less alike from one processor to the next than what is fitted.
+        {"budget": parse_budget("75%"), "min_fidelity": 0.6, "without": ("narrow-attention",)},
     ),
 }
 

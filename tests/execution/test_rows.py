@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repsimc.compiler.execution.rows import positions_per_frame, sample_positions, value_rows
+from repsimc.compiler.execution.rows import (
+    RowMemory,
+    positions_per_frame,
+    sample_positions,
+    value_rows,
+)
 
 
 @pytest.mark.parametrize("rows", [1, 8, 17, 40, 1000])
@@ -51,3 +56,11 @@ def test_rows_of_folded_frames_are_those_of_their_items() -> None:
 )
 def test_rows_per_frame(shape: tuple[int, ...], frames: int, last: bool, count: int | None) -> None:
     assert positions_per_frame(np.zeros(shape, np.float32), frames, last) == count
+
+
+def test_row_memory_is_used_again_and_grows() -> None:
+    memory = RowMemory()
+    first = memory.rows(10, 1, 4)
+    assert first.shape == (10, 1, 4)
+    assert np.shares_memory(first, memory.rows(5, 2, 4))
+    assert memory.rows(100, 3).shape == (100, 3)

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from repsimc.compiler.fitting.regression import (
     Affine,
+    Normal,
     Problem,
     cross_matrix,
     fit,
@@ -187,3 +188,40 @@ def test_more_rounds_come_nearer_to_what_a_relu_lets_through() -> None:
         for found in [fit(Problem(x.copy(), target, rectified=True), rounds=rounds)]
     ]
     assert errors[0] > errors[1] > errors[2]
+
+
+def test_sums_are_those_of_all_rows_with_and_without_what_was_taken_off() -> None:
+    x, start = drawn(0, 9000, 1, 5) + 3, affine(1, 1, 5, 2)
+    target = affine(2, 1, 5, 2)(x) + drawn(3, 9000, 1, 2)
+    centre = np.full((1, 5), 2.5, np.float32)
+    for fit_bias in (True, False):
+        plain = fit(Problem(x.copy(), target), start, fit_bias=fit_bias)
+        off = fit(Problem(x - centre, target, centre=centre), start, fit_bias=fit_bias)
+        np.testing.assert_allclose(off.weight, plain.weight, atol=1e-5)
+        np.testing.assert_allclose(off.bias, plain.bias, atol=1e-4)
+
+
+def test_an_inverse_is_that_of_the_damped_matrix() -> None:
+    problem = Problem(drawn(0, 500, 1, 7) + 1, drawn(1, 500, 1, 2)).centred()
+    gram = gram_matrix(problem.x[:, 0])
+    gram += 0.1 * np.trace(gram) / 7 * np.eye(7)
+    inverse = Normal(problem, ridge=0.1).inverse()
+    np.testing.assert_allclose(inverse @ gram, np.eye(7), atol=1e-4)
+
+
+def test_a_narrowed_problem_has_the_inputs_that_are_kept() -> None:
+    x, columns = drawn(0, 5000, 1, 6), np.array([1, 2, 5])
+    target = drawn(1, 5000, 1, 2)
+    alone = fit(Problem(x[:, :, columns], target))
+    narrow = fit(Problem(x.copy(), target).centred().narrowed(columns))
+    np.testing.assert_allclose(narrow.weight, alone.weight, atol=1e-6)
+    np.testing.assert_allclose(narrow.bias, alone.bias, atol=1e-6)
+
+
+def test_some_rows_are_from_everywhere_and_no_copies() -> None:
+    problem = Problem(drawn(0, 1000, 1, 2), drawn(1, 1000, 1, 1), drawn(2, 1000, 1, 1))
+    some = problem.some(100)
+    assert len(some.x) == len(some.wanted) == 100
+    assert some.other is not None and len(some.other) == 100
+    assert np.shares_memory(some.x, problem.x)
+    np.testing.assert_array_equal(some.x[-1], problem.x[990])

@@ -30,7 +30,7 @@ from tests.nets.residual import residual_net
 from tests.programs import joined
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Given:
     """A program with its sites, by kind."""
 
@@ -53,13 +53,14 @@ def given(program: Program, frames: ArrayFrames) -> Given:
         for site in (*sites.found, *sites.spare):
             for one in (site, *site.alternatives):
                 found.setdefault(one.action, one)
-    return Given(program, evidence.bills, tuple(found.values()))
+    bills = Bills(program, cache(evidence.constant_nbytes))
+    return Given(program, bills, tuple(found.values()))
 
 
 def siblings(
     model: onnx.ModelProto, others: int = 1, scale: float = 0.05, **more: onnx.ModelProto
 ) -> Program:
-    """The model as a, and others of its family, all on the same frames; run through exact passes."""
+    """The model as a, and others of its family, on the same frames, after the exact passes."""
     models = {"a": model}
     for index in range(others):
         models["bcd"[index]] = perturbed(model, scale, seed=index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 from repsimc.compiler.actions.action import Action, Effect, Stage
@@ -65,9 +66,9 @@ def _may_stand_together(given: Given, one: Candidate, other: Candidate) -> bool:
 
 
 def _stand(given: Given, pair: Sequence[Action]) -> bool:
-    if all(action.stage is Stage.SHARING for action in pair):
-        if pair[0].models[-1] == pair[1].models[-1]:
-            return False
+    sharing = all(action.stage is Stage.SHARING for action in pair)
+    if sharing and pair[0].models[-1] == pair[1].models[-1]:
+        return False
     try:
         check_together(pair, given.program)
     except ModelError:
@@ -80,22 +81,31 @@ def predicted(
 ) -> dict[Output, float]:
     """The sum of the errors, and of what donors' actions do to those that take from them."""
     total = dict.fromkeys(given.outputs, 0.0)
-    sharing = [one.action for one in chosen] + list(held)
-    sharing = [action for action in sharing if action.stage is Stage.SHARING]
+    worst = dict.fromkeys(held, 0.0)
     for one in chosen:
+        own = [e for (model, _), e in one.errors.items() if model == one.site.receiver]
+        worst[one.action] = max(own or one.errors.values(), default=0.0)
         for output, error in one.errors.items():
             total[output] += error
-        mine = {*_outputs_behind(given, one.action)}
-        own = [e for (model, _), e in one.errors.items() if model == one.site.receiver]
-        worst = max(own or one.errors.values(), default=0.0)
-        moved, felt = [one.action], set[Output]()
-        for action in moved:
-            for taking in sharing:
-                if taking not in moved and _takes_from_behind(given, taking, action):
-                    moved.append(taking)
-                    felt |= {*_outputs_behind(given, taking)} - mine
-        for output in felt:
-            total[output] += worst
+
+    def above(taking: Action) -> list[Action]:
+        return [one for one in worst if one != taking and _takes_from_behind(given, taking, one)]
+
+    def lost(taking: Action, on_the_way: tuple[Action, ...] = ()) -> float:
+        if taking in on_the_way:
+            return 0.0  # they wait for each other: one of them is not needed
+        way = (*on_the_way, taking)
+        shared = [one for one in above(taking) if one.stage is Stage.SHARING]
+        return sum(worst[one] for one in above(taking)) + sum(lost(one, way) for one in shared)
+
+    for taking in worst:
+        if taking.stage is Stage.SHARING:
+            for output in _outputs_behind(given, taking):
+                for one in above(taking):
+                    if output not in _outputs_behind(given, one):
+                        total[output] += worst[one]
+                    if one.stage is Stage.SHARING:
+                        total[output] += lost(one)
     return total
 
 
@@ -106,13 +116,14 @@ def _made(given: Given, action: Action) -> set[str]:
     return {*effect.values} | swapped
 
 
-def _behind(given: Given, action: Action) -> set[str]:
+@cache
+def _behind(given: Given, action: Action) -> frozenset[str]:
     """The values that depend on what an action makes, as the models are."""
     reached = _made(given, action)
     for node in given.program.graph.nodes:
         if any(tensor.name in reached for tensor in node_inputs(node)):
             reached |= {tensor.name for tensor in node.outputs}
-    return reached
+    return frozenset(reached)
 
 
 def _takes_from_behind(given: Given, taking: Action, action: Action) -> bool:
@@ -122,9 +133,12 @@ def _takes_from_behind(given: Given, taking: Action, action: Action) -> bool:
     return any(source in behind for swap in effect.swaps for source in swap.sources)
 
 
-def _outputs_behind(given: Given, action: Action) -> Iterator[Output]:
+@cache
+def _outputs_behind(given: Given, action: Action) -> frozenset[Output]:
     behind = _behind(given, action)
-    for name, model in given.program.models.items():
-        for own, value in model.outputs.items():
-            if value in behind:
-                yield name, own
+    return frozenset(
+        (name, own)
+        for name, model in given.program.models.items()
+        for own, value in model.outputs.items()
+        if value in behind
+    )

@@ -71,7 +71,11 @@ class Function:
     domain: str
     nodes: list[Node]
     def __init__(
-        self, name: str, domain: str | None = None, *, opset: int | None = None,
+        self,
+        name: str,
+        domain: str | None = None,
+        *,
+        opset: int | None = None,
         import_domains: Any = None,
     ) -> None: ...
 

@@ -1,11 +1,12 @@
 """Errors of outputs under any combination: they add up, and go where prefixes are shared.
 
-What an action does to a donor, it does to those that take from behind it: their outputs lose as
-much as the donor's worst one, beside what the sharing costs them by itself.
+What an action does to a donor it does to those that take from behind it, too: their outputs lose as
+much as the donor's worst one. So do those that take from them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,20 +15,22 @@ from .contraction import Contraction
 from .linear_program import LinearProgram
 from .moves import Move, bits, mask_of
 
+Expression = dict[int, float]
+
 
 @dataclass(frozen=True)
 class _Taking:
-    """Moves by which one receiver takes from others, at most one of them chosen.
+    """Moves by which one receiver takes from others: of these at most one is chosen.
 
-    `donors` are the models that they take from, `outputs` those that what they take leads to.
+    `outputs` are those that what they take leads to.
     """
 
     moves: tuple[int, ...]
-    outputs: frozenset[Output]
+    outputs: tuple[Output, ...]
 
 
 class CarriedErrors:
-    """The errors of outputs, as a number and as linear expressions.
+    """The errors of outputs, as numbers and as linear expressions.
 
     `outputs` are all that the program or a candidate names, in order.
     """
@@ -43,129 +46,166 @@ class CarriedErrors:
         self._beside = beside
         named = [output for one in moves if one.candidate for output in one.candidate.errors]
         self.outputs = tuple(dict.fromkeys([*outputs, *named]))
-        # By move, the moves upstream of what it takes from another model.
-        self._upstream = [
-            mask_of(
-                other
-                for swap in move.swaps
-                for source in swap.sources
-                for other in bits(contraction.upstream(source))
-            )
-            if move.is_sharing
-            else 0
-            for move in moves
-        ]
         upstream = {output: contraction.upstream(value) for output, value in outputs.items()}
+        # By move the outputs that feel it as the models are.
         self._reached = [
             frozenset(output for output, mask in upstream.items() if mask >> index & 1)
             for index in range(len(moves))
         ]
+        # By move the moves upstream of what it takes from another model.
+        self._upstream = [0] * len(moves)
         groups: dict[tuple[str, frozenset[Output]], list[int]] = {}
         for index, move in enumerate(moves):
-            if move.is_sharing:
-                key = move.action.models[-1], self._reached[index]
-                groups.setdefault(key, []).append(index)
-        self._takings = [_Taking(tuple(ones), key[1]) for key, ones in groups.items()]
+            if not move.is_sharing:
+                continue
+            for swap in move.swaps:
+                for source in swap.sources:
+                    self._upstream[index] |= contraction.upstream(source)
+            self._upstream[index] &= ~(beside[index] | 1 << index)
+            groups.setdefault((move.action.models[-1], self._reached[index]), []).append(index)
+        self._takings = [_Taking(tuple(v), tuple(sorted(k[1]))) for k, v in groups.items()]
+        self._sharing = mask_of(index for index, move in enumerate(moves) if move.is_sharing)
+        self._worst = [self._worst_of(index) for index in range(len(moves))]
 
     def alone(self, move: int) -> Mapping[Output, float]:
         """What a move is predicted to cost each output by itself; nothing of what is held."""
         candidate = self._moves[move].candidate
         return {} if candidate is None else candidate.errors
 
-    def carried(self, move: int) -> float:
-        """What it costs those that take from behind it: as much as the worst of its own."""
+    def errors(self, chosen: Collection[int], scales: Sequence[float]) -> dict[Output, float]:
+        """The errors of all outputs once these moves are made, each times its scale."""
+        total = dict.fromkeys(self.outputs, 0.0)
+        together = mask_of(chosen)
+        known: dict[int, float] = {}  # what is lost of what each sharing takes
+
+        def lost(sharing: int) -> float:
+            if sharing not in known:
+                known[sharing] = 0.0  # in a circle, which has no bill
+                above = self._upstream[sharing] & together
+                known[sharing] = sum(scales[one] * self._worst[one] for one in bits(above))
+                known[sharing] += sum(lost(one) for one in bits(above & self._sharing))
+            return known[sharing]
+
+        for move in bits(together):
+            for output, error in self.alone(move).items():
+                total[output] += scales[move] * error
+        for move in bits(together & self._sharing):
+            above = self._upstream[move] & together
+            passed_on = sum(lost(one) for one in bits(above & self._sharing))
+            for output in sorted(self._reached[move]):
+                total[output] += passed_on
+                for one in bits(above):
+                    if output not in self._reached[one]:
+                        total[output] += scales[one] * self._worst[one]
+        return total
+
+    def expressions(
+        self,
+        program: LinearProgram,
+        choices: Sequence[int],
+        scales: Sequence[float],
+        most: Mapping[Output, float],
+    ) -> dict[Output, Expression]:
+        """The same as linear expressions of the program's variables, with rows for what carries.
+
+        They are right as long as no output loses more than its `most`.
+        """
+        total: dict[Output, Expression] = {output: {} for output in self.outputs}
+        for move in range(len(self._moves)):
+            for output, error in self.alone(move).items():
+                if error * scales[move]:
+                    total[output][choices[move]] = error * scales[move]
+        amounts = [scale * worst for scale, worst in zip(scales, self._worst)]
+        carrying = _Carrying(program, choices, amounts, self._upstream, self._takings)
+        carrying.limit([move.action.models[-1] for move in self._moves], most)
+        for place, taking in enumerate(self._takings):
+            for output in taking.outputs:
+                # Outputs that feel the same moves by themselves have the same rest.
+                own = mask_of(i for i, reached in enumerate(self._reached) if output in reached)
+                total[output][carrying.lost(place, own & carrying.above[place])] = 1.0
+        return total
+
+    def _worst_of(self, move: int) -> float:
+        """What a move costs those that take from behind it: the worst that it costs its model."""
         own = self._moves[move].action.models[-1]
         errors = self.alone(move)
         mine = [error for (model, _), error in errors.items() if model == own]
         return max(mine or errors.values(), default=0.0)
 
-    def errors(self, chosen: Collection[int], scales: Sequence[float]) -> dict[Output, float]:
-        """The errors of all outputs once these moves are made, each times its scale."""
-        total = dict.fromkeys(self.outputs, 0.0)
-        taken = [[one for one in taking.moves if one in chosen] for taking in self._takings]
-        for move in sorted(chosen):
-            for output, error in self.alone(move).items():
-                total[output] += scales[move] * error
-            felt = 1 << move
-            reached: set[int] = set()
-            for _ in self._takings:
-                for place, mine in enumerate(taken):
-                    if place not in reached and any(self._feels(one, felt) for one in mine):
-                        reached.add(place)
-                        felt |= mask_of(mine)
-            for place in sorted(reached):
-                for output in self._moved(move, place):
-                    total[output] += scales[move] * self.carried(move)
-        return total
 
-    def expressions(
-        self, program: LinearProgram, choices: Sequence[int], scales: Sequence[float]
-    ) -> dict[Output, dict[int, float]]:
-        """The same as linear expressions of the program's variables, with rows for what carries."""
-        total: dict[Output, dict[int, float]] = {output: {} for output in self.outputs}
-        links = self._links(program, choices)
-        for move in range(len(self._moves)):
-            for output, error in self.alone(move).items():
-                if error:
-                    total[output][choices[move]] = scales[move] * error
-            amount = scales[move] * self.carried(move)
-            if not amount:
-                continue
-            for place, variable in self._felt(move, program, choices, links).items():
-                for output in self._moved(move, place):
-                    total[output][variable] = amount
-        return total
+class _Carrying:
+    """Rows for what is lost of what receivers take: sums that count where a sharing is chosen.
 
-    def _feels(self, taking: int, moves: int) -> bool:
-        return bool(self._upstream[taking] & moves & ~(1 << taking))
+    `above` are, by taking, all moves upstream of what it takes.
+    """
 
-    def _moved(self, move: int, place: int) -> frozenset[Output]:
-        """The outputs of a taking that the move does not reach by itself."""
-        return self._takings[place].outputs - self._reached[move]
-
-    def _links(self, program: LinearProgram, choices: Sequence[int]) -> dict[tuple[int, int], int]:
-        """By pair of takings: whether the second takes from behind what the first one took."""
-        links: dict[tuple[int, int], int] = {}
-        for first, before in enumerate(self._takings):
-            for second, after in enumerate(self._takings):
-                rows: list[tuple[int, list[int]]] = []
-                for one in after.moves if first != second else ():
-                    upstream = self._upstream[one] & ~self._beside[one]
-                    above = [other for other in before.moves if upstream >> other & 1]
-                    if above:
-                        rows.append((one, above))
-                if not rows:
-                    continue
-                link = links[first, second] = program.variable()
-                for one, above in rows:
-                    both = [(choices[move], -1.0) for move in (one, *above)]
-                    program.at_least([(link, 1.0), *both], -1.0)
-        return links
-
-    def _felt(
+    def __init__(
         self,
-        move: int,
         program: LinearProgram,
         choices: Sequence[int],
-        links: Mapping[tuple[int, int], int],
-    ) -> dict[int, int]:
-        """By taking that may feel the move: the variable that says whether it does."""
-        direct: dict[int, list[int]] = {}
-        for place, taking in enumerate(self._takings):
-            apart = ~self._beside[move]
-            mine = [one for one in taking.moves if apart >> one & 1 and one != move]
-            mine = [one for one in mine if self._upstream[one] >> move & 1]
-            if mine:
-                direct[place] = mine
-        reached = list(direct)
-        for place in reached:
-            reached += [b for a, b in links if a == place and b not in reached]
-        felt = {place: program.variable() for place in reached}
-        for place, mine in direct.items():
-            both = [(choices[one], -1.0) for one in (move, *mine)]
-            program.at_least([(felt[place], 1.0), *both], -1.0)
-        for (first, second), link in links.items():
-            if first in felt and second in felt and move not in self._takings[second].moves:
-                terms = [(felt[second], 1.0), (felt[first], -1.0), (link, -1.0)]
-                program.at_least(terms, -1.0)
-        return felt
+        amounts: Sequence[float],
+        upstream: Sequence[int],
+        takings: Sequence[_Taking],
+    ) -> None:
+        self._program = program
+        self._choices = choices
+        self._amounts = amounts
+        self._upstream = upstream
+        self._takings = takings
+        self._losses: dict[tuple[int, int], int] = {}
+        self._passed: dict[tuple[int, int], int] = {}
+        self.above = [0] * len(takings)
+        for place, taking in enumerate(takings):
+            for one in taking.moves:
+                self.above[place] |= upstream[one]
+        # The most that moves upstream of each can do, and the most that is passed on by receivers.
+        self._limits = [math.fsum(amounts[one] for one in bits(mask)) for mask in upstream]
+        self._most = math.fsum(amounts) * len(takings)
+
+    def limit(self, models: Sequence[str], most: Mapping[Output, float]) -> None:
+        """Take note of what the outputs lose at most, and of the models that moves rewrite."""
+        # What a move does to its model is no more than what all outputs of the model lose.
+        by_model: dict[str, float] = {}
+        for (model, _), bound in most.items():
+            by_model[model] = by_model.get(model, 0.0) + bound
+        for index, mask in enumerate(self._upstream):
+            donors = sorted({models[one] for one in bits(mask) if self._amounts[one]})
+            bound = math.fsum(by_model.get(model, math.inf) for model in donors)
+            self._limits[index] = min(self._limits[index], bound)
+        self._most = min(self._most, math.fsum(by_model.values()) * len(self._takings))
+
+    def lost(self, place: int, but: int) -> int:
+        """What is lost of what a receiver takes, but for what some moves do to it."""
+        key = place, but
+        if key in self._losses:
+            return self._losses[key]
+        variable = self._losses[key] = self._program.variable(upper=math.inf)
+        for one in self._takings[place].moves:
+            above = self._upstream[one]
+            lost = [
+                (self._choices[move], -self._amounts[move])
+                for move in bits(above & ~but)
+                if self._amounts[move]
+            ]
+            limit = self._limits[one]
+            for other, before in enumerate(self._takings):
+                links = above & mask_of(before.moves)
+                if links and other != place:
+                    lost.append((self._passed_on(other, links), -1.0))
+                    limit += self._most
+            if lost:
+                row = [(variable, 1.0), *lost, (self._choices[one], -limit)]
+                self._program.at_least(row, -limit)
+        return variable
+
+    def _passed_on(self, place: int, links: int) -> int:
+        """What is lost of what a receiver takes by one of the links."""
+        key = place, links
+        if key not in self._passed:
+            lost = self.lost(place, 0)
+            self._passed[key] = lost
+            if links != mask_of(self._takings[place].moves):
+                passed = self._passed[key] = self._program.variable(upper=math.inf)
+                chosen = [(self._choices[move], -self._most) for move in bits(links)]
+                self._program.at_least([(passed, 1.0), (lost, -1.0), *chosen], -self._most)
+        return self._passed[key]

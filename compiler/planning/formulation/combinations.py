@@ -24,7 +24,7 @@ Weights = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Combination:
+class Priced:
     """Candidates' moves with the exact bill of the program then, and its outputs' errors."""
 
     moves: frozenset[int]
@@ -73,13 +73,13 @@ class Combinations:
         assert found is not None
         return found
 
-    def combination(self, moves: Collection[int], scales: Sequence[float]) -> Combination | None:
+    def combination(self, moves: Collection[int], scales: Sequence[float]) -> Priced | None:
         """The moves with what is held; None where the exact bill says that they exclude another."""
         bill = self._bill(sorted(moves))
         if bill is None:
             return None
         everything = {*moves, *range(self.count, len(self.moves))}
-        return Combination(frozenset(moves), bill, self.errors.errors(everything, scales))
+        return Priced(frozenset(moves), bill, self.errors.errors(everything, scales))
 
     def conflict(self, moves: Collection[int]) -> list[int]:
         """Of moves without a bill as few as have none together."""
@@ -138,7 +138,7 @@ class Combinations:
         return self._bills.bill([*self._held, *(self.moves[move].action for move in moves)])
 
     def _hold(self) -> None:
-        """What is held is chosen, or something that does all that it does, and more."""
+        """What is held is chosen, or something beside which it changes nothing."""
         held = range(self.count, len(self.moves))
         mine = mask_of(held)
         for move in held:
@@ -152,6 +152,9 @@ class Combinations:
 
 
 def _supersedes(one: Move, other: Move) -> bool:
-    if not (one.folds and other.folds):
+    """Whether the other may be there, and changes nothing beside the one."""
+    if not one.folds:
+        return other.folds and not other.swaps
+    if not other.folds:
         return False
     return one.action.covers(other.action) or makes_idle(one.effect, other.effect)

@@ -20,8 +20,6 @@ Terms = Mapping[int, float]
 ONE = 0
 """The variable that is 1: what is constant in an expression."""
 
-# Nodes of the search tree: a limit that is met at the same place on every machine, unlike seconds.
-_MOST_NODES = 20_000
 # The objective is handed over in this size, far from the solver's absolute tolerance of 1e-6.
 _SIZE = 1e3
 
@@ -32,7 +30,7 @@ class Ending(Enum):
     PROVEN = "proven"
     STOPPED = "stopped"  # a solution, after as many nodes as are looked at
     INFEASIBLE = "infeasible"
-    FAILED = "failed"  # no solution that another run would find, too
+    FAILED = "failed"  # out of time: another run may find another solution, or one at all
 
 
 @dataclass(frozen=True)
@@ -97,16 +95,18 @@ class LinearProgram:
         *,
         size: float = 1.0,
         gap: float = 0.0,
+        nodes: int = 20_000,
         seconds: float = math.inf,
     ) -> Minimum:
         """The least of the objective, which is expected to be about `size`, within a relative gap.
 
-        The same on every call unless it takes longer than `seconds`.
+        The best of so many `nodes` of the search tree: the same on every call and machine, unless
+        it takes longer than `seconds`.
         """
         costs = np.zeros(len(self.lower))
         costs[list(objective)] = list(objective.values())
         costs *= _SIZE / size
-        options = {"mip_rel_gap": gap, "node_limit": _MOST_NODES}
+        options = {"mip_rel_gap": gap, "node_limit": nodes}
         if math.isfinite(seconds):
             options["time_limit"] = max(seconds, 0.0)
         found = self._solved(costs, options)

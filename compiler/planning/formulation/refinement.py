@@ -7,6 +7,7 @@ that happens again and again the limits are tightened instead.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,17 @@ from dataclasses import dataclass, field
 from ...actions.bill import Bill
 from ..damage import Output
 from ..limits import Limits
-from .combinations import Combination, Combinations
+from .combinations import Combinations, Priced
 from .greedy import greedily
 from .linear_program import Ending, LinearProgram
 
-# Of up to so many candidates the best combination is found; of more, one within that share of it.
+# Of up to so many candidates the best combination is found. Of more, one that is within the share
+# of the best, or the best of so many nodes of the search tree.
 FEW = 64
-GAP = 1e-3
+_GAP = 1e-3
+_NODES, _NODES_OF_FEW = 100, 20_000
+# The first look, for an idea of the value: what would do more by itself is then left out.
+_FIRST_GAP = 0.1
 # Combinations that are cut off one by one; of many candidates fewer, as each has many like it.
 _CUTS, _CUTS_OF_MANY = 12, 2
 _ROUNDS = 24
@@ -32,30 +37,40 @@ _FINER = 1e-2
 _ROUNDING, _TOLERANCE = 1e-9, 1e-6
 
 Errors = Mapping[Output, float]
+Row = tuple[list[tuple[int, float]], float]
+"""Terms, and what they add up to at least."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A program without the limits, and in it the expression of which the least is asked for."""
+
+    program: LinearProgram
+    objective: Mapping[int, float]
+    barred: Collection[int] = ()
 
 
 @dataclass(frozen=True)
 class Aim:
     """What is asked for: the combination of least value that limits and allowances admit.
 
-    `objective` is the value as an expression, which is expected to be about `size` and may be off
-    by `blur`; `program` has all rows but those of the limits, of the `forbidden` sets and of moves
-    that are `barred`. `damage` is what errors are compared by, which `scales` multiplies by move.
+    `statement(most)` states it for combinations whose value is at most that; `bounded` says that
+    this makes a difference. The value will be about `size`, its expression may be off by `blur`.
+    `damage` is what errors are compared by, which `scales` multiplies by move.
     """
 
-    program: LinearProgram
-    objective: Mapping[int, float]
-    value: Callable[[Combination], float]
+    statement: Callable[[float], Statement]
+    value: Callable[[Priced], float]
     damage: Callable[[Errors], float]
     scales: Sequence[float]
     forbidden: Sequence[frozenset[int]] = ()
-    barred: frozenset[int] = frozenset()
     limits: Limits = field(default_factory=Limits)
     allowance: Errors = field(default_factory=dict[Output, float])
     size: float = 1.0
     blur: float = 0.0
+    bounded: bool = False
 
-    def admits(self, found: Combination) -> bool:
+    def admits(self, found: Priced) -> bool:
         """Whether it is within the limits, and every output within its allowance."""
         return self.limits.excess(found.bill) == 0 and all(
             found.errors[output] <= most * (1 + _ROUNDING)
@@ -63,13 +78,12 @@ class Aim:
         )
 
 
-def best(space: Combinations, aim: Aim, seconds: float) -> tuple[Combination, bool] | None:
+def best(space: Combinations, aim: Aim, seconds: float) -> tuple[Priced, bool] | None:
     """The best combination, and whether that is proven; None where none is admitted."""
     refinement = _Refinement(space, aim)
     found, proven = refinement.search(time.perf_counter() + seconds)
-    if not proven:
-        known = (found, _greedy(space, aim))
-        found = min((one for one in known if one is not None), key=aim.value, default=None)
+    if found is None and not proven:
+        found = _greedy(space, aim)
     return None if found is None else (_without_idle(space, aim, found), proven)
 
 
@@ -79,80 +93,90 @@ class _Refinement:
     def __init__(self, space: Combinations, aim: Aim) -> None:
         self._space = space
         self._aim = aim
-        self._program = aim.program.copy()
+        self._few = space.count <= FEW
         self._limits = aim.limits
-        for moves in aim.forbidden:
-            self._at_most(moves, len(moves) - 1)
-        self._at_most(aim.barred, 0)
-        space.limit(self._program, aim.limits)
-        self._cuts = _CUTS if space.count <= FEW else _CUTS_OF_MANY
+        self._rows = [self._not_all(moves) for moves in aim.forbidden]
+        self._cuts = _CUTS if self._few else _CUTS_OF_MANY
+        self._size = aim.size
+        self._most = math.inf
 
-    def search(self, until: float) -> tuple[Combination | None, bool]:
+    def search(self, until: float) -> tuple[Priced | None, bool]:
         """The best that was found until then, and whether it is the best that there is."""
         aim, space = self._aim, self._space
-        found: Combination | None = None
-        size = aim.size
+        found: Priced | None = None
+        statement = aim.statement(math.inf)
         for _ in range(_ROUNDS):
-            minimum = self._program.minimum(
-                self._objective(size),
-                size=size,
-                gap=0.0 if space.count <= FEW else GAP,
+            first = aim.bounded and math.isinf(self._most)
+            minimum = self._program(statement).minimum(
+                self._objective(statement),
+                size=self._size,
+                gap=_FIRST_GAP if first else 0.0 if self._few else _GAP,
+                nodes=_NODES_OF_FEW if self._few else _NODES,
                 seconds=until - time.perf_counter(),
             )
             exact = self._limits == aim.limits
             if minimum.ending is Ending.INFEASIBLE:
                 return found, exact
-            if minimum.values is None or minimum.ending is Ending.FAILED:
+            if minimum.values is None:
                 return found, False
             values = minimum.values
-            least = sum(x * float(values[variable]) for variable, x in aim.objective.items())
-            margin = aim.blur + _TOLERANCE * size
-            if found is not None and least >= aim.value(found) - margin:
-                return found, exact
+            least = sum(x * float(values[i]) for i, x in statement.objective.items())
+            margin = aim.blur + _TOLERANCE * self._size
             moves = [i for i in range(space.count) if values[space.choices[i]] > 0.5]
             one = space.combination(moves, aim.scales)
             if one is None:
-                core = space.conflict(moves)
-                self._at_most(core, len(core) - 1)
+                self._rows.append(self._not_all(space.conflict(moves)))
                 continue
-            value = aim.value(one)
-            if 0 < value < _FINER * size:
-                size = value
-                continue
-            if aim.admits(one):
-                if found is None or value < aim.value(found):
-                    found = one
-                if value <= least + margin:
-                    return found, exact and minimum.ending is Ending.PROVEN
-            self._cut(one)
+            value, admitted = aim.value(one), aim.admits(one)
+            if admitted and (found is None or value < aim.value(found)):
+                found = one
+            late = minimum.ending is Ending.FAILED
+            if not late and (first or 0 < value < _FINER * self._size):
+                self._size = value or self._size
+                if found is not None and aim.bounded:
+                    self._most = aim.value(found) * (1 + _TOLERANCE)
+                    statement = aim.statement(self._most)
+                if admitted:
+                    continue
+            if late:
+                return found, False
+            if found is not None and aim.value(found) <= least + margin:
+                return found, exact and minimum.ending is Ending.PROVEN
+            self._refuse(one)
         return found, False
 
-    def _objective(self, size: float) -> dict[int, float]:
-        total = dict(self._aim.objective)
+    def _program(self, statement: Statement) -> LinearProgram:
+        """The statement with the limits and all that was refused."""
+        program = statement.program.copy()
+        self._space.limit(program, self._limits)
+        for terms, least in self._rows:
+            program.at_least(terms, least)
+        program.at_most([(self._space.choices[move], 1.0) for move in statement.barred], 0.0)
+        return program
+
+    def _objective(self, statement: Statement) -> dict[int, float]:
+        total = dict(statement.objective)
         for variable, share in self._space.shares((1.0, 1.0)).items():
-            total[variable] = total.get(variable, 0.0) + _EVEN * size * share
+            total[variable] = total.get(variable, 0.0) + _EVEN * self._size * share
         return total
 
-    def _at_most(self, moves: Collection[int], most: int) -> None:
-        row = [(self._space.choices[move], 1.0) for move in sorted(moves)]
-        self._program.at_most(row, float(most))
+    def _not_all(self, moves: Collection[int]) -> Row:
+        return [(self._space.choices[move], -1.0) for move in sorted(moves)], 1.0 - len(moves)
 
-    def _cut(self, refused: Combination) -> None:
-        """Rule this combination out, or all that are as much over the limits as it is."""
+    def _refuse(self, one: Priced) -> None:
+        """Rule a combination out, or all that are as much over the limits as it is."""
         self._cuts -= 1
-        chosen = refused.moves
+        chosen = one.moves
         row = [
             (self._space.choices[i], -1.0 if i in chosen else 1.0) for i in range(self._space.count)
         ]
-        self._program.at_least(row, 1.0 - len(chosen))
-        aim = self._aim.limits
-        if self._cuts < 0 and aim.excess(refused.bill) > 0:
-            now, bill = self._limits, refused.bill
+        self._rows.append((row, 1.0 - len(chosen)))
+        if self._cuts < 0:
+            now, asked, bill = self._limits, self._aim.limits, one.bill
             self._limits = Limits(
-                _tighter(now.weights_nbytes, aim.weights_nbytes, bill.weights_nbytes),
-                _tighter(now.macs, aim.macs, bill.macs),
+                _tighter(now.weights_nbytes, asked.weights_nbytes, bill.weights_nbytes),
+                _tighter(now.macs, asked.macs, bill.macs),
             )
-            self._space.limit(self._program, self._limits)
 
 
 def _tighter(limit: int | None, wanted: int | None, used: int) -> int | None:
@@ -160,7 +184,7 @@ def _tighter(limit: int | None, wanted: int | None, used: int) -> int | None:
     return None if limit is None or wanted is None else limit - max(0, used - wanted)
 
 
-def _greedy(space: Combinations, aim: Aim) -> Combination | None:
+def _greedy(space: Combinations, aim: Aim) -> Priced | None:
     """A combination that no solver was asked for; None where it is not admitted."""
     scales, limits = aim.scales, aim.limits
 
@@ -180,14 +204,13 @@ def _greedy(space: Combinations, aim: Aim) -> Combination | None:
             return space.share(bill, (1.0, 1.0))
         return limits.excess(space.base) - limits.excess(space.base - bill)
 
-    first = {
-        i: saved(space.candidate(i).site.saved) for i in range(space.count) if i not in aim.barred
-    }
+    barred = {*aim.statement(math.inf).barred}
+    first = {i: saved(space.candidate(i).site.saved) for i in range(space.count) if i not in barred}
     found = space.combination(greedily(first, price, damage), scales)
     return found if found is not None and aim.admits(found) else None
 
 
-def _without_idle(space: Combinations, aim: Aim, found: Combination) -> Combination:
+def _without_idle(space: Combinations, aim: Aim, found: Priced) -> Priced:
     """The combination without moves that change nothing beside the others."""
     for move in sorted(found.moves, reverse=True):
         less = space.combination(found.moves - {move}, aim.scales)

@@ -42,7 +42,7 @@ def test_the_least_of_the_expressions_is_the_bill(name: str) -> None:
     space = Combinations(found.bills, [Candidate(site, {}) for site in found.sites], ())
     draws = random.Random(name)
     compared = 0
-    for _ in range(40):
+    for _ in range(15):
         moves = some_together(space, draws)
         combination = space.combination(moves, [1.0] * space.count)
         if combination is None:
@@ -55,4 +55,4 @@ def test_the_least_of_the_expressions_is_the_bill(name: str) -> None:
             combination.bill.weights_nbytes, abs=slack.weights_nbytes + 1e-3
         ), names
         assert macs == pytest.approx(combination.bill.macs, abs=slack.macs + 1e-3), names
-    assert compared > 10
+    assert compared > 5

@@ -1,6 +1,6 @@
 """The part of scipy.optimize that repsimc uses, typed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -27,3 +27,13 @@ def milp(
     constraints: LinearConstraint | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> OptimizeResult: ...
+def least_squares(
+    fun: Callable[[NDArray[Any]], NDArray[Any]],
+    x0: NDArray[Any],
+    *,
+    bounds: tuple[NDArray[Any], NDArray[Any]] = ...,
+    method: str = "trf",
+) -> Solution: ...
+
+class Solution:
+    x: NDArray[Any]

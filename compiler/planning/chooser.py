@@ -1,0 +1,230 @@
+"""What the integer program chooses, on what is known and predicted of single rewrites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..actions.action import Action
+from ..actions.bill import NOTHING
+from ..actions.carry_out import in_order
+from ..actions.kinds import Kind
+from ..execution.outputs import OutputComparison
+from ..progress import Progress
+from .candidates import Candidate
+from .catalogue import Catalogue
+from .damage import cost_of, error_of
+from .forecast import Forecast
+from .integer_program import Choice, IntegerProgram
+from .known import Known
+from .limits import Limits
+from .plan import Plan, PlannedAction, plan_of
+from .trial import Trial
+from .workbench import Workbench
+
+# Solutions of the program between which more is looked at.
+_REFINEMENTS = 8
+# An action that loses at most this share of any output's variance is free.
+_FREE = 1e-4
+# What costs are multiplied by of kinds that are to be done without, if it can be.
+_SHUNNED = 1e3
+# A kind with less than this share of a choice's predicted costs is not worth a trial without it.
+_MATTERS = 0.1
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is predicted before any fit: a combination, and the fidelity of its worst output.
+
+    `actions` are those of the choice and those that every plan has, without idle ones. `hopeless`
+    says that no fit will win back what is missing to the floors.
+    """
+
+    choice: Choice
+    actions: tuple[Action, ...]
+    fidelity: float
+    hopeless: bool
+
+    @property
+    def error(self) -> float:
+        """The share of its variance that the worst output is predicted to lose."""
+        return error_of(max(self.choice.errors.values(), default=0.0))
+
+
+class Chooser:
+    """Combinations of a workbench's sites by what they are predicted to do."""
+
+    def __init__(
+        self,
+        bench: Workbench,
+        kinds: Sequence[Kind],
+        progress: Progress,
+        floors: Sequence[OutputComparison],
+    ) -> None:
+        self._bench = bench
+        self._floors = floors
+        self._catalogue = Catalogue(bench, kinds, progress)
+        self._forecast = Forecast()
+        self._program: IntegerProgram | None = None
+        self._held: tuple[Action, ...] = ()
+
+    def prepare(self, known: Known | None = None) -> None:
+        """Find what could be done and look at it; `known` was learned earlier, of the same."""
+        known = known or Known()
+        self._forecast = Forecast(known.scales)
+        self._catalogue.prepare(known.candidates)
+
+    def known(self) -> Known:
+        """What was learned so far."""
+        return Known(self._catalogue.known(), dict(self._forecast.scales))
+
+    def learn(self, outlook: Outlook, trial: Trial) -> None:
+        """Take in what came of a choice."""
+        costs = [(one.action.kind, one.errors) for one in outlook.choice.candidates]
+        self._forecast.learn(costs, trial.outputs)
+
+    # -- choosing --------------------------------------------------------------------------------
+
+    def within(
+        self,
+        limits: Limits,
+        barred: Sequence[frozenset[Action]] = (),
+        shunned: Collection[str] = (),
+    ) -> Outlook | None:
+        """The least damage within the limits as it is predicted; None where nothing is within.
+
+        `barred` are sets of actions that are not to be chosen together, `shunned` kinds that are
+        chosen only where nothing else is within.
+        """
+
+        def scale(candidate: Candidate) -> float:
+            return self._scale(candidate) * (_SHUNNED if candidate.action.kind in shunned else 1.0)
+
+        choice = self._chosen(
+            lambda program: program.least_damage(limits, scale=scale, forbidden=barred)
+        )
+        if choice is None or (shunned and shunned & self._kinds_of(choice).keys()):
+            return None
+        return self._told(choice, limits)
+
+    def smallest(self, factor: float = 1.0) -> Outlook:
+        """The least whose predicted errors are so many times what the floors allow at most."""
+        allowed = {
+            (one.model, one.output): cost_of(factor * self._forecast.allowance(one))
+            for one in self._floors
+        }
+        choice = self._chosen(lambda program: program.smallest(allowed, scale=self._scale))
+        assert choice is not None
+        return self._told(choice, Limits())
+
+    def kinds_that_matter(self, outlook: Outlook) -> list[str]:
+        """The kinds that a choice owes a good part of its damage to, if there are several."""
+        costs = self._kinds_of(outlook.choice)
+        total = sum(costs.values())
+        found = sorted(kind for kind, cost in costs.items() if cost > _MATTERS * total)
+        return found if len(found) > 1 else []
+
+    def _kinds_of(self, choice: Choice) -> dict[str, float]:
+        costs: dict[str, float] = {}
+        for one in choice.candidates:
+            kind = one.action.kind
+            costs[kind] = costs.get(kind, 0.0) + self._scale(one) * sum(one.errors.values())
+        return costs
+
+    def _chosen(self, solve: Callable[[IntegerProgram], Choice | None]) -> Choice | None:
+        """What the program chooses once all of it was looked at."""
+        for _ in range(_REFINEMENTS):
+            choice = solve(self._solver())
+            over = self._bench.deadline.over
+            if choice is None or over or not self._catalogue.look(choice.candidates):
+                return choice
+            self._program = None
+        return solve(self._solver())
+
+    def _solver(self) -> IntegerProgram:
+        if self._program is None:
+            bills, candidates = self._bench.bills, self._catalogue.candidates()
+            self._held = self._free(candidates)
+            self._program = IntegerProgram(bills, candidates, self._held)
+        return self._program
+
+    def _free(self, candidates: Sequence[Candidate]) -> tuple[Action, ...]:
+        """What was seen to cost nothing, as far as it saves beside the rest: in every plan."""
+        none = [
+            one
+            for one in candidates
+            if self._catalogue.is_known(one.site) and max(one.errors.values(), default=0) <= _FREE
+        ]
+        if not none:
+            return ()
+        allowed = dict.fromkeys(((one.model, one.output) for one in self._floors), _FREE)
+        return IntegerProgram(self._bench.bills, none).smallest(allowed).actions
+
+    def _scale(self, candidate: Candidate) -> float:
+        return self._forecast.scale(candidate.action.kind)
+
+    # -- what a choice comes to ------------------------------------------------------------------
+
+    def _told(self, choice: Choice, limits: Limits) -> Outlook:
+        kept, hopeless = [1.0], False
+        for one in self._floors:
+            error = error_of(choice.errors.get((one.model, one.output), 0.0))
+            kept.append(self._forecast.fidelity(one, error))
+            hopeless = hopeless or self._forecast.hopeless(one, error)
+        return Outlook(choice, self._needed(choice, limits), min(kept), hopeless)
+
+    def _needed(self, choice: Choice, limits: Limits) -> tuple[Action, ...]:
+        """The actions without those that change nothing, or too little, beside the others."""
+        bills = self._bench.bills
+        kept = list(bills.without_idle((*self._held, *choice.actions)))
+        whole = bills.bill(())
+        assert whole is not None
+        for action in sorted(kept, key=lambda one: str(one)):
+            others = [one for one in kept if one != action]
+            bill, less = bills.bill(kept), bills.bill(others)
+            if bill is None or less is None or (less - bill).matters(whole):
+                continue
+            if limits.excess(less) <= 0:
+                kept = others
+        return tuple(in_order(kept))
+
+    def planned(self, trial: Trial) -> Plan:
+        """The plan of what was tried."""
+        sites = {site.action: site for site in self._catalogue.sites}
+        planned: list[PlannedAction] = []
+        for action in trial.actions:
+            site = sites.get(action)
+            saved = NOTHING if site is None else site.saved
+            r2 = None if site is None else site.evidence.get("r2")
+            planned.append(PlannedAction(action, saved.weights_nbytes, saved.macs, r2, trial.least))
+        busy = {name for action in trial.actions for name in action.models}
+        alone = {name: why for name, why in self.why_alone().items() if name not in busy}
+        return plan_of(self._bench.case, planned, alone)
+
+    def why_alone(self) -> Mapping[str, str]:
+        """By model why nothing was done to it, or no more."""
+        candidates = self._catalogue.candidates()
+        found: dict[str, str] = {}
+        for model in self._bench.program.models:
+            mine = [one for one in candidates if one.site.receiver == model]
+            best = max((self._margin(candidate) for candidate in mine), default=0.0)
+            if model in self._catalogue.refused:
+                found[model] = self._catalogue.refused[model]
+            elif best < 0:
+                found[model] = (
+                    f"each of {len(mine)} possible rewrites is predicted to miss the fidelity "
+                    f"floor, the mildest by {-best:.4f}"
+                )
+            else:
+                found[model] = "nothing of it had to go"
+        return found
+
+    def _margin(self, candidate: Candidate) -> float:
+        """By how much the fidelity of the worst output is predicted to be above its floor."""
+        margins = [1.0]
+        for one in self._floors:
+            cost = candidate.errors.get((one.model, one.output), 0.0)
+            if cost > 0:
+                error = error_of(self._scale(candidate) * cost)
+                margins.append(self._forecast.fidelity(one, error) - one.floor)
+        return min(margins)
