@@ -128,9 +128,8 @@ class Search:
                 return [outlook]
             trial, over = self._try(outlook, excess)
             if over > 0 and limits.weights_nbytes is not None:
-                limits = _tightened(limits, trial, over)
-            else:
-                found.append((felt(trial.outputs), outlook))
+                return self._proposals(_tightened(limits, trial, over), excess)
+            found.append((felt(trial.outputs), outlook))
             if self._bench.deadline.over:
                 break
         return [outlook for _, outlook in sorted(found, key=lambda one: one[0])]

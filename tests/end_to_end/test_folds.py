@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions import kinds as all_kinds
+from repsimc.compiler.actions.action import Action, Readable
 from repsimc.compiler.actions.fold_activation import FoldActivationAction
 from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
 from repsimc.compiler.actions.narrow_attention import NarrowAttentionAction
@@ -29,6 +30,7 @@ from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning import merge_speed
 from repsimc.compiler.planning.plan import Plan, PlannedAction
+from repsimc.compiler.reports.report import Report
 from repsimc.compiler.units import parse_budget, parse_macs
 from tests.nets.attention import attention_layer
 from tests.nets.foldable import (
@@ -45,6 +47,8 @@ from tests.nets.networks import Array, Net, perturbed, smooth_images
 from tests.programs import program_of
 
 STRICT = {"min_fidelity": 1.0, "metrics": {"a": "variance"}}
+# Such that rounding and nothing else is lost.
+ALMOST_ALL = {"min_fidelity": 0.9995, "metrics": {"a": "variance"}}
 
 
 def images() -> Array:
@@ -57,14 +61,25 @@ def some_tokens() -> Array:
 
 @dataclass(frozen=True)
 class Case:
-    """A network, what it is to lose, and the budget that asks for it (none: it is free)."""
+    """A network, what it is to lose, and the budget that asks for it (none: it is free).
+
+    `without` are kinds by which the network gets as small, or smaller; `floor` is one that only
+    what is asked for keeps.
+    """
 
     model: Callable[[], onnx.ModelProto]
     frames: Callable[[], Array]
-    kind: type[Action]
+    kind: type[Readable]
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
     weights: float = 0.8
     macs: float = 1.0
+    without: tuple[str, ...] = ()
+    floor: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def alone(self) -> tuple[str, ...]:
+        """All kinds but its own."""
+        return tuple(kind.name for kind in all_kinds.KINDS if kind.action is not self.kind)
 
 
 CASES = {
@@ -76,7 +91,9 @@ CASES = {
     "nearly dead channels": Case(
         quiet_channels, images, PruneChannelsAction, {"budget": parse_budget("75%")}, 0.75, 0.75
     ),
-    "dead channels": Case(sometimes_dead, images, PruneChannelsAction, {}, 0.7, 0.7),
+    "dead channels": Case(
+        sometimes_dead, images, PruneChannelsAction, {}, 0.7, 0.7, ("fold-activation",), ALMOST_ALL
+    ),
     "still branch": Case(still_branch, images, FreezeBranchAction, {}, 0.4, 0.4),
     "layers alike": Case(
         twins, images, TieWeightsAction, {"budget": parse_budget("70%")}, 0.7, 1.0
@@ -85,7 +102,10 @@ CASES = {
         lambda: attention_layer(rank=8), some_tokens, NarrowAttentionAction,
         {"budget": parse_budget("88%")}, 0.88,
     ),
-    "attention alike": Case(attention_net, some_tokens, ReuseAttentionAction, {}, 0.8, 0.8),
+    "attention alike": Case(
+        attention_net, some_tokens, ReuseAttentionAction, {}, 0.8, 0.8,
+        ("tie-weights", "narrow-attention", "prune-channels", "collapse"),
+    ),
 }  # fmt: skip
 
 
@@ -104,9 +124,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(folder: Path, name: str, given: Plan | None = None, **wishes: Any) -> CompileResult:
-    options = {"min_fidelity": 0.9, "calibration": folder / f"{name}.npz"} | wishes
+    options: dict[str, Any] = {"min_fidelity": 0.9, "calibration": folder / f"{name}.npz"}
+    if name in CASES:
+        options |= {"without": CASES[name].without, **CASES[name].floor}
     models = (("a", folder / f"{name}.onnx"),)
-    return compile_models(CompileOptions(models=models, **options), plan=given)
+    return compile_models(CompileOptions(models=models, **options | wishes), plan=given)
 
 
 def kinds(result: CompileResult) -> list[type]:
@@ -137,22 +159,37 @@ def test_it_is_refused_where_the_floor_forbids_it(folder: Path, name: str) -> No
         made(folder, name, **CASES[name].budget, **STRICT)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_budget_that_is_met_asks_for_nothing(folder: Path, name: str) -> None:
+    assert kinds(made(folder, name, budget=parse_budget("100%"))) == []
+    assert kinds(made(folder, name, exact_only=True)) == []
+
+
 @pytest.mark.parametrize("name", BUDGETED)
-def test_what_is_not_free_waits_for_a_budget(folder: Path, name: str) -> None:
-    assert kinds(made(folder, name)) == []
+def test_without_a_budget_at_least_as_much_is_saved(folder: Path, name: str) -> None:
+    least, asked = made(folder, name).report, made(folder, name, **CASES[name].budget).report
+    assert all(output.met for model in least.models for output in model.fidelity)
+
+    def size(report: Report) -> float:
+        nbytes = report.weights_after_nbytes / report.weights_before_nbytes
+        return nbytes + report.macs_after / report.macs_before
+
+    # Both keep the floors, so that the smaller of the two is to be had.
+    assert size(least) <= size(asked) * 1.001
 
 
 @pytest.mark.parametrize("name", FREE)
-def test_what_other_frames_deny_is_refused(folder: Path, name: str, tmp_path: Path) -> None:
+def test_what_other_frames_deny_is_refused(folder: Path, name: str) -> None:
     """Dead, straight, still or alike on the frames of the fit, and not on those held out."""
     path = folder / f"{name}.onnx"
     x = CASES[name].frames().copy()
+    wishes = {**ALMOST_ALL, "without": CASES[name].alone}
+    assert kinds(made(folder, name, calibration=x, **wishes)) == [CASES[name].kind]
     options = CompileOptions(models=(("a", path),), calibration=x)
     frames = frames_of(options, [read_model(path, "a")])
     assert frames is not None
     x[frames.held_out_rows("a")] *= 100
-    assert kinds(made(folder, name, calibration=x)) == []
-    assert kinds(made(folder, name, exact_only=True)) == []
+    assert kinds(made(folder, name, calibration=x, **wishes)) == []
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from repsimc.compiler.actions import take_out_region
 from repsimc.compiler.actions.bill import Bills
 from repsimc.compiler.actions.take_out_region import CollapseAction
-from repsimc.compiler.case import Case, frames_of
-from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.planning.deadline import Deadline
 from repsimc.compiler.planning.descent import regions_beside
 from repsimc.compiler.planning.workbench import Workbench
-from repsimc.compiler.progress import NoProgress
 from tests.nets.evidence import GivenEvidence
 from tests.nets.networks import (
     ArrayFrames,
@@ -20,7 +18,8 @@ from tests.nets.residual import (
     images,
     residual_net,
 )
-from tests.programs import AsRead, program_of
+from tests.nets.workbenches import workbench
+from tests.programs import program_of
 
 PROGRAM = program_of(residual_net(6, scale=0.4))
 SKELETON = Bills(PROGRAM)
@@ -28,12 +27,9 @@ EVIDENCE = GivenEvidence(PROGRAM, ArrayFrames({"a/x": images(8)}))
 REGIONS = regions_beside(take_out_region.find(EVIDENCE, ("a",)).found, SKELETON, ())
 
 
-def bench() -> Workbench:
+def bench(deadline: Deadline | None = None, **wishes: Any) -> Workbench:
     """A workbench for the program that nothing was asked of yet."""
-    options = CompileOptions(models=(("a", Path("a.onnx")),), calibration=images(200))
-    frames = frames_of(options, [PROGRAM])
-    case = Case(options, (PROGRAM,), PROGRAM, PROGRAM, frames, given=AsRead(PROGRAM))
-    return Workbench(case, NoProgress())
+    return workbench(PROGRAM, images(200), deadline, **wishes)
 
 
 def taken_out(*indices: int) -> tuple[CollapseAction, ...]:
