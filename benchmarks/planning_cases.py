@@ -120,14 +120,27 @@ CASES: dict[str, Case] = {
         256,
     ),
 }
-# For the short round alone, and without bars: there is no telling from so few frames.
-SHORT: dict[str, Case] = {
-    "resnet20": Case(
-        {"cifar10_resnet20": "class10"},
-        "cifar10",
-        {"max_macs": "80%", "min_fidelity": NO_FLOOR},
-        Bars(),
-        256,
-        True,
-    )
+# Sets of models whose random combinations are predicted and measured, with their frames.
+DAMAGES: dict[str, Case] = {
+    "damage-resnet44": Case({"cifar10_resnet44": "class10"}, "cifar10", {}, Bars()),
+    "damage-vit": Case({"fashion_vit6_class10": "class10"}, "fashion", {}, Bars()),
+    "damage-mobilenet": Case({"safety_mobilenet_v2": ""}, REAL, {}, Bars()),
+    "damage-pair": Case(
+        {"cifar10_resnet20": "class10", "sib_full_animal2": "animal2"}, "cifar10", {}, Bars()
+    ),
 }
+# Compiled once, and once more with the other limit and --resume.
+RESUMES: dict[str, tuple[Case, str]] = {
+    "resume": (_resnet44(Bars(passes=1.0), 1024, max_macs="75%"), "66%"),
+}
+# For the short round alone, and without bars: there is no telling from so few frames.
+_RESNET20 = Case(
+    {"cifar10_resnet20": "class10"},
+    "cifar10",
+    {"max_macs": "80%", "min_fidelity": NO_FLOOR},
+    Bars(),
+    baselines=True,
+)
+SHORT: dict[str, Case] = {"resnet20": _RESNET20}
+SHORT_DAMAGES: dict[str, Case] = {"damage-resnet20": _RESNET20}
+SHORT_RESUMES: dict[str, tuple[Case, str]] = {"resume-resnet20": (_RESNET20, "70%")}

@@ -51,7 +51,7 @@ class Case:
 
 
 class Shallow:
-    """One network's curve and its picks, in this process; `frames` to fit on (default: the round's)."""
+    """One network's curve and its picks, in this process, on so many frames (None: the round's)."""
 
     def __init__(self, case: Case, round_: Round, frames: int | None = None) -> None:
         self.case = case
