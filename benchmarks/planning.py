@@ -100,10 +100,10 @@ def frames_of(name: str, case: Case, models: Models, round_: Round) -> Path:
 
 
 def smooth_frames(count: int, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Noise [N, 3, size, size] of several scales, since frames are smooth."""
+    """Noise [N, 3, size, size] of scales up to 56, which divides `size`: frames are smooth."""
     random = np.random.default_rng(0)
     total = np.zeros((count, 3, size, size), np.float32)
-    for scale in (1, 4, 16, 56):
+    for scale in (1, 4, 14, 56):
         coarse = random.standard_normal((count, 3, size // scale, size // scale), np.float32)
         total += np.repeat(np.repeat(coarse, scale, axis=2), scale, axis=3) / 2
     return total
