@@ -7,7 +7,7 @@ the uncompressed network; with our refit. And random shares with our refit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,30 +51,35 @@ def baseline_records(
     program, bills = net.exact, net.bench.bills
     limits = limits_of(wishes, net.original)
     layers = hidden_layers(program)
-    found: list[Record] = []
+    assert net.bench.case.frames is not None
+    feeds = fit_feeds(program, net.bench.case.frames, "net", None)
+    even = even_widths(bills, layers, limits)
 
-    def tell(way: str, made: Program | None, widths: Widths | None) -> None:
+    def refitted(widths: Widths) -> Program:
+        return net.refitted(plan_of_widths(widths))
+
+    ways: list[tuple[str, Widths | None, Callable[[Widths], Program]]] = [
+        ("smallest weights out", even, lambda widths: narrowed(program, widths)),
+        ("GRAIL", even, lambda widths: compensated(program, widths, feeds)),
+        ("even widths, our refit", even, refitted),
+    ]
+    for seed in range(0 if round_.quick else RANDOM_SEEDS):
+        drawn = random_widths(bills, layers, limits, seed)
+        ways.append((f"random widths, our refit, seed {seed}", drawn, refitted))
+    whole = program_cost(net.original)
+    found: list[Record] = []
+    for way, widths, make in ways:
         title = f"{name}/points lost by {way}"
-        if made is None or widths is None:
+        if widths is None:
             found.append(figure(title, None, "points", None, "hidden layers cannot save so much"))
-            return
-        cost, whole = program_cost(made), program_cost(net.original)
+            continue
+        made = make(widths)
+        cost = program_cost(made)
         extra = (
             f"{len(widths)} layers, weights {100 * cost.weights_nbytes / whole.weights_nbytes:.1f} "
             f"%, MACs {100 * cost.macs / whole.macs:.1f} %"
         )
         found.append(figure(title, net.lost(made), "points", None, extra))
-
-    even = even_widths(bills, layers, limits)
-    assert net.bench.case.frames is not None
-    feeds = fit_feeds(program, net.bench.case.frames, "net", None)
-    tell("smallest weights out", even and narrowed(program, even), even)
-    tell("GRAIL", even and compensated(program, even, feeds), even)
-    tell("even widths, our refit", even and net.refitted(plan_of_widths(even)), even)
-    for seed in range(0 if round_.quick else RANDOM_SEEDS):
-        drawn = random_widths(bills, layers, limits, seed)
-        made = drawn and net.refitted(plan_of_widths(drawn))
-        tell(f"random widths, our refit, seed {seed}", made, drawn)
     return found
 
 
@@ -131,8 +136,8 @@ def random_widths(bills: Bills, layers: Widths, limits: Limits, seed: int) -> di
     """Layers in random order narrowed to random shares until all is within the limits."""
     draws = [(value, share) for value in sorted(layers) for share in _SHARES]
     widths: dict[str, int] = {}
-    for index in np.random.default_rng(seed).permutation(len(draws)):
-        value, share = draws[index]
+    order: list[int] = np.random.default_rng(seed).permutation(len(draws)).tolist()
+    for value, share in (draws[index] for index in order):
         units = max(1, int(share * layers[value]))
         if units < widths.get(value, layers[value]):
             widths[value] = units

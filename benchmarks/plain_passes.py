@@ -59,19 +59,16 @@ def pass_seconds(models: Models, calibration: Path) -> float:
         inputs = session.get_inputs()
         # One set for all models goes by any name.
         feeds = {one.name: arrays.get(one.name, next(iter(arrays.values()))) for one in inputs}
-        batch = batch_of(inputs[0].shape[0], feeds)
-        count = len(next(iter(feeds.values())))
+        count, size = len(next(iter(feeds.values()))), inputs[0].shape[0]
+        batch = batch_of(size, feeds)
+        # A model of a fixed batch takes no smaller one at the end.
+        starts = range(0, count if batch != size else count - batch + 1, batch)
         session.run(None, {name: x[:batch] for name, x in feeds.items()})
         begun = time.process_time()
-        for start in range(0, count - count % batch if fixed(inputs[0].shape[0]) else count, batch):
+        for start in starts:
             session.run(None, {name: x[start : start + batch] for name, x in feeds.items()})
         seconds += time.process_time() - begun
     return seconds
-
-
-def fixed(size: object) -> bool:
-    """Whether an axis of a model's input has one size."""
-    return isinstance(size, int) and size > 0
 
 
 def batch_of(size: object, feeds: Mapping[str, Array]) -> int:
@@ -89,20 +86,35 @@ def counted_compile(models: Models, calibration: Path, output: Path, **wishes: A
     return Counted(found, (before + pass_seconds(models, calibration)) / 2)
 
 
-def cost_records(
-    case: str, counted: Counted, most: float | None, peak: float | None
+def passes_records(
+    case: str, counted: Counted, most: float | None = None, peak_mib: float | None = None
 ) -> list[Record]:
-    """Passes and peak memory (MiB), held against the most that is allowed of each."""
+    """Passes and peak memory, held against the most that is allowed of each.
+
+    What was refused took no compilation: its bars are missed, however soon it ended.
+    """
+    found = counted.compiled
+    bar = None if most is None else f"<= {most:g}"
+    peak_bar = None if peak_mib is None else f"<= {peak_mib:g}"
+    title, peak_title = f"{case}/compiling by plain passes", f"{case}/peak memory of compiling"
+    if found.refusal:
+        why = f"{found.refusal} ({cost_in_words(counted)})"
+        return [
+            figure(title, None, "passes", bar, why),
+            figure(peak_title, None, "MiB", peak_bar, found.refusal),
+        ]
+    return [
+        figure(title, counted.passes, "passes", bar, cost_in_words(counted)),
+        figure(peak_title, found.peak_nbytes / 2**20, "MiB", peak_bar),
+    ]
+
+
+def cost_in_words(counted: Counted) -> str:
+    """Processor seconds, those of the longest stages, and of a pass."""
     found = counted.compiled
     longest = sorted(found.stages.items(), key=lambda item: -item[1])[:3]
     stages = ", ".join(f"{title} {seconds:.1f} s" for title, seconds in longest)
-    extra = (
+    return (
         f"{found.processor_seconds:.1f} processor seconds ({stages}), one pass "
         f"{counted.pass_seconds:.2f} s; {found.compile_seconds:.0f} s by the clock"
     )
-    bar = None if most is None else f"<= {most:g}"
-    peak_bar = None if peak is None else f"<= {peak:g}"
-    return [
-        figure(f"{case}/compiling by plain passes", counted.passes, "passes", bar, extra),
-        figure(f"{case}/peak memory of compiling", found.peak_nbytes / 2**20, "MiB", peak_bar),
-    ]

@@ -28,12 +28,13 @@ from compiling import Compiled, Models
 from deployed import write_frames
 from independent import replaced_blocks
 from measuring import Round, run_cases, save_frames
-from plain_passes import Counted, cost_records, counted_compile
+from plain_passes import Counted, cost_in_words, counted_compile, passes_records
 from planning_cases import (
     CASES,
     DAMAGES,
     RANDOM,
     REAL,
+    REFUSALS,
     RESUMES,
     SHORT,
     SHORT_DAMAGES,
@@ -119,7 +120,7 @@ def run_case(name: str, case: Case, round_: Round) -> list[Record]:
     calibration = frames_of(name, case, models, round_)
     counted = counted_compile(models, calibration, round_.scratch / name, **case.wishes)
     records = [
-        *cost_records(name, counted, bars.passes, bars.peak_mib),
+        *passes_records(name, counted, bars.passes, bars.peak_mib),
         *result_records(name, replace(case, bars=bars), models, counted.compiled, round_),
     ]
     calibration.unlink()
@@ -262,8 +263,25 @@ def resume_records(name: str, first: Counted, second: Counted, most: float | Non
     title = f"{name}/evidence of the second compile"
     records = [figure(title, evidence, "passes", bar, refusal or extra)]
     for which, counted in (("first", first), ("second", second)):
-        records += cost_records(f"{name}, {which}", counted, None, None)
+        records += passes_records(f"{name}, {which}", counted)
     return records
+
+
+def run_refusal(name: str, case: Case, round_: Round) -> list[Record]:
+    """What it costs to say that a budget is out of reach, in plain passes."""
+    models = models_of(case, round_)
+    calibration = frames_of(name, case, models, round_)
+    counted = counted_compile(models, calibration, round_.scratch / name, **case.wishes)
+    return [refusal_record(name, counted, None if round_.quick else case.bars.passes)]
+
+
+def refusal_record(name: str, counted: Counted, most: float | None) -> Record:
+    """The passes until the refusal; none where there was a plan."""
+    bar = None if most is None else f"<= {most:g}"
+    why = counted.compiled.refusal
+    passes, extra = (counted.passes, why) if why else (None, "a plan was found")
+    extra = f"{extra} ({cost_in_words(counted)})"
+    return figure(f"{name}/refusing by plain passes", passes, "passes", bar, extra)
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -276,13 +294,14 @@ def jobs(round_: Round) -> dict[str, Callable[[], list[Record]]]:
         found |= {name: partial(run_case, name, case, round_) for name, case in cases.items()}
     for cases in (DAMAGES, SHORT_DAMAGES):
         found |= {name: partial(run_damages, name, case, round_) for name, case in cases.items()}
+    found |= {name: partial(run_refusal, name, case, round_) for name, case in REFUSALS.items()}
     for pairs in (RESUMES, SHORT_RESUMES):
         for name, (case, again) in pairs.items():
             found[name] = partial(run_resume, name, case, again, round_)
     return found
 
 
-FULL = (*CASES, *DAMAGES, *RESUMES)
+FULL = (*CASES, *REFUSALS, *DAMAGES, *RESUMES)
 QUICK = (*SHORT, *SHORT_DAMAGES, *SHORT_RESUMES)
 
 

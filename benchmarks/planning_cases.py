@@ -120,6 +120,12 @@ CASES: dict[str, Case] = {
         256,
     ),
 }
+# Budgets out of reach, which are to be refused before any fit.
+REFUSALS: dict[str, Case] = {
+    "out-of-reach": Case(
+        {"cifar10_resnet44": "class10"}, "cifar10", {"budget": "5%"}, Bars(passes=10), 1024
+    ),
+}
 # Sets of models whose random combinations are predicted and measured, with their frames.
 DAMAGES: dict[str, Case] = {
     "damage-resnet44": Case({"cifar10_resnet44": "class10"}, "cifar10", {}, Bars()),

@@ -202,6 +202,17 @@ def test_evidence_is_counted_in_passes(module: Importer) -> None:
     assert record.value is None and record.met is False and "too small" in record.extra
 
 
+def test_a_refusal_is_no_fast_compilation(module: Importer) -> None:
+    plain, planning = module("plain_passes"), module("planning")
+    made, refused = counted(module, {"fits": 3.0}), counted(module, {}, "BudgetError: too small")
+    assert [record.met for record in plain.passes_records("a", made, 6, 2)] == [True, True]
+    assert [record.met for record in plain.passes_records("a", made, 5, 0.5)] == [False, False]
+    assert [record.met for record in plain.passes_records("a", refused, 6, 2)] == [False, False]
+    assert planning.refusal_record("a", refused, 6).met
+    assert not planning.refusal_record("a", refused, 5).met
+    assert not planning.refusal_record("a", made, 6).met
+
+
 # -- predictions -----------------------------------------------------------------------------------
 
 
