@@ -114,7 +114,7 @@ class Combined:
 
 
 def damage_records(
-    name: str, models: Sequence[tuple[str, Path]], calibration: Path, count: int, judged: bool
+    name: str, models: Sequence[tuple[str, Path]], calibration: Path, count: int
 ) -> list[Record]:
     """Log-correlation and median ratio of measured to predicted damage, as is and corrected."""
     combined = Combined(models, calibration)
@@ -129,7 +129,7 @@ def damage_records(
         ("as looked at", found, Forecast()),
         ("corrected", rest, forecast),
     ):
-        bars = (">= 0.95", ">= 0.7", "<= 1.4") if judged and some is rest else (None, None, None)
+        bars = (">= 0.95", ">= 0.7", "<= 1.4") if some is rest else (None, None, None)
         pairs = [
             (
                 max(combined.predicted(one, scales).values()),

@@ -52,7 +52,7 @@ from repsimc.compiler.reports.table import print_grid
 from repsimc.runtime.session import load
 
 # Frames of the short round, by family.
-FEW = {"cifar10": 128, "fashion": 256, REAL: 16, RANDOM: 8}
+FEW = {"cifar10": 128, "fashion": 256, REAL: 32, RANDOM: 24}
 COMBINATIONS, FEW_COMBINATIONS = 60, 6
 # The stages in which a search looks at frames before it fits anything: see planning/catalogue.
 EVIDENCE = ("looking for what could be rewritten", "looking at single rewrites")
@@ -115,13 +115,12 @@ def smooth_frames(count: int, size: int) -> np.ndarray[tuple[int, ...], np.dtype
 
 def run_case(name: str, case: Case, round_: Round) -> list[Record]:
     """One compilation in plain passes, what came of it, and other ways beside it."""
-    bars = Bars() if round_.quick else case.bars
     models = models_of(case, round_)
     calibration = frames_of(name, case, models, round_)
     counted = counted_compile(models, calibration, round_.scratch / name, **case.wishes)
     records = [
-        *passes_records(name, counted, bars.passes, bars.peak_mib),
-        *result_records(name, replace(case, bars=bars), models, counted.compiled, round_),
+        *passes_records(name, counted, case.bars.passes, case.bars.peak_mib),
+        *result_records(name, case, models, counted.compiled, round_),
     ]
     calibration.unlink()
     if case.baselines:
@@ -232,7 +231,7 @@ def run_damages(name: str, case: Case, round_: Round) -> list[Record]:
     models = models_of(case, round_)
     calibration = frames_of(name, case, models, round_)
     count = FEW_COMBINATIONS if round_.quick else COMBINATIONS
-    return damage_records(name, models, calibration, count, not round_.quick)
+    return damage_records(name, models, calibration, count)
 
 
 def run_resume(name: str, case: Case, again: str, round_: Round) -> list[Record]:
@@ -240,7 +239,6 @@ def run_resume(name: str, case: Case, again: str, round_: Round) -> list[Record]
 
     Raises RuntimeError where the first one has no evidence: then its stages are called otherwise.
     """
-    bars = Bars() if round_.quick else case.bars
     models = models_of(case, round_)
     calibration = frames_of(name, case, models, round_)
     output = round_.scratch / name
@@ -250,7 +248,7 @@ def run_resume(name: str, case: Case, again: str, round_: Round) -> list[Record]
     if not first.in_stages(EVIDENCE[0]) > 0:
         raise RuntimeError(f"no stage is called {EVIDENCE[0]!r}: {sorted(first.compiled.stages)}")
     shutil.rmtree(output, ignore_errors=True)
-    return resume_records(name, first, second, bars.passes)
+    return resume_records(name, first, second, case.bars.passes)
 
 
 def resume_records(name: str, first: Counted, second: Counted, most: float | None) -> list[Record]:
@@ -272,7 +270,7 @@ def run_refusal(name: str, case: Case, round_: Round) -> list[Record]:
     models = models_of(case, round_)
     calibration = frames_of(name, case, models, round_)
     counted = counted_compile(models, calibration, round_.scratch / name, **case.wishes)
-    return [refusal_record(name, counted, None if round_.quick else case.bars.passes)]
+    return [refusal_record(name, counted, case.bars.passes)]
 
 
 def refusal_record(name: str, counted: Counted, most: float | None) -> Record:
@@ -298,7 +296,14 @@ def jobs(round_: Round) -> dict[str, Callable[[], list[Record]]]:
     for pairs in (RESUMES, SHORT_RESUMES):
         for name, (case, again) in pairs.items():
             found[name] = partial(run_resume, name, case, again, round_)
+    if round_.quick:
+        return {name: partial(unjudged, job) for name, job in found.items()}
     return found
+
+
+def unjudged(job: Callable[[], list[Record]]) -> list[Record]:
+    """The figures without their bars: so few frames tell nothing of them."""
+    return [replace(record, bar=None, met=None) for record in job()]
 
 
 FULL = (*CASES, *REFUSALS, *DAMAGES, *RESUMES)
