@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class Compiled:
     """A compilation: its report and bundle, or why there is none, and what it took.
 
     `seconds` is the time of the whole process, `compile_seconds` without starting Python and
-    loading libraries, `processor_seconds` that on all cores. `peak_nbytes` is the most resident
+    loading libraries, `processor_seconds` that on all cores, with the processes that compiling
+    started; `stages` are its own processor seconds by stage. `peak_nbytes` is the most resident
     memory it had at any time.
     """
 
@@ -39,6 +40,7 @@ class Compiled:
     compile_seconds: float
     peak_nbytes: int
     processor_seconds: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def share(self) -> float | None:
@@ -59,7 +61,7 @@ def compiled(models: Models, output: Path | None = None, **wishes: Any) -> Compi
         "output": None if output is None else str(output),
         "wishes": {k: str(v) if isinstance(v, Path) else v for k, v in wishes.items()},
     }
-    start = time.perf_counter()
+    start, before = time.perf_counter(), _children_seconds()
     done = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(job),
@@ -72,6 +74,8 @@ def compiled(models: Models, output: Path | None = None, **wishes: Any) -> Compi
     if done.returncode != 0:
         raise RuntimeError(f"compiling failed with status {done.returncode}:\n{done.stderr}")
     said = json.loads(done.stdout)
+    # What the process waited for is counted to it, and it to this one, once each has ended.
+    started = max(0.0, _children_seconds() - before - said["process_seconds"])
     return Compiled(
         report=None if said["report"] is None else Report.from_json(said["report"]),
         bundle=output if said["report"] is not None else None,
@@ -80,8 +84,15 @@ def compiled(models: Models, output: Path | None = None, **wishes: Any) -> Compi
         seconds=seconds,
         compile_seconds=said["seconds"],
         peak_nbytes=said["peak_nbytes"],
-        processor_seconds=said["processor_seconds"],
+        processor_seconds=said["processor_seconds"] + started,
+        stages=said["stages"],
     )
+
+
+def _children_seconds() -> float:
+    """Processor seconds of all processes that this one waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _peak_nbytes() -> int:
@@ -98,6 +109,33 @@ def _peak_nbytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Stages:
+    """Progress that adds up the processor seconds of each stage, by its title."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._title = ""
+        self._begun = 0.0
+
+    def stage(self, title: str, total: int | None) -> None:
+        """The stage before ends."""
+        self.done()
+        self._title, self._begun = title, time.process_time()
+
+    def advance(self, n: int = 1) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def done(self) -> None:
+        """The last stage ends."""
+        if self._title:
+            spent = time.process_time() - self._begun
+            self.seconds[self._title] = self.seconds.get(self._title, 0.0) + spent
+        self._title = ""
 
 
 def main() -> None:
@@ -120,8 +158,9 @@ def main() -> None:
     )
     start, begun = time.perf_counter(), time.process_time()
     report, plan, refusal = None, {}, ""
+    stages = Stages()
     try:
-        result = compile_models(options)
+        result = compile_models(options, stages)
         report, plan = result.report.to_json(), result.plan.to_json()
     except RepsimcError as error:
         refusal = f"{type(error).__name__}: {error.message}"
@@ -133,6 +172,8 @@ def main() -> None:
             "refusal": refusal,
             "seconds": seconds,
             "processor_seconds": time.process_time() - begun,
+            "process_seconds": time.process_time(),
+            "stages": stages.seconds,
             "peak_nbytes": _peak_nbytes(),
         },
         sys.stdout,

@@ -1,4 +1,7 @@
-"""How well the planner's probe predicts, before any swap, what a swap does to labelled accuracy."""
+"""How well the planner's look predicts, before any full refit, what a swap costs in accuracy.
+
+The look is called the probe here: it is held against predictors that were proposed elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,22 @@ from repsimc.compiler.actions.evidence import RANKING_FRAMES
 from repsimc.compiler.actions.share_prefix import SharePrefixAction
 from repsimc.compiler.actions.shareable import donor_values, receiver_cuts
 from repsimc.compiler.actions.site import Site
-from repsimc.compiler.case import Case
+from repsimc.compiler.case import case_of, read_models
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import fit_feeds
-from repsimc.compiler.execution.given import GivenModels
 from repsimc.compiler.execution.samples import Samples, sample_values
 from repsimc.compiler.fitting.affine_ranking import AffineRanking
 from repsimc.compiler.fitting.cka import debiased_cka
-from repsimc.compiler.fitting.effort import SEARCH
-from repsimc.compiler.frames.calibration import FrameOptions, Frames, InputSpec, load_frames
-from repsimc.compiler.frontends.join import join
-from repsimc.compiler.frontends.read import read_model
+from repsimc.compiler.fitting.effort import LOOK, SEARCH
+from repsimc.compiler.frames.calibration import Frames
 from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.cuts import cuts
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.swaps import PROBE
+from repsimc.compiler.planning.damage import unexplained
+from repsimc.compiler.planning.sensitivity import Sensitivity
 from repsimc.compiler.planning.workbench import Workbench
 from repsimc.compiler.progress import NoProgress
-from repsimc.passes.pipeline import run_exact
 
 # These models want raw pixels, 0 to 255; the others whitened ones.
 RAW = {"cifar10_mlperftiny_resnet8"}
@@ -81,7 +81,8 @@ PAIRS = (
 class Trial:
     """A site: what was predicted of it, and the accuracy (points) that its swap then cost.
 
-    `damage` is what the compiler's own measurement says, on held-out frames without labels.
+    `predicted` is the share of the receiver's variance that the look says is lost, `damage` the
+    loss that a refit measures on held-out frames; both without labels.
     `scores` are other predictors by name. Seconds are of the probe and of the measurement.
     """
 
@@ -101,20 +102,18 @@ class Trials:
     def __init__(self, zoo: Zoo, pair: Pair, judged: int, frames: int = 2000) -> None:
         self.pair = pair
         names = (pair.donor, pair.receiver)
-        apart = [read_model(zoo.model(name), name) for name in names]
-        specs = {name: _spec(program, name) for name, program in zip(names, apart)}
-        inputs = {name: [spec] for name, spec in specs.items()}
         given = {name: _images(zoo, pair, name, "calib2000", frames) for name in names}
-        self._frames: Frames = load_frames(
-            given if RAW & set(names) else given[pair.donor], inputs, FrameOptions(same_frames=True)
+        options = CompileOptions(
+            models=tuple((name, zoo.model(name)) for name in names),
+            calibration=given if RAW & set(names) else given[pair.donor],
+            same_frames=True,
         )
-        original = join(apart, self._frames.tied_groups())
-        self.program = original.copy()
-        run_exact(self.program)
-        options = CompileOptions(models=tuple((name, zoo.model(name)) for name in names))
-        given = GivenModels(original.models)
-        case = Case(options, tuple(apart), original, self.program, self._frames, given=given)
+        case = case_of(read_models(options, NoProgress()), options, NoProgress())
+        assert case.frames is not None
+        self._frames: Frames = case.frames
+        self.program = case.program
         self.bench = Workbench(case, NoProgress())
+        self._sensitivity = Sensitivity(self.bench)
         self._judged = {
             value: _images(zoo, pair, name, "dev4000", judged)
             for name in names
@@ -160,7 +159,9 @@ class Trials:
         [donor] = link.donor_values
         affected = self.bench.bills.affected(action)
         start = time.perf_counter()
-        predicted = self.bench.measure((action,), PROBE, affected).loss
+        errors = self._sensitivity.look(action)
+        assert errors is not None  # an adapter is always on the bill
+        predicted = max(errors.values())
         probed = time.perf_counter()
         swapped = self.bench.measure((action,), SEARCH, affected)
         measured = time.perf_counter()
@@ -189,12 +190,12 @@ class Trials:
 
     def by_frames(self, site: Site, counts: Sequence[int]) -> list[float]:
         """The probe's score of a site when it is judged on so many frames."""
-        probed = self.bench.measure((site.action,), PROBE, [self.pair.receiver])
+        program = self.bench.tried((site.action,), LOOK, None)
         scores: list[float] = []
         for count in counts:
-            effort = replace(PROBE, judged=count)
-            judged = self.bench.compare(probed.program, effort, [self.pair.receiver])
-            scores.append(replace(probed, outputs=tuple(judged)).loss)
+            effort = replace(LOOK, judged=count)
+            judged = self.bench.compare(program, effort, [self.pair.receiver])
+            scores.append(max(map(unexplained, judged)))
         return scores
 
     def _values(self, model: str) -> list[str]:
@@ -239,12 +240,6 @@ def _outputs(
         for k in range(0, count, _BATCH)
     ]
     return np.concatenate(parts)
-
-
-def _spec(program: Program, name: str) -> InputSpec:
-    [(own, value)] = program.models[name].inputs.items()
-    known = program.values()[value]
-    return InputSpec(own, np.dtype(known.dtype), tuple(known.shape or ()))
 
 
 def _images(zoo: Zoo, pair: Pair, model: str, part: str, count: int) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ import numpy as np
 from prediction import COMMON, INDEPENDENT, Trial
 from records import Record, figure
 
-from repsimc.compiler.planning.prefix_search import NEAR
 from repsimc.compiler.reports.table import Column, Grid
 
 _BARS = {COMMON: ">= 0.97", INDEPENDENT: ">= 0.95"}
@@ -57,8 +56,8 @@ def within_pairs(trials: Sequence[Trial]) -> dict[str, float]:
 def regrets(trials: Sequence[Trial], by: str = "probe") -> dict[str, float]:
     """Points lost against the best donor by exhaustive measurement, mean over cuts, by pair.
 
-    At one cut every donor saves the same bytes but for the adapter. `probe` is what the planner
-    does: of the donors whose probes are near the best it takes the one whose swap measures best.
+    At one cut every donor saves the same bytes but for the adapter, so that a plan takes the one of
+    which least damage is predicted.
     """
     found: dict[str, list[float]] = {}
     for pair, cut in dict.fromkeys((trial.pair, trial.cut) for trial in trials):
@@ -66,9 +65,7 @@ def regrets(trials: Sequence[Trial], by: str = "probe") -> dict[str, float]:
         if len(mine) < 2:
             continue
         if by == "probe":
-            least = min(t.predicted for t in mine)
-            near = [t for t in mine if t.predicted <= NEAR * least]
-            picked = min(near, key=lambda t: t.damage)
+            picked = min(mine, key=lambda t: t.predicted)
         else:
             picked = max(mine, key=lambda t: t.scores[by])
         found.setdefault(str(pair), []).append(picked.lost - min(t.lost for t in mine))
@@ -138,5 +135,5 @@ def frames_records(scores: Sequence[Sequence[float]], counts: Sequence[int]) -> 
         off = float(np.sqrt(np.mean((table[:, index] - most) ** 2)))
         r = correlation(list(table[:, index]), list(most))
         extra = f"r {r:.3f} with the scores on {counts[-1]} frames, {len(table)} sites"
-        found.append(figure(f"frames/probe judged on {count}, off by", off, "points", None, extra))
+        found.append(figure(f"frames/probe judged on {count}, off by", off, "%", None, extra))
     return found

@@ -51,16 +51,16 @@ class Case:
 
 
 class Shallow:
-    """One network's curve and its picks, in this process."""
+    """One network's curve and its picks, in this process, on so many frames (None: the round's)."""
 
-    def __init__(self, case: Case, round_: Round) -> None:
+    def __init__(self, case: Case, round_: Round, frames: int | None = None) -> None:
         self.case = case
         self.round = round_
         self.path = round_.zoo.model(case.name)
-        frames = round_.zoo.frames(case.family, "calib2000", round_.frames(case.family))
+        count = round_.frames(case.family) if frames is None else frames
         self.options = CompileOptions(
             models=(("net", self.path),),
-            calibration=frames,
+            calibration=round_.zoo.frames(case.family, "calib2000", count),
             min_fidelity=1e-6,
             output=None,
         )

@@ -13,17 +13,16 @@ from repsimc.compiler.actions.bill import Bills
 from repsimc.compiler.actions.carry_out import passes_of
 from repsimc.compiler.actions.share_prefix import MAX_DONORS, SharePrefixAction
 from repsimc.compiler.actions.shareable import donor_values
+from repsimc.compiler.case import case_of, read_models
 from repsimc.compiler.execution.executable import Executable
 from repsimc.compiler.execution.feeds import fit_feeds
 from repsimc.compiler.execution.samples import Samples, sample_values
 from repsimc.compiler.fitting.affine_ranking import AffineRanking
 from repsimc.compiler.fitting.reference import Reference
-from repsimc.compiler.frames.calibration import InputSpec, load_frames
-from repsimc.compiler.frontends.join import join
-from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
-from repsimc.passes.pipeline import run_exact
+from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.progress import NoProgress
 from repsimc.passes.share_prefix import SharePrefix
 
 DONOR, RECEIVER, TASK = "cifar10_resnet20", "cifar10_resnet44", "class10"
@@ -61,11 +60,12 @@ class Stitching:
 
     def __init__(self, round_: Round) -> None:
         frames = round_.zoo.frames("cifar10", "calib2000", round_.frames("cifar10"))
-        apart = [read_model(round_.zoo.model(name), name) for name in (DONOR, RECEIVER)]
-        spec = InputSpec("input", np.dtype(np.float32), (None, *frames.shape[1:]))
-        self._frames = load_frames(frames, {DONOR: [spec], RECEIVER: [spec]})
-        self.program = join(apart, self._frames.tied_groups())
-        run_exact(self.program)
+        models = tuple((name, round_.zoo.model(name)) for name in (DONOR, RECEIVER))
+        options = CompileOptions(models=models, calibration=frames)
+        case = case_of(read_models(options, NoProgress()), options, NoProgress())
+        assert case.frames is not None
+        self._frames = case.frames
+        self.program = case.program
         self._reference = Reference(
             self.program, fit_feeds(self.program, self._frames, RECEIVER, None)
         )

@@ -65,8 +65,9 @@ def test_regret_is_against_the_best_donor_of_the_same_cut(module: Importer) -> N
         trial(module, 2, 0.0, predicted=0.0, cut="alone"),  # nothing to choose
     ]
     assert figures.regrets(trials) == {"d -> r": 3.0}
-    near = [trial(module, 0, 4.0, predicted=0.100), trial(module, 1, 1.0, predicted=0.105)]
-    assert figures.regrets(near) == {"d -> r": 0.0}  # both are measured
+    near = [trial(module, 0, 4.0, predicted=0.105), trial(module, 1, 1.0, predicted=0.100)]
+    assert figures.regrets(near) == {"d -> r": 0.0}
+    assert figures.regrets(trials, "CKA") == {"d -> r": 0.0}  # here its score is exact
 
 
 def test_trials_survive_a_file_and_the_plot_is_xml(module: Importer, tmp_path: Path) -> None:
