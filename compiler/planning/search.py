@@ -7,19 +7,20 @@ compared on frames that no fit has seen, and the predictions are corrected by wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..actions.action import Action
-from ..actions.bill import NOTHING
+from ..actions.bill import NOTHING, Bill
 from ..actions.carry_out import in_order
 from ..actions.kinds import Kind
+from ..execution.outputs import OutputComparison
 from ..progress import Progress
 from .candidates import Candidate
 from .catalogue import Catalogue
-from .damage import cost_of, error_of
+from .damage import Output, cost_of, error_of
 from .deadline import Deadline
-from .forecast import Forecast
+from .forecast import Forecast, Prediction
 from .integer_program import Choice, IntegerProgram
 from .limits import Excess, Limits, bill_of, fits
 from .plan import Plan, PlannedAction, plan_of
@@ -54,6 +55,15 @@ class Outlook:
     hopeless: bool
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """Actions before any fit: what they are billed, and what is predicted of them."""
+
+    actions: tuple[Action, ...]
+    bill: Bill
+    predicted: Prediction
+
+
 class Search:
     """Plans for a workbench's program; what was looked at and measured is kept between budgets."""
 
@@ -66,8 +76,10 @@ class Search:
         self._catalogue = Catalogue(bench, kinds, progress)
         self._forecast = Forecast()
         self._trials: dict[frozenset[Action], Trial] = {}
+        self._predicted: dict[frozenset[Action], Prediction] = {}
         self._floors = bench.compare(bench.program)
-        self._program: IntegerProgram | None = None
+        self._choosing = _Choosing(bench, self._catalogue, self._forecast)
+        self._telling = _Telling(bench, self._catalogue, self._forecast, self._floors)
         self._catalogue.look_at_unknown()
 
     @property
@@ -82,14 +94,41 @@ class Search:
 
         `barred` are sets of actions that are not to be chosen together.
         """
-        choice = self._chosen(
-            lambda program: program.least_damage(limits, scale=self._scale, forbidden=barred)
-        )
+        choice = self._choosing.least_damage(limits, barred)
         return None if choice is None else self._told(choice)
 
     def smallest_outlook(self) -> Outlook:
         """The least that is predicted to keep the floors."""
         return self._told(self._smallest(1.0))
+
+    def least_loss(self) -> float | None:
+        """The least share of variance that any action is predicted to cost its worst output.
+
+        Of those that cost something: what is free is in every plan. None without any action.
+        """
+        lost = [self._forecast.alone(one) for one in self._catalogue.candidates()]
+        return min((one for one in lost if one > _FREE), default=_FREE) if lost else None
+
+    def sweep(self, losses: Iterable[float]) -> list[Proposal]:
+        """The smallest that are predicted to lose at most these shares of any output's variance.
+
+        Each is there once, and none without an action.
+        """
+        found: dict[frozenset[Action], Proposal] = {}
+        for lost in losses:
+            actions = self._choosing.needed(self._choosing.smallest_losing(lost), Limits())
+            if actions and frozenset(actions) not in found:
+                found[frozenset(actions)] = self._choosing.proposal(actions)
+        return list(found.values())
+
+    def fitted(self, proposal: Proposal) -> Trial:
+        """A proposal by a full fit, from which the predictions learn; the trial is not kept."""
+        return self._fit(proposal.actions)
+
+    def plan(self, proposal: Proposal, trial: Trial | None = None) -> Plan:
+        """The plan of a proposal, with what was measured of it."""
+        least = None if trial is None else trial.least
+        return self._telling.plan(proposal.actions, proposal.predicted, least)
 
     # -- deciding by full fits -------------------------------------------------------------------
 
@@ -105,9 +144,9 @@ class Search:
             outlook = self.outlook(limits, barred)
             if outlook is None or (best is not None and not self._better(outlook, best)):
                 break
-            actions = self._needed(outlook.choice, limits)
+            actions = self._choosing.needed(outlook.choice, limits)
             new = frozenset(actions) not in self._trials
-            trial = self._measured(outlook.choice, actions)
+            trial = self._measured(actions)
             if new:
                 fitted.append(trial)
             over = excess(trial.program)
@@ -133,10 +172,10 @@ class Search:
             if self._deadline.over:
                 break
             choice = self._smallest(factor)
-            actions = self._needed(choice, Limits())
+            actions = self._choosing.needed(choice, Limits())
             if not actions or frozenset(actions) in self._trials:
                 break
-            trial = self._measured(choice, actions)
+            trial = self._measured(actions)
             if trial.met:
                 best = min(best, trial, key=self._size)
                 low = factor
@@ -145,7 +184,66 @@ class Search:
             factor = _between(factor, low, high)
         return self._planned(best)
 
-    # -- choosing --------------------------------------------------------------------------------
+    # -- measuring -------------------------------------------------------------------------------
+
+    def _told(self, choice: Choice) -> Outlook:
+        kept, hopeless = [1.0], False
+        for one in self._floors:
+            error = error_of(choice.errors.get((one.model, one.output), 0.0))
+            kept.append(self._forecast.fidelity(one, error))
+            hopeless = hopeless or self._forecast.hopeless(one, error)
+        return Outlook(choice, min(kept), hopeless)
+
+    def _smallest(self, factor: float) -> Choice:
+        """The least whose predicted errors are so many times what the floors allow at most."""
+        return self._choosing.smallest(
+            {
+                (one.model, one.output): cost_of(factor * self._forecast.allowance(one))
+                for one in self._floors
+            }
+        )
+
+    def _better(self, outlook: Outlook, best: Trial) -> bool:
+        """Whether a choice is predicted to do less damage than what was measured of the best."""
+        worst = max(best.errors.values(), default=0.0)
+        predicted = error_of(max(outlook.choice.errors.values(), default=0.0))
+        return predicted < _WORTH_A_FIT * worst
+
+    def _measured(self, actions: tuple[Action, ...]) -> Trial:
+        key = frozenset(actions)
+        if key not in self._trials:
+            # What was predicted before this fit: afterwards it would agree with itself.
+            self._predicted[key] = self._choosing.proposal(actions).predicted
+            self._trials[key] = self._fit(actions)
+        return self._trials[key]
+
+    def _fit(self, actions: tuple[Action, ...]) -> Trial:
+        trial = self._bench.measure(actions)
+        chosen = [(one.action.kind, one.errors) for one in self._choosing.of(actions).candidates]
+        self._forecast.learn(chosen, trial.outputs)
+        return trial
+
+    def _planned(self, trial: Trial) -> Planned:
+        predicted = self._predicted.get(frozenset(trial.actions), Prediction({}, {}))
+        return self._telling.plan(trial.actions, predicted, trial.least), trial
+
+    def _size(self, trial: Trial) -> float:
+        whole, bill = self._bench.bills.bill(()), bill_of(trial.program)
+        assert whole is not None
+        return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(whole.macs, 1)
+
+
+class _Choosing:
+    """What the integer program chooses by predictions, once all that it chose was looked at."""
+
+    def __init__(self, bench: Workbench, catalogue: Catalogue, forecast: Forecast) -> None:
+        self._bills = bench.bills
+        self._outputs = [
+            (name, own) for name, model in bench.program.models.items() for own in model.outputs
+        ]
+        self._catalogue = catalogue
+        self._forecast = forecast
+        self._program: IntegerProgram | None = None
 
     def _chosen(self, solve: Callable[[IntegerProgram], Choice | None]) -> Choice | None:
         """What the program chooses once all of it was looked at."""
@@ -156,49 +254,26 @@ class Search:
             self._program = None
         return solve(self._solver())
 
-    def _solver(self) -> IntegerProgram:
-        if self._program is None:
-            bills, candidates = self._bench.bills, self._catalogue.candidates()
-            self._program = IntegerProgram(bills, candidates, self._free(candidates))
-        return self._program
+    def least_damage(self, limits: Limits, barred: Sequence[frozenset[Action]]) -> Choice | None:
+        """The least damage within the limits; None where nothing is within."""
+        return self._chosen(
+            lambda program: program.least_damage(limits, scale=self._scale, forbidden=barred)
+        )
 
-    def _free(self, candidates: Sequence[Candidate]) -> tuple[Action, ...]:
-        """What was seen to cost nothing, as far as it saves beside the rest: in every plan."""
-        none = [
-            one
-            for one in candidates
-            if self._catalogue.is_known(one.site) and max(one.errors.values(), default=0) <= _FREE
-        ]
-        if not none:
-            return ()
-        allowed = dict.fromkeys(((one.model, one.output) for one in self._floors), _FREE)
-        return IntegerProgram(self._bench.bills, none).smallest(allowed).actions
-
-    def _smallest(self, factor: float) -> Choice:
-        """The least whose predicted errors are so many times what the floors allow at most."""
-        allowed = {
-            (one.model, one.output): cost_of(factor * self._forecast.allowance(one))
-            for one in self._floors
-        }
+    def smallest(self, allowed: Mapping[Output, float]) -> Choice:
+        """The least by whose predicted costs no output exceeds what it is allowed."""
         choice = self._chosen(lambda program: program.smallest(allowed, scale=self._scale))
         assert choice is not None
         return choice
 
-    def _scale(self, candidate: Candidate) -> float:
-        return self._forecast.scale(candidate.action.kind)
+    def smallest_losing(self, share: float) -> Choice:
+        """The least that is predicted to lose at most that share of any output's variance."""
+        return self.smallest(dict.fromkeys(self._outputs, cost_of(share)))
 
-    def _told(self, choice: Choice) -> Outlook:
-        kept, hopeless = [1.0], False
-        for one in self._floors:
-            error = error_of(choice.errors.get((one.model, one.output), 0.0))
-            kept.append(self._forecast.fidelity(one, error))
-            hopeless = hopeless or self._forecast.hopeless(one, error)
-        return Outlook(choice, min(kept), hopeless)
-
-    def _needed(self, choice: Choice, limits: Limits) -> tuple[Action, ...]:
+    def needed(self, choice: Choice, limits: Limits) -> tuple[Action, ...]:
         """The actions without those that change nothing, or too little, beside the others."""
-        bills = self._bench.bills
-        kept = list(bills.without_idle(choice.actions))
+        bills = self._bills
+        kept = list(bills.without_idle([*self._solver().held, *choice.actions]))
         whole = bills.bill(())
         assert whole is not None
         for action in sorted(kept, key=lambda one: str(one)):
@@ -210,45 +285,91 @@ class Search:
                 kept = others
         return tuple(in_order(kept))
 
-    def _better(self, outlook: Outlook, best: Trial) -> bool:
-        """Whether a choice is predicted to do less damage than what was measured of the best."""
-        worst = max(best.errors.values(), default=0.0)
-        predicted = error_of(max(outlook.choice.errors.values(), default=0.0))
-        return predicted < _WORTH_A_FIT * worst
+    def of(self, actions: Sequence[Action]) -> Choice:
+        """Actions that were chosen together, with what is predicted of them now."""
+        choice = self._solver().choice_of(actions, self._scale)
+        assert choice is not None, "the program chose them together"
+        return choice
 
-    def _measured(self, choice: Choice, actions: tuple[Action, ...]) -> Trial:
-        key = frozenset(actions)
-        if key not in self._trials:
-            self._trials[key] = self._bench.measure(actions)
-            chosen = [(one.action.kind, one.errors) for one in choice.candidates]
-            self._forecast.learn(chosen, self._trials[key].outputs)
-        return self._trials[key]
+    def proposal(self, actions: tuple[Action, ...]) -> Proposal:
+        """The same, each of them and all together."""
+        alone = {
+            one.action: self._forecast.alone(one)
+            for one in self._catalogue.candidates()
+            if one.action in actions
+        }
+        together = {output: error_of(cost) for output, cost in self.of(actions).errors.items()}
+        bill = self._bills.bill(actions)
+        assert bill is not None
+        return Proposal(actions, bill, Prediction(alone, together))
 
-    def _size(self, trial: Trial) -> float:
-        whole, bill = self._bench.bills.bill(()), bill_of(trial.program)
-        assert whole is not None
-        return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(whole.macs, 1)
+    def _solver(self) -> IntegerProgram:
+        if self._program is None:
+            candidates = self._catalogue.candidates()
+            self._program = IntegerProgram(self._bills, candidates, self._free(candidates))
+        return self._program
 
-    # -- plans -----------------------------------------------------------------------------------
+    def _free(self, candidates: Sequence[Candidate]) -> tuple[Action, ...]:
+        """What was seen to cost nothing, as far as it saves beside the rest: in every plan."""
+        none = [
+            one
+            for one in candidates
+            if self._catalogue.is_known(one.site) and max(one.errors.values(), default=0) <= _FREE
+        ]
+        if not none:
+            return ()
+        allowed = dict.fromkeys(self._outputs, _FREE)
+        return IntegerProgram(self._bills, none).smallest(allowed).actions
 
-    def _planned(self, trial: Trial) -> Planned:
+    def _scale(self, candidate: Candidate) -> float:
+        return self._forecast.scale(candidate.action.kind)
+
+
+class _Telling:
+    """Plans with what each action saves and was predicted to lose, and why models are let alone."""
+
+    def __init__(
+        self,
+        bench: Workbench,
+        catalogue: Catalogue,
+        forecast: Forecast,
+        floors: Sequence[OutputComparison],
+    ) -> None:
+        self._bench = bench
+        self._catalogue = catalogue
+        self._forecast = forecast
+        self._floors = floors
+
+    def plan(
+        self, actions: Sequence[Action], predicted: Prediction, fidelity: float | None = None
+    ) -> Plan:
+        """The plan of these actions, whose lowest fidelity was measured as this one."""
         sites = {site.action: site for site in self._catalogue.sites}
         planned: list[PlannedAction] = []
-        for action in trial.actions:
+        for action in actions:
             site = sites.get(action)
             saved = NOTHING if site is None else site.saved
-            r2 = None if site is None else site.evidence.get("r2")
-            planned.append(PlannedAction(action, saved.weights_nbytes, saved.macs, r2, trial.least))
-        busy = {name for action in trial.actions for name in action.models}
+            planned.append(
+                PlannedAction(
+                    action,
+                    saved.weights_nbytes,
+                    saved.macs,
+                    None if site is None else site.evidence.get("r2"),
+                    fidelity,
+                    predicted.alone.get(action),
+                )
+            )
+        busy = {name for action in actions for name in action.models}
         alone = {
             name: self._why_alone(name) for name in self._bench.program.models if name not in busy
         }
-        return plan_of(self._bench.case, planned, alone), trial
+        together = predicted.worst if actions and predicted.together else None
+        return plan_of(self._bench.case, planned, alone, together)
 
     def _why_alone(self, model: str) -> str:
         """Why nothing was done to a model."""
-        if model in self.refused:
-            return self.refused[model]
+        if model in self._catalogue.refused:
+            return self._catalogue.refused[model]
         mine = [one for one in self._catalogue.candidates() if one.site.receiver == model]
         kept = [self._margin(candidate) for candidate in mine]
         if kept and max(kept) < 0:
@@ -264,7 +385,7 @@ class Search:
         for one in self._floors:
             cost = candidate.errors.get((one.model, one.output), 0.0)
             if cost > 0:
-                error = error_of(self._scale(candidate) * cost)
+                error = error_of(self._forecast.scale(candidate.action.kind) * cost)
                 margins.append(self._forecast.fidelity(one, error) - one.floor)
         return min(margins)
 
