@@ -80,6 +80,12 @@ def _figures(point: FrontPoint) -> tuple[Bill, float]:
     return point.bill, point.lost
 
 
+def _nothing_found(refused: Mapping[str, str]) -> str:
+    reasons = [f"{name}: {why}" for name, why in list(refused.items())[:3]]
+    told = f" ({'; '.join(reasons)})" if reasons else ""
+    return f"nothing was found that could be rewritten inexactly{told}: one point is all"
+
+
 def _unseen(trial: Trial) -> None:
     """What nobody looks at."""
 
@@ -114,28 +120,33 @@ class Explorer:
         search = Search(bench, kinds, self._progress, bench.deadline)
         least = search.least_loss()
         losses = [] if least is None else _geometric(least, _MOST_LOST, _SOLUTIONS * points)
-        proposals = search.sweep(losses)
+        proposals = sorted(search.sweep(losses), key=lambda one: -self._size(one.bill))
         if not proposals:
-            reasons = [f"{name}: {why}" for name, why in list(search.refused.items())[:3]]
-            told = f" ({'; '.join(reasons)})" if reasons else ""
-            note = f"nothing was found that could be rewritten inexactly{told}: one point is all"
-            return Front((exact,), (note,))
-        proposals.sort(key=lambda one: -self._size(one.bill))
+            return Front((exact,), (_nothing_found(search.refused),))
         picked = _thinned([self._size(one.bill) for one in proposals], points - 1)
         levels = [proposals[index].predicted.worst for index in picked]
         fitted = self._fitted(search, levels, measured)
+        _, *kept = front_of(exact, [*fitted, *self._predicted(search, losses, fitted)])
+        fixed = {index for index, point in enumerate(kept) if point.trial is not None}
+        picked = _thinned([self._size(point.bill) for point in kept], points - 1, fixed)
+        beaten = len(fitted) - len(fixed)
+        notes = (f"points that were measured, and that others beat: {beaten}",) if beaten else ()
+        return Front((exact, *(kept[index] for index in picked)), notes)
+
+    def _predicted(
+        self, search: Search, losses: Sequence[float], fitted: Sequence[FrontPoint]
+    ) -> list[FrontPoint]:
+        """Points at these losses by what fits have taught, but for those that were fitted.
+
+        A prediction that beats what was measured is left out: the fits did not bear it out.
+        """
         known = {point.trial.actions for point in fitted if point.trial is not None}
-        others = [
+        points = [
             FrontPoint(search.plan(one), one.bill, one.predicted.together)
             for one in search.sweep(losses)
             if one.actions not in known
         ]
-        # A prediction that beats what was measured is one that the fits did not bear out.
-        others = [one for one in others if not any(map(one.dominates, fitted))]
-        _, *kept = front_of(exact, [*fitted, *others])
-        fixed = {index for index, point in enumerate(kept) if point.trial is not None}
-        picked = _thinned([self._size(point.bill) for point in kept], points - 1, fixed)
-        return Front((exact, *(kept[index] for index in picked)))
+        return [one for one in points if not any(map(one.dominates, fitted))]
 
     def _fitted(self, search: Search, losses: Sequence[float], count: int) -> list[FrontPoint]:
         """So many points by full fits, each the smallest at one of the losses as then predicted.
