@@ -17,8 +17,8 @@ from .trial import Trial
 from .workbench import Workbench
 
 # Losses at which the program is solved, for each point that is asked for: several of them may have
-# one answer, and answers do not lie evenly by size.
-_SOLUTIONS = 2
+# one answer, and answers do not lie evenly by size. More than so many hardly differ.
+_SOLUTIONS, _MOST_SOLUTIONS = 2, 96
 # The share of its variance that the worst output loses at the small end of the front.
 _MOST_LOST = 0.7
 
@@ -119,7 +119,8 @@ class Explorer:
         kinds = chosen(bench.case.options.only, bench.case.options.without)
         search = Search(bench, kinds, self._progress, bench.deadline)
         least = search.least_loss()
-        losses = [] if least is None else _geometric(least, _MOST_LOST, _SOLUTIONS * points)
+        solved = min(_SOLUTIONS * points, _MOST_SOLUTIONS)
+        losses = [] if least is None else _geometric(least, _MOST_LOST, solved)
         proposals = sorted(search.sweep(losses), key=lambda one: -self._size(one.bill))
         if not proposals:
             return Front((exact,), (_nothing_found(search.refused),))
