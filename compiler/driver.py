@@ -11,7 +11,6 @@ import numpy as np
 
 from ..runtime import arguments
 from ..runtime.session import Bundle, load
-from .actions.action import Stage
 from .actions.kinds import chosen
 from .bundle.lowering import is_quantised
 from .bundle.references import references_of
@@ -38,7 +37,7 @@ from .reports.promises import promise_notes
 from .reports.report import Report
 from .reports.summary import Compilation, report_of
 from .structure.cost import predicted_memory
-from .units import Budget, MacsLimit, format_bytes, format_count
+from .units import Budget, MacsLimit
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -227,14 +226,6 @@ def _notes(case: Case, plan: Plan) -> tuple[str, ...]:
             "states were the same in every frame, so their models were only rewritten exactly: "
             + ", ".join(names)
         )
-    for planned in plan.actions:
-        if planned.action.stage is not Stage.SHARING:
-            nbytes, macs = planned.weights_saved_nbytes, planned.macs_saved
-            amounts = [f"{format_bytes(nbytes)} of weights"] if nbytes > 0 else []
-            amounts += [f"{format_count(macs)} MACs"] if macs > 0 else []
-            saved = " and ".join(amounts) or "nothing"
-            kept = f", fidelity then {planned.fidelity:.4f}" if planned.fidelity else ""
-            notes.append(f"{planned.action}: {saved} less{kept}")
     notes += [f"{name} is left alone: {why}" for name, why in plan.left_alone.items()]
     if frames is not None and plan.actions:
         # Only now: what is exact does not rest on frames.

@@ -18,7 +18,7 @@ from ...passes.base import Pass
 from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..fitting.reference import Reference
-from ..graph.program import Program
+from ..graph.program import Program, own_name
 
 
 class Stage(IntEnum):
@@ -121,6 +121,11 @@ class Action(Protocol):
         """The models it takes from, and last the one that it rewrites."""
         ...
 
+    @property
+    def place(self) -> str:
+        """Where it is, in the names of the model's file: 'a: relu_3 .. relu_5'."""
+        ...
+
     def to_json(self) -> dict[str, Any]:
         """The action as JSON types; values and nodes go by program names, 'model/value'."""
         ...
@@ -192,6 +197,12 @@ class OneModel:
         """The one model."""
         return (self.model,)
 
+    @property
+    def place(self) -> str:
+        """The model and the value that is rewritten, which is the last of those it names."""
+        value = str(getattr(self, self._names()[-1]))
+        return f"{self.model}: {own_name(value)}"
+
     def to_json(self) -> dict[str, Any]:
         """The action as JSON types; values and nodes go by program names, 'model/value'."""
         entries = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -210,8 +221,8 @@ class OneModel:
     def check(self, program: Program) -> None:
         """Refuse a model, or names of values, that are not there. Raises ModelError."""
         check_models(self.models, program)
-        names = [field.name for field in fields(self)[1:] if field.name not in self.read]
-        self.check_names("value", set(program.values()), [getattr(self, name) for name in names])
+        values = [getattr(self, name) for name in self._names()]
+        self.check_names("value", set(program.values()), values)
 
     def check_names(self, what: str, known: set[str], names: Iterable[str]) -> None:
         """Refuse names of values, or nodes, that are not among the known. Raises ModelError."""
@@ -229,3 +240,7 @@ class OneModel:
     def takes_out(self, program: Program) -> frozenset[str]:
         """Nothing that others could want."""
         return frozenset()
+
+    def _names(self) -> list[str]:
+        """The fields that name a value."""
+        return [field.name for field in fields(self)[1:] if field.name not in self.read]

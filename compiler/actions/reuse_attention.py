@@ -30,6 +30,11 @@ class ReuseAttentionAction(OneModel):
     earlier: str
     value: str
 
+    @property
+    def place(self) -> str:
+        """The model, the later map and the earlier one that stands in its place."""
+        return f"{self.model}: {own_name(self.value)} <- {own_name(self.earlier)}"
+
     def __str__(self) -> str:
         return f"{self.model} uses {own_name(self.earlier)} for {own_name(self.value)}"
 

@@ -78,14 +78,22 @@ class SharePrefixAction:
         """The donor, and the receiver."""
         return (self.donor, self.receiver)
 
+    @property
+    def place(self) -> str:
+        """The receiver's values, and what stands in their place of the donor's."""
+        return f"{self.receiver}: {self._ends} of {self.donor}"
+
     def __str__(self) -> str:
-        ends = ", ".join(
+        adapter = f"{self.kernel}x{self.kernel} adapter" if self.kernel else "as it is"
+        return f"{self.receiver} takes from {self.donor}: {self._ends} ({adapter})"
+
+    @property
+    def _ends(self) -> str:
+        return ", ".join(
             f"{own_name(link.receiver_value)} <- "
             + " + ".join(own_name(value) for value in link.donor_values)
             for link in self.links
         )
-        adapter = f"{self.kernel}x{self.kernel} adapter" if self.kernel else "as it is"
-        return f"{self.receiver} takes from {self.donor}: {ends} ({adapter})"
 
     def to_json(self) -> dict[str, Any]:
         """The action as JSON types; values go by their program names, 'model/value'."""

@@ -41,6 +41,11 @@ class CollapseAction(OneModel):
     exit: str
     kernel: int = 0
 
+    @property
+    def place(self) -> str:
+        """The model, and the two ends of the region."""
+        return f"{self.model}: {own_name(self.entry)} .. {own_name(self.exit)}"
+
     def __str__(self) -> str:
         instead = f", a {self.kernel}x{self.kernel} map instead" if self.kernel else ""
         return f"{self.model} goes without {own_name(self.entry)} .. {own_name(self.exit)}{instead}"

@@ -46,6 +46,11 @@ class TieWeightsAction(OneModel):
 
     nodes: tuple[str, ...]
 
+    @property
+    def place(self) -> str:
+        """The model and its operators."""
+        return f"{self.model}: {', '.join(map(own_name, self.nodes))}"
+
     def __str__(self) -> str:
         return f"{self.model} has one weight for {', '.join(map(own_name, self.nodes))}"
 

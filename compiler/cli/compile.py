@@ -41,14 +41,16 @@ def compile(call: Call, settings: CommandSettings) -> None:
 
     start()  # its imports go on beside ours
     from ..driver import compile_models
+    from ..reports.rewrites import rewrites_grid
     from ..reports.table import fidelity_grid, report_grid
 
     with call.progress() as progress:
         result = compile_models(options, progress, deadline=deadline)
     written = result.bundle
     value = {"plan": result.plan.to_json(), "bundle": str(written) if written else None}
-    grids = [report_grid(result.report), fidelity_grid(result.report)]
-    call.show(result.report.to_json() | value, *(grid for grid in grids if grid is not None))
+    told = result.report
+    grids = [report_grid(told), rewrites_grid(told), fidelity_grid(told)]
+    call.show(told.to_json() | value, *(grid for grid in grids if grid is not None))
     where = f"{written}/".replace("//", "/")
     call.say(f"bundle written to {where}" if written else "dry run: nothing was written")
 

@@ -93,6 +93,7 @@ def depth(
     from ..depth.curve import depth as measure
     from ..depth.report import depth_grid
     from ..explore.accuracy import Labelled
+    from ..reports.rewrites import rewrites_grid
     from ..reports.table import fidelity_grid, report_grid
 
     judged = None if data is None or labels is None else Labelled(data, labels)
@@ -110,9 +111,12 @@ def depth(
     grids = [depth_grid(result.curve, result.picked)]
     if result.compiled is not None:
         value["compiled"] = result.compiled.report.to_json()
-        grids.append(report_grid(result.compiled.report))
-        bounds = fidelity_grid(result.compiled.report)
-        grids += [] if bounds is None else [bounds]
+        report = result.compiled.report
+        grids += [
+            grid
+            for grid in (report_grid(report), rewrites_grid(report), fidelity_grid(report))
+            if grid is not None
+        ]
     call.show(value, *grids)
     if output is not None:
         where = f"{output}/".replace("//", "/")

@@ -46,6 +46,7 @@ def inspect(
 ) -> None:
     """Tell what a model or a bundle is made of, where it can be cut, and what is shared."""
     call = call_of(ctx).take(format, verbose)
+    from ..reports.rewrites import rewrites_grid
     from ..reports.table import fidelity_grid, report_grid
 
     if what.is_dir() and not text:
@@ -54,11 +55,11 @@ def inspect(
 
         manifest = load(what).manifest
         report = bundle_contents.read_report(what, manifest)
+        grids = [report_grid(report), rewrites_grid(report), fidelity_grid(report)]
         call.show(
             bundle_contents.bundle_json(manifest, report),
             *bundle_contents.bundle_grids(what, manifest, report),
-            report_grid(report),
-            *(grid for grid in (fidelity_grid(report),) if grid is not None),
+            *(grid for grid in grids if grid is not None),
         )
         return
     from ..isolation.allowance import ParseLimits

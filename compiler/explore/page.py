@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from ..planning.plan import PlannedAction
 from ..reports.chart import chart_svg
+from ..reports.rewrites import loss_text
 from ..reports.table import bytes_change, count_change, fidelity_value, shown_share
 from ..units import format_bytes, format_count, printable
 from .charts import charts_of
@@ -75,9 +77,7 @@ def _row(found: Exploration, point: ExploredPoint, judged: bool) -> str:
 def _details(found: Exploration, point: ExploredPoint) -> str:
     """The point's actions, what they did to each output, and how to compile them."""
     actions = "".join(
-        f"<li>{_text(str(one.action))}: {_text(_saved(one.weights_saved_nbytes, one.macs_saved))}"
-        "</li>"
-        for one in point.plan.actions
+        f"<li>{_text(str(one.action))}: {_text(_saved(one))}</li>" for one in point.plan.actions
     )
     outputs = "".join(f"<li>{_text(_output(output))}</li>" for output in point.outputs)
     before = found.points[0]
@@ -94,11 +94,15 @@ def _details(found: Exploration, point: ExploredPoint) -> str:
     )
 
 
-def _saved(nbytes: int, macs: int) -> str:
-    """What an action saves by itself."""
+def _saved(planned: PlannedAction) -> str:
+    """What an action saves by itself, and what it is predicted to lose."""
+    nbytes, macs = planned.weights_saved_nbytes, planned.macs_saved
     parts = [f"{format_bytes(nbytes)} of weights"] if nbytes > 0 else []
     parts += [f"{format_count(macs)} MACs"] if macs > 0 else []
-    return f"{' and '.join(parts)} less alone" if parts else "nothing less alone"
+    saved = f"{' and '.join(parts)} less alone" if parts else "nothing less alone"
+    if planned.predicted is None:
+        return saved
+    return f"{saved}, predicted to lose {loss_text(planned.predicted)}"
 
 
 def _output(output: ExploredOutput) -> str:

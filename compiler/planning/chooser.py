@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..actions.action import Action
-from ..actions.bill import NOTHING
+from ..actions.bill import NOTHING, Bill
 from ..actions.carry_out import in_order
 from ..actions.kinds import Kind
 from ..execution.outputs import OutputComparison
@@ -14,7 +14,7 @@ from ..progress import Progress
 from .candidates import Candidate
 from .catalogue import Catalogue
 from .damage import Output, cost_of, error_of
-from .forecast import Forecast
+from .forecast import Forecast, Prediction
 from .integer_program import Choice, IntegerProgram
 from .known import Known
 from .limits import Limits
@@ -44,13 +44,15 @@ class Outlook:
 
     choice: Choice
     actions: tuple[Action, ...]
+    bill: Bill
+    predicted: Prediction
     fidelity: float
     hopeless: bool
 
     @property
     def error(self) -> float:
         """The share of its variance that the worst output is predicted to lose."""
-        return error_of(max(self.choice.errors.values(), default=0.0))
+        return self.predicted.worst
 
 
 class Chooser:
@@ -68,7 +70,6 @@ class Chooser:
         self._catalogue = Catalogue(bench, kinds, progress)
         self._forecast = Forecast()
         self._program: IntegerProgram | None = None
-        self._held: tuple[Action, ...] = ()
 
     def prepare(self, known: Known | None = None) -> None:
         """Find what could be done and look at it; `known` was learned earlier, of the same."""
@@ -121,6 +122,23 @@ class Chooser:
         assert choice is not None
         return self._told(choice, Limits())
 
+    def smallest_losing(self, share: float) -> Outlook:
+        """The least that is predicted to lose at most that share of any output's variance."""
+        allowed = dict.fromkeys(((one.model, one.output) for one in self._floors), cost_of(share))
+        choice = self._chosen(lambda program: program.smallest(allowed, scale=self._scale))
+        assert choice is not None
+        return self._told(choice, Limits())
+
+    def least_loss(self) -> float | None:
+        """The least that any action that is not free is predicted to cost its worst output."""
+        lost = [self._forecast.alone(one) for one in self._catalogue.candidates()]
+        return min((one for one in lost if one > _FREE), default=_FREE) if lost else None
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why there is nothing to rewrite, by model or value."""
+        return self._catalogue.refused
+
     def kinds_that_matter(self, outlook: Outlook) -> list[str]:
         """The kinds that a choice owes a good part of its damage to, if there are several."""
         costs = self._kinds_of(outlook.choice)
@@ -148,8 +166,7 @@ class Chooser:
     def _solver(self) -> IntegerProgram:
         if self._program is None:
             bills, candidates = self._bench.bills, self._catalogue.candidates()
-            self._held = self._free(candidates)
-            self._program = IntegerProgram(bills, candidates, self._held)
+            self._program = IntegerProgram(bills, candidates, self._free(candidates))
         return self._program
 
     def _free(self, candidates: Sequence[Candidate]) -> tuple[Action, ...]:
@@ -184,12 +201,26 @@ class Chooser:
             error = error_of(choice.errors.get((one.model, one.output), 0.0))
             kept.append(self._forecast.fidelity(one, error))
             hopeless = hopeless or self._forecast.hopeless(one, error)
-        return Outlook(choice, self._needed(choice, limits), min(kept), hopeless)
+        actions = self._needed(choice, limits)
+        bill = self._bench.bills.bill(actions)
+        assert bill is not None
+        return Outlook(choice, actions, bill, self._predicted(actions), min(kept), hopeless)
+
+    def _predicted(self, actions: Sequence[Action]) -> Prediction:
+        """What each of the actions, and all together, are predicted to lose."""
+        alone = {
+            one.action: self._forecast.alone(one)
+            for one in self._catalogue.candidates()
+            if one.action in actions
+        }
+        choice = self._solver().choice_of(actions, self._scale)
+        assert choice is not None, "the program chose them together"
+        return Prediction(alone, {output: error_of(x) for output, x in choice.errors.items()})
 
     def _needed(self, choice: Choice, limits: Limits) -> tuple[Action, ...]:
         """The actions without those that change nothing, or too little, beside the others."""
         bills = self._bench.bills
-        kept = list(bills.without_idle((*self._held, *choice.actions)))
+        kept = list(bills.without_idle((*self._solver().held, *choice.actions)))
         whole = bills.bill(())
         assert whole is not None
         for action in sorted(kept, key=lambda one: str(one)):
@@ -201,18 +232,29 @@ class Chooser:
                 kept = others
         return tuple(in_order(kept))
 
-    def planned(self, trial: Trial) -> Plan:
-        """The plan of what was tried."""
+    def plan(
+        self, actions: Sequence[Action], predicted: Prediction, fidelity: float | None = None
+    ) -> Plan:
+        """The plan of these actions, whose lowest fidelity was measured as this one."""
         sites = {site.action: site for site in self._catalogue.sites}
         planned: list[PlannedAction] = []
-        for action in trial.actions:
+        for action in actions:
             site = sites.get(action)
             saved = NOTHING if site is None else site.saved
-            r2 = None if site is None else site.evidence.get("r2")
-            planned.append(PlannedAction(action, saved.weights_nbytes, saved.macs, r2, trial.least))
-        busy = {name for action in trial.actions for name in action.models}
+            planned.append(
+                PlannedAction(
+                    action,
+                    saved.weights_nbytes,
+                    saved.macs,
+                    None if site is None else site.evidence.get("r2"),
+                    fidelity,
+                    predicted.alone.get(action),
+                )
+            )
+        busy = {name for action in actions for name in action.models}
         alone = {name: why for name, why in self.why_alone().items() if name not in busy}
-        return plan_of(self._bench.case, planned, alone)
+        together = predicted.worst if actions and predicted.together else None
+        return plan_of(self._bench.case, planned, alone, together)
 
     def why_alone(self) -> Mapping[str, str]:
         """By model why nothing was done to it, or no more."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import least_squares
 
+from ..actions.action import Action
 from ..execution.fidelity import VARIANCE
 from ..execution.outputs import OutputComparison
 from ..graph.arrays import Float64
-from .damage import Output, cost_of, unexplained
+from .candidates import Candidate
+from .damage import Output, cost_of, error_of, unexplained
 
 # By how much measurements may change a scale: a ratio of tiny errors says little.
 _MOST_RATIO = 8.0
@@ -27,6 +30,22 @@ _LEAST_RATE = 1e-3
 # Fidelity lost by unexplained variance, of agreement: what 1 % of frames that change sides goes
 # with before anything was measured.
 _BY_AGREEMENT = 0.3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What actions are predicted to lose, as shares of variance.
+
+    `alone` is what each by itself costs the worst output, `together` what all cost each output.
+    """
+
+    alone: Mapping[Action, float]
+    together: Mapping[Output, float]
+
+    @property
+    def worst(self) -> float:
+        """What all together cost the worst output."""
+        return max(self.together.values(), default=0.0)
 
 
 class Forecast:
@@ -46,6 +65,11 @@ class Forecast:
     def scale(self, kind: str) -> float:
         """What costs of that kind are to be multiplied by."""
         return self.scales.get(kind, 1.0)
+
+    def alone(self, candidate: Candidate) -> float:
+        """The share of its variance that the worst output is expected to lose by a candidate."""
+        cost = max(candidate.errors.values(), default=0.0)
+        return error_of(self.scale(candidate.action.kind) * cost)
 
     def learn(
         self,

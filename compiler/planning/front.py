@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..actions.action import Action
 from ..actions.bill import Bill
 from ..actions.kinds import chosen
-from ..actions.site import Site
-from ..fitting.effort import GLANCE, TRIAL
 from ..progress import Progress
 from .damage import Output
 from .limits import bill_of
-from .plan import Plan, PlannedAction, plan_of
+from .plan import Plan, plan_of
+from .search import Search
 from .trial import Trial
 from .workbench import Workbench
 
-# Sites that are looked at, those that save most first.
-_LOOKED_AT = 16
+# Losses at which the program is solved, for each point that is asked for: several of them may have
+# one answer, and answers do not lie evenly by size. More than so many hardly differ.
+_SOLUTIONS, _MOST_SOLUTIONS = 2, 96
+# The share of its variance that the worst output loses at the small end of the front.
+_MOST_LOST = 0.7
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ def _figures(point: FrontPoint) -> tuple[Bill, float]:
     return point.bill, point.lost
 
 
+def _nothing_found(refused: Mapping[str, str]) -> str:
+    reasons = [f"{name}: {why}" for name, why in list(refused.items())[:3]]
+    told = f" ({'; '.join(reasons)})" if reasons else ""
+    return f"nothing was found that could be rewritten inexactly{told}: one point is all"
+
+
 def _unseen(trial: Trial) -> None:
     """What nobody looks at."""
 
@@ -101,80 +109,95 @@ class Explorer:
 
     def front(self, points: int, measured: int) -> Front:
         """At most `points` points, of which `measured` beside the exact program are measured."""
-        bench, bills = self._bench, self._bench.bills
-        options = bench.case.options
+        bench = self._bench
         self._progress.stage("measuring the exact program", None)
         start = bench.measure(())
         self._seen(start)
         exact = FrontPoint(plan_of(bench.case), bill_of(start.program), {}, start.remembered())
-        self._progress.stage("looking for what could be rewritten", None)
-        whole = bills.bill(())
+        if points == 1:
+            return Front((exact,))
+        kinds = chosen(bench.case.options.only, bench.case.options.without)
+        search = Search(bench, kinds, self._progress)
+        search.prepare()
+        least = search.least_loss()
+        solved = min(_SOLUTIONS * points, _MOST_SOLUTIONS)
+        losses = [] if least is None else _geometric(least, _MOST_LOST, solved)
+        proposals = sorted(search.sweep(losses), key=lambda one: -self._size(one.bill))
+        if not proposals:
+            return Front((exact,), (_nothing_found(search.refused),))
+        picked = _thinned([self._size(one.bill) for one in proposals], points - 1)
+        levels = [proposals[index].predicted.worst for index in picked]
+        fitted = self._fitted(search, levels, measured)
+        _, *kept = front_of(exact, [*fitted, *self._predicted(search, losses, fitted)])
+        fixed = {index for index, point in enumerate(kept) if point.trial is not None}
+        picked = _thinned([self._size(point.bill) for point in kept], points - 1, fixed)
+        beaten = len(fitted) - len(fixed)
+        notes = (f"points that were measured, and that others beat: {beaten}",) if beaten else ()
+        return Front((exact, *(kept[index] for index in picked)), notes)
+
+    def _predicted(
+        self, search: Search, losses: Sequence[float], fitted: Sequence[FrontPoint]
+    ) -> list[FrontPoint]:
+        """Points at these losses by what fits have taught, but for those that were fitted.
+
+        A prediction that beats what was measured is left out: the fits did not bear it out.
+        """
+        known = {point.trial.actions for point in fitted if point.trial is not None}
+        points = [
+            FrontPoint(search.plan(one), one.bill, one.predicted.together)
+            for one in search.sweep(losses)
+            if one.actions not in known
+        ]
+        return [one for one in points if not any(map(one.dominates, fitted))]
+
+    def _fitted(self, search: Search, losses: Sequence[float], count: int) -> list[FrontPoint]:
+        """So many points by full fits, each the smallest at one of the losses as then predicted.
+
+        Those spread over the losses come first; where one was measured already, others follow.
+        """
+        found: dict[tuple[Action, ...], FrontPoint] = {}
+        spread = _spread(len(losses), min(count, len(losses)))
+        if count:
+            self._progress.stage("measuring points of the front", count)
+        for index in dict.fromkeys([*spread, *range(len(losses))]):
+            if len(found) == count:
+                break
+            for proposal in search.sweep([losses[index]]):
+                if proposal.actions not in found:
+                    trial = search.fitted(proposal)
+                    self._seen(trial)
+                    plan, bill = search.plan(proposal, trial), bill_of(trial.program)
+                    predicted = proposal.predicted.together
+                    point = FrontPoint(plan, bill, predicted, trial.remembered())
+                    found[proposal.actions] = point
+        return list(found.values())
+
+    def _size(self, bill: Bill) -> float:
+        """Weight bytes and MACs together, as shares of those of the whole program."""
+        whole = self._bench.bills.bill(())
         assert whole is not None
-        sites: list[Site] = []
-        refused: dict[str, str] = {}
-        for kind in chosen(options.only, options.without):
-            for group in bench.evidence.groups:
-                found = kind.sites(bench.evidence, group)
-                refused |= found.refused
-                sites += [
-                    s for s in found.found if s.saved.matters(whole) and math.isfinite(s.damage)
-                ]
-        if not sites:
-            reasons = [f"{name}: {why}" for name, why in list(refused.items())[:3]]
-            told = f" ({'; '.join(reasons)})" if reasons else ""
-            note = f"nothing was found that could be rewritten inexactly{told}: one point is all"
-            return Front((exact,), (note,))
-
-        def share(bill: Bill) -> float:
-            return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(
-                whole.macs, 1
-            )
-
-        sites = sorted(sites, key=lambda s: (-share(s.saved), str(s.action)))[:_LOOKED_AT]
-        self._progress.stage("looking at them one by one", len(sites))
-        alone = {site: bench.measure((site.action,), GLANCE).errors for site in sites}
-        sites.sort(key=lambda s: max(alone[s].values(), default=0.0) / max(share(s.saved), 1e-9))
-        taken: list[Site] = []
-        prefixes: list[tuple[tuple[Site, ...], Bill]] = []
-        last = whole
-        for site in sites:
-            bill = bills.bill([*(one.action for one in taken), site.action])
-            nodes = {name for one in taken for name in one.nodes}
-            if bill is None or nodes & set(site.nodes) or not (last - bill).matters(whole):
-                continue
-            taken.append(site)
-            last = bill
-            prefixes.append((tuple(taken), bill))
-        count = min(points - 1, len(prefixes))
-        picked = [prefixes[index] for index in _spread(len(prefixes), count)]
-        looked = _spread(count, min(measured, count))
-        self._progress.stage("measuring points of the front", len(looked))
-        others: list[FrontPoint] = []
-        for index, (prefix, bill) in enumerate(picked):
-            plan = plan_of(bench.case, [_planned(site) for site in prefix])
-            predicted = _added_up([alone[site] for site in prefix])
-            trial = None
-            if index in looked:
-                trial = bench.measure([site.action for site in prefix], TRIAL)
-                self._seen(trial)
-                bill, trial = bill_of(trial.program), trial.remembered()
-            others.append(FrontPoint(plan, bill, predicted, trial))
-        return Front(front_of(exact, others))
+        return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(whole.macs, 1)
 
 
-def _added_up(errors: Sequence[Mapping[Output, float]]) -> dict[Output, float]:
-    """The errors of several actions together: they add up."""
-    found: dict[Output, float] = {}
-    for each in errors:
-        for output, error in each.items():
-            found[output] = found.get(output, 0.0) + error
-    return found
+def _thinned(sizes: Sequence[float], count: int, fixed: Collection[int] = frozenset()) -> list[int]:
+    """The indices of so many of falling sizes, evenly spread: both ends, and what is `fixed`."""
+    kept = list(range(len(sizes)))
+    while len(kept) > count:
+        gaps = [
+            (abs(sizes[before] - sizes[after]), one)
+            for before, one, after in zip(kept, kept[1:], kept[2:])
+            if one not in fixed
+        ]
+        kept.remove(min(gaps)[1] if gaps else next(one for one in kept if one not in fixed))
+    return kept
+
+
+def _geometric(first: float, last: float, count: int) -> list[float]:
+    """So many numbers from the first to the last, each the same multiple of the one before."""
+    first = min(first, last)
+    return [first * (last / first) ** (part / max(count - 1, 1)) for part in range(count)]
 
 
 def _spread(length: int, count: int) -> list[int]:
     """So many of the indices of a list, from its first to its last."""
     return [round((length - 1) * part / max(count - 1, 1)) for part in range(count)]
-
-
-def _planned(site: Site) -> PlannedAction:
-    return PlannedAction(site.action, site.saved.weights_nbytes, site.saved.macs)

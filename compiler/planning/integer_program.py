@@ -62,6 +62,18 @@ class IntegerProgram:
         self, bills: Bills, candidates: Sequence[Candidate], held: Sequence[Action] = ()
     ) -> None:
         self._space = Combinations(bills, candidates, held)
+        self.held = tuple(held)
+
+    def choice_of(
+        self, actions: Sequence[Action], scale: Callable[[Candidate], float] = _as_predicted
+    ) -> Choice | None:
+        """Some of the candidates' actions with what is held; None where they exclude another."""
+        wanted = set(actions)
+        moves = [i for i in range(self._space.count) if self._space.moves[i].action in wanted]
+        found = self._space.combination(moves, self._scales(scale)[0])
+        if found is None:
+            return None
+        return Choice(tuple(map(self._space.candidate, moves)), found.bill, found.errors, False)
 
     def least_damage(
         self,

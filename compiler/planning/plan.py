@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class PlannedAction:
 
     Bytes and MACs (per frame) saved by this action alone, on top of the exact passes; fidelity
     is the lowest of the affected outputs as measured in the search, None when not measured.
+    `predicted` is the share of the worst output's variance that this action alone was predicted to
+    lose before the plan was fitted; None when nothing was.
     """
 
     action: Action
@@ -34,6 +37,7 @@ class PlannedAction:
     macs_saved: int = 0
     similarity: float | None = None
     fidelity: float | None = None
+    predicted: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The action with an `expected` entry, which a replay carries along and does not need."""
@@ -42,6 +46,7 @@ class PlannedAction:
             "macs_saved": self.macs_saved,
             "similarity": _rounded(self.similarity),
             "fidelity": _rounded(self.fidelity),
+            "predicted": _rounded(self.predicted),
         }
         return {**self.action.to_json(), "expected": expected}
 
@@ -51,13 +56,15 @@ class Plan:
     """The inexact actions in the order they are made, and what they were planned for.
 
     `models` maps model names to the sha256 of their files. Exact passes need no plan: they
-    always run. `left_alone` says for each model without an action why.
+    always run. `left_alone` says for each model without an action why. `predicted` is the share of
+    the worst output's variance that all actions were predicted to lose together; None: not known.
     """
 
     models: Mapping[str, str]
     actions: tuple[PlannedAction, ...] = ()
     seed: int = 0
     left_alone: Mapping[str, str] = field(default_factory=dict[str, str])
+    predicted: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON types, schema 'repsimc.plan/1'."""
@@ -67,6 +74,7 @@ class Plan:
             "models": dict(self.models),
             "actions": [planned.to_json() for planned in self.actions],
             "left_alone": dict(self.left_alone),
+            "expected": {"actions": len(self.actions), "predicted": _rounded(self.predicted)},
         }
 
     def __str__(self) -> str:
@@ -76,11 +84,14 @@ class Plan:
 
 
 def plan_of(
-    case: Case, actions: Sequence[PlannedAction] = (), left_alone: Mapping[str, str] | None = None
+    case: Case,
+    actions: Sequence[PlannedAction] = (),
+    left_alone: Mapping[str, str] | None = None,
+    predicted: float | None = None,
 ) -> Plan:
     """The plan of these actions for a case's models."""
     models = {name: model.source.sha256 for name, model in case.program.models.items()}
-    return Plan(models, tuple(actions), case.options.seed, left_alone or {})
+    return Plan(models, tuple(actions), case.options.seed, left_alone or {}, predicted)
 
 
 def read_plan(path: Path) -> Plan:
@@ -117,6 +128,7 @@ def plan_from_json(data: object, where: str = "plan") -> Plan:
         actions,
         seed,
         {key: str(why) for key, why in alone.items()},
+        _predicted(top, len(actions)),
     )
 
 
@@ -137,12 +149,19 @@ def check_plan(plan: Plan, program: Program) -> None:
     check_together([planned.action for planned in plan.actions], program)
 
 
+def _expected(entry: PlanReader, key: str) -> float | None:
+    """What was expected; None where an edited plan has none, or no number."""
+    return entry.find("expected", lambda reader: reader.get(key, Reader.number))
+
+
+def _predicted(top: PlanReader, actions: int) -> float | None:
+    """What all were predicted to lose together; None where actions were taken out or added."""
+    return _expected(top, "predicted") if _expected(top, "actions") == actions else None
+
+
 def _action(entry: PlanReader) -> PlannedAction:
     action = action_from_json(entry)
-
-    def number(key: str) -> float | None:
-        """What was expected; None where an edited plan has none, or no number."""
-        return entry.find("expected", lambda reader: reader.get(key, Reader.number))
+    number = partial(_expected, entry)
 
     return PlannedAction(
         action,
@@ -150,6 +169,7 @@ def _action(entry: PlanReader) -> PlannedAction:
         int(number("macs_saved") or 0),
         number("similarity"),
         number("fidelity"),
+        number("predicted"),
     )
 
 

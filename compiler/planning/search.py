@@ -9,7 +9,7 @@ on all frames, and compared on frames that no fit has seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..actions.action import Action
@@ -18,6 +18,7 @@ from ..fitting.effort import PROPOSAL
 from ..progress import Progress
 from .chooser import Chooser, Outlook
 from .damage import felt
+from .forecast import Prediction
 from .known import Known
 from .limits import Excess, Limits, bill_of, fits
 from .plan import Plan
@@ -47,6 +48,7 @@ class Search:
         self._chooser = Chooser(bench, kinds, progress, bench.compare(bench.program))
         self._tried: dict[frozenset[Action], tuple[Trial, int]] = {}
         self._carried_out: dict[frozenset[Action], Trial] = {}
+        self._predicted: dict[frozenset[Action], Prediction] = {}
         self.cut_short = ""
 
     def prepare(self, known: Known | None = None) -> None:
@@ -56,6 +58,11 @@ class Search:
     def known(self) -> Known:
         """What was learned so far."""
         return self._chooser.known()
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why there is nothing to rewrite, by model or value."""
+        return self._chooser.refused
 
     def why_alone(self) -> Mapping[str, str]:
         """By model why nothing was done to it, or no more."""
@@ -68,6 +75,38 @@ class Search:
     def smallest_outlook(self) -> Outlook:
         """The least that is predicted to keep the floors."""
         return self._chooser.smallest()
+
+    # -- the whole trade-off ---------------------------------------------------------------------
+
+    def least_loss(self) -> float | None:
+        """The least share of variance that any action is predicted to cost its worst output.
+
+        Of those that cost something: what is free is in every plan. None without any action.
+        """
+        return self._chooser.least_loss()
+
+    def sweep(self, losses: Iterable[float]) -> list[Outlook]:
+        """The smallest that are predicted to lose at most these shares of any output's variance.
+
+        Each is there once, and none without an action.
+        """
+        found: dict[frozenset[Action], Outlook] = {}
+        for lost in losses:
+            outlook = self._chooser.smallest_losing(lost)
+            if outlook.actions:
+                found.setdefault(frozenset(outlook.actions), outlook)
+        return list(found.values())
+
+    def fitted(self, outlook: Outlook) -> Trial:
+        """A choice by a full fit, from which the predictions learn; the trial is not kept."""
+        trial = self._bench.measure(outlook.actions)
+        self._chooser.learn(outlook, trial)
+        return trial
+
+    def plan(self, outlook: Outlook, trial: Trial | None = None) -> Plan:
+        """The plan of a choice, with what was measured of it."""
+        least = None if trial is None else trial.least
+        return self._chooser.plan(outlook.actions, outlook.predicted, least)
 
     # -- within limits ---------------------------------------------------------------------------
 
@@ -128,7 +167,7 @@ class Search:
                 return [outlook]
             trial, over = self._try(outlook, excess)
             if over > 0 and limits.weights_nbytes is not None:
-                return self._proposals(_tightened(limits, trial, over), excess)
+                return self._proposals(_tightened(limits, trial, over), excess, barred)
             found.append((felt(trial.outputs), outlook))
             if self._bench.deadline.over:
                 break
@@ -187,6 +226,8 @@ class Search:
         """A choice on all frames."""
         key = frozenset(outlook.actions)
         if key not in self._carried_out:
+            # What was predicted before this fit: afterwards it would agree with itself.
+            self._predicted[key] = outlook.predicted
             self._carried_out[key] = self._bench.measure(outlook.actions)
             self._chooser.learn(outlook, self._carried_out[key])
         return self._carried_out[key]
@@ -199,7 +240,8 @@ class Search:
         return deadline.over
 
     def _planned(self, trial: Trial) -> Planned:
-        return self._chooser.planned(trial), trial
+        predicted = self._predicted.get(frozenset(trial.actions), Prediction({}, {}))
+        return self._chooser.plan(trial.actions, predicted, trial.least), trial
 
 
 def _tightened(limits: Limits, trial: Trial, over: int) -> Limits:

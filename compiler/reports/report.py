@@ -68,6 +68,8 @@ def _optional_integer(reader: Reader) -> int | None:
 
 # Fields that reports of earlier versions do not have, and what they mean by it.
 _LATER: Mapping[str, Any] = {
+    "actions": [],
+    "predicted_loss": None,
     "unverified": "",
     "sizes": {},
     "sizes_unknown": [],
@@ -213,6 +215,22 @@ class ModelReport(JsonValue):
 
 
 @dataclass(frozen=True)
+class ActionReport(JsonValue):
+    """One inexact rewrite of the plan, by the name of its kind, and where it is made.
+
+    `place` is in the names of the models' files. Weight bytes and MACs per frame are saved by it
+    alone, after what is exact. `predicted_loss` is the share of the worst output's variance that it
+    alone was predicted to lose, before the plan was fitted; None: nothing was.
+    """
+
+    kind: str
+    place: str
+    weights_saved_nbytes: int
+    macs_saved: int
+    predicted_loss: Annotated[float | None, _optional_number] = None
+
+
+@dataclass(frozen=True)
 class Report(JsonValue):
     """A whole compilation: every model, and the merged program beside the models apart.
 
@@ -222,7 +240,8 @@ class Report(JsonValue):
     `frames_*` count the calibration frames used. `ties` say which inputs are one, and why. `sizes`
     are what one frame of each input of free size ('model.input') is, for which activations and MACs
     count; of models with an input among `sizes_unknown` neither is known, and they count as
-    nothing.
+    nothing. `actions` are the plan's, in the order they are made; `predicted_loss` is what all of
+    them were predicted to lose together.
     """
 
     models: tuple[ModelReport, ...]
@@ -241,6 +260,15 @@ class Report(JsonValue):
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     sizes_unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    actions: tuple[ActionReport, ...] = ()
+    predicted_loss: Annotated[float | None, _optional_number] = None
+
+    @property
+    def measured_loss(self) -> float | None:
+        """The share of its variance that the worst output lost, 0..1; None: not measured."""
+        kept = [output.explained for model in self.models for output in model.fidelity]
+        lost = [1.0 if math.isnan(one) else 1.0 - one for one in kept if one is not None]
+        return min(1.0, max(0.0, *lost)) if lost else None
 
     @property
     def budget_met(self) -> bool | None:

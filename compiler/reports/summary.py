@@ -14,10 +14,18 @@ from ..frames.calibration import Frames
 from ..frames.tying import Tying
 from ..graph.program import Program, constants_of, constants_of_bodies, model_of, own_name
 from ..graph.weights import held_key, nbytes_of
-from ..planning.plan import Plan
+from ..planning.plan import Plan, PlannedAction
 from ..structure.cost import model_cost, program_cost
 from ..units import Budget
-from .report import MEMORY, WEIGHTS, ModelReport, OutputFidelity, Report, Sharing
+from .report import (
+    MEMORY,
+    WEIGHTS,
+    ActionReport,
+    ModelReport,
+    OutputFidelity,
+    Report,
+    Sharing,
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,18 @@ def report_of(
         sizes={f"{m}.{own}": sizes for (m, own), sizes in told_sizes(original).items() if sizes},
         sizes_unknown=unknown_sizes(original),
         notes=notes,
+        actions=tuple(map(_action_report, compiled.plan.actions)),
+        predicted_loss=compiled.plan.predicted,
+    )
+
+
+def _action_report(planned: PlannedAction) -> ActionReport:
+    return ActionReport(
+        planned.action.kind,
+        planned.action.place,
+        planned.weights_saved_nbytes,
+        planned.macs_saved,
+        planned.predicted,
     )
 
 

@@ -15,13 +15,17 @@ from repsimc.compiler.actions.action import Action
 from repsimc.compiler.actions.fold_activation import FoldActivationAction
 from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
 from repsimc.compiler.actions.kinds import Kind, action_from_json, chosen
+from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
 from repsimc.compiler.actions.plan_reader import PlanReader
 from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
+from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.cli import main as cli
 from repsimc.compiler.driver import compile_models
 from repsimc.compiler.errors import BudgetError, ModelError, UsageError
+from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning.plan import Plan
 from repsimc.compiler.units import parse_budget
@@ -29,6 +33,8 @@ from tests.nets.by_kind import EXAMPLES
 from tests.nets.networks import perturbed, pyramid, smooth_images
 from tests.nets.residual import residual_net
 
+KINDS = kinds.KINDS
+NAMES = [kind.name for kind in KINDS]
 ACTIONS: list[Action] = [
     FoldActivationAction("a", "a/h", "a/r"),
     PruneChannelsAction("a", "a/r", (0, 3)),
@@ -43,6 +49,33 @@ def test_an_action_is_json_and_comes_back(action: Action) -> None:
     entry = json.loads(json.dumps(action.to_json()))
     assert action_from_json(PlanReader("plan", "", entry)) == action
     assert str(action).startswith("a ") and "a/" not in str(action)
+
+
+@pytest.mark.parametrize(
+    ("action", "place"),
+    [
+        (FoldActivationAction("a", "a/h", "a/r"), "a: r"),
+        (PruneChannelsAction("a", "a//layer1/relu", (0, 3)), "a: /layer1/relu"),
+        (FreezeBranchAction("a", "a/r"), "a: r"),
+        (NarrowLayerAction("a", "a/r", 8), "a: r"),
+        (TieWeightsAction("a", ("a/n_c1", "a/n_c2")), "a: n_c1, n_c2"),
+        (ReuseAttentionAction("a", "a/s0", "a/s1"), "a: s1 <- s0"),
+        (CollapseAction("a", "a/b0", "a/b1", 1), "a: b0 .. b1"),
+        (
+            SharePrefixAction("a", "b", (Link("b/t", ("a/t", "a/u")), Link("b/u", ("a/u",))), 3),
+            "b: t <- t + u, u <- u of a",
+        ),
+    ],
+    ids=str,
+)
+def test_a_place_is_in_the_names_of_the_file(action: Action, place: str) -> None:
+    assert action.place == place
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_has_a_place_in_the_model_that_it_rewrites(name: str) -> None:
+    action = EXAMPLES[name].action
+    assert action.place.startswith(f"{action.models[-1]}: ")
 
 
 @pytest.mark.parametrize("entry", [{"kind": "merge"}, {}])
@@ -62,8 +95,6 @@ def test_every_entry_is_needed(action: Action) -> None:
 
 # -- kinds left out -------------------------------------------------------------------------------
 
-KINDS = kinds.KINDS
-NAMES = [kind.name for kind in KINDS]
 # What does with less memory by sharing, and what by going without a block.
 RELATED, DEEP = ("a", "b"), ("r",)
 

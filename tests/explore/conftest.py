@@ -17,7 +17,8 @@ def fidelity(value: float, floor: float = 0.99, explained: float = 0.98) -> Outp
 
 def exploration(name: str = "a", labelled: bool = True) -> Exploration:
     """Three points: the exact program, one that was measured below its floor, a prediction."""
-    region = PlannedAction(CollapseAction(name, f"{name}/{name}_in", f"{name}/{name}_out"), 500, 0)
+    action = CollapseAction(name, f"{name}/{name}_in", f"{name}/{name}_out")
+    region = PlannedAction(action, 500, 0, predicted=0.0123)
 
     def outputs(loss: float, value: float | None, right: tuple[float, float]) -> list[object]:
         return [

@@ -50,7 +50,10 @@ def test_every_point_has_a_row_with_its_plan_and_command() -> None:
     assert links == anchors
     told = " ".join(read.texts)
     assert "repsimc compile --plan 001.json" in told
-    assert "a goes without a_in .. a_out: 500 B of weights less alone" in told
+    assert (
+        "a goes without a_in .. a_out: 500 B of weights less alone, predicted to lose 1.23 %"
+        in told
+    )
     assert "accuracy 89.00 %" in told and "a is told of" in told
 
 

@@ -42,7 +42,7 @@ def test_the_command_says_what_was_asked(
 ) -> None:
     seen: list[CompileOptions] = []
 
-    def compile_models(options: CompileOptions, progress: object) -> None:
+    def compile_models(options: CompileOptions, progress: object, deadline: object) -> None:
         seen.append(options)
         raise DataError("asked")
 

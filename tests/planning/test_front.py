@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from repsimc.compiler.actions.bill import Bill
-from repsimc.compiler.planning.front import Explorer, FrontPoint, front_of
+from repsimc.compiler.planning.front import (
+    Explorer,
+    Front,
+    FrontPoint,
+    _geometric,
+    _thinned,
+    front_of,
+)
 from repsimc.compiler.planning.limits import bill_of
 from repsimc.compiler.planning.plan import Plan
 from repsimc.compiler.planning.trial import Trial
@@ -71,8 +79,48 @@ def test_a_search_keeps_its_promises() -> None:
         assert (one.trial.actions, one.bill) in seen
         assert one.trial.actions == tuple(planned.action for planned in one.plan.actions)
     for one in others:
+        assert one.plan.predicted == max(one.predicted.values())
+        assert all(each.predicted is not None for each in one.plan.actions)
         if one.trial is None:
             assert one.bill == source.bills.bill([each.action for each in one.plan.actions])
+            assert not any(one.dominates(other) for other in measured)
+
+
+def test_as_many_points_as_asked_for_are_spread_over_the_sizes() -> None:
+    front = Explorer(bench(), NoProgress()).front(7, 0)
+    assert len(front.points) == 7 and not front.notes
+    assert [one.trial is None for one in front.points] == [False] + 6 * [True]
+    macs = [one.bill.macs for one in front.points]
+    assert macs[-1] < 0.6 * macs[0]
+    gaps = [before - after for before, after in pairwise(macs)]
+    assert max(gaps) < 0.5 * (macs[0] - macs[-1])
+
+
+def test_what_was_measured_teaches_the_others() -> None:
+    def lost_by(front: Front) -> dict[tuple[object, ...], float]:
+        return {
+            tuple(each.action for each in one.plan.actions): one.lost
+            for one in front.points[1:]
+            if one.trial is None
+        }
+
+    naive = lost_by(Explorer(bench(), NoProgress()).front(12, 0))
+    taught = lost_by(Explorer(bench(), NoProgress()).front(12, 3))
+    assert naive != taught
+
+
+def test_thinning_keeps_the_ends_and_what_is_fixed() -> None:
+    sizes = [2.0, 1.9, 1.5, 1.45, 1.0, 0.5, 0.45]
+    assert _thinned(sizes, 7) == [*range(7)]
+    assert _thinned(sizes, 4) == [0, 3, 4, 6]
+    assert _thinned(sizes, 3, {5}) == [0, 5, 6]
+    assert _thinned(sizes, 1) == [6]
+    assert _thinned(sizes, 2, {2, 3}) == [2, 3]
+
+
+def test_losses_are_swept_geometrically() -> None:
+    assert _geometric(0.001, 0.1, 3) == pytest.approx([0.001, 0.01, 0.1])
+    assert _geometric(0.9, 0.7, 2) == [0.7, 0.7]
 
 
 def test_one_point_is_the_exact_program() -> None:

@@ -36,11 +36,12 @@ RAW = SharePrefixAction("b", "a", (Link("a/u", ("b/u",)),), kernel=0)
 PLAN = Plan(
     {"a": "0" * 64, "b": "0" * 64},
     (
-        PlannedAction(ACTION, 1000, 20_000, 0.91234567, 0.995),
+        PlannedAction(ACTION, 1000, 20_000, 0.91234567, 0.995, 0.01234567),
         PlannedAction(RAW),
     ),
     seed=7,
     left_alone={"c": "no other model sees the same frames"},
+    predicted=0.02345678,
 )
 
 
@@ -84,8 +85,11 @@ def test_expectations_are_written_and_not_needed() -> None:
         "macs_saved": 20_000,
         "similarity": 0.912346,
         "fidelity": 0.995,
+        "predicted": 0.012346,
     }
     assert data["actions"][1]["expected"]["similarity"] is None
+    assert data["actions"][1]["expected"]["predicted"] is None
+    assert data["expected"] == {"actions": 2, "predicted": 0.023457}
     assert data["left_alone"] == {"c": "no other model sees the same frames"}
     for nonsense in (None, [], {"fidelity": "high", "similarity": True, "macs_saved": math.inf}):
         for action in data["actions"]:
@@ -104,6 +108,27 @@ def test_a_plan_reads_as_sentences() -> None:
         "c is left alone: no other model sees the same frames",
     ]
     assert str(Plan({})) == "nothing inexact"
+
+
+def test_what_all_lose_together_is_not_told_of_a_part_of_them() -> None:
+    data = PLAN.to_json()
+    assert plan_from_json(data).predicted == 0.023457
+    fewer = data | {"actions": data["actions"][:1]}
+    assert plan_from_json(fewer).predicted is None
+    assert plan_from_json(fewer).actions[0].predicted == 0.012346
+    for nonsense in (None, [], {"actions": 2}, {"actions": 2, "predicted": "much"}):
+        assert plan_from_json(data | {"expected": nonsense}).predicted is None
+
+
+def test_plans_of_earlier_versions_are_read() -> None:
+    data = PLAN.to_json()
+    del data["expected"]
+    for action in data["actions"]:
+        del action["expected"]["predicted"]
+    found = plan_from_json(data)
+    assert found.predicted is None
+    assert [planned.predicted for planned in found.actions] == [None, None]
+    assert found.actions[0].fidelity == 0.995
 
 
 LINK = ("actions", 0, "links", 0)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -128,10 +132,40 @@ class LinearProgram:
             ),
             shape=(self.rows, len(self.lower)),
         )
-        return milp(
-            costs,
-            integrality=np.array(self.whole, np.int8),
-            bounds=Bounds(np.array(self.lower), np.array(self.upper)),
-            constraints=LinearConstraint(matrix, np.array(self._least), np.array(self._most)),
-            options=options,
-        )
+        rows = LinearConstraint(matrix, np.array(self._least), np.array(self._most))
+        with _nothing_printed():
+            return milp(
+                costs,
+                integrality=np.array(self.whole, np.int8),
+                bounds=Bounds(np.array(self.lower), np.array(self.upper)),
+                constraints=rows,
+                options=options,
+            )
+
+
+@contextmanager
+def _nothing_printed() -> Generator[None]:
+    """Keeps what C code prints off stdout, which is our results'.
+
+    HiGHS of SciPy 1.17 prints the name of a function where it mends a solution
+    (transformNewIntegerFeasibleSolution), whatever its options say.
+    """
+    flush = getattr(ctypes.CDLL(None), "fflush", None) if os.name == "posix" else None
+    try:
+        kept = os.dup(1) if flush is not None else None
+    except OSError:  # there is no stdout
+        kept = None
+    if flush is None or kept is None:
+        yield
+        return
+    sys.stdout.flush()
+    flush(None)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        flush(None)  # what it printed is still in the C library's buffer
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
