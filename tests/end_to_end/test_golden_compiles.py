@@ -162,7 +162,7 @@ CASES: dict[str, Case] = {
         lambda: {"a": sometimes_dead(), "b": attention_net()},
         {"a": images, "b": some_tokens},
         {
-            "budget": parse_budget("75%"),
+            "budget": parse_budget("80%"),
             "min_fidelity": 0.6,
             "without": ("collapse", "fold-activation", "tie-weights", *WIDTHS),
         },
