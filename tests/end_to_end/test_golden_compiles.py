@@ -95,13 +95,12 @@ def two_streams() -> Frames:
 class Case:
     """Models, frames (one set for all, or one by model's name) and what is asked for.
 
-    Without `models` it is the example with digits. `same_as` is a case that comes out the same.
+    Without `models` it is the example with digits.
     """
 
     models: Callable[[], Models] | None
     frames: Callable[[], Frames] | Mapping[str, Callable[[], Frames]]
     wishes: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    same_as: str | None = None
 
     @property
     def noise(self) -> float:
@@ -113,51 +112,60 @@ def one(model: Callable[[], onnx.ModelProto]) -> Callable[[], Models]:
     return lambda: {"a": model()}
 
 
-DIGIT_FRAMES = {"frames": 160}
+# The choice between two plans must not hang on what processors round otherwise, so that each case
+# is one of few kinds, of which one is the clear winner.
+FOLDS = ("fold-activation", "prune-channels", "freeze-branch", "reuse-attention", "tie-weights")
+WIDTHS = ("narrow-layer", "narrow-attention")
 CASES: dict[str, Case] = {
-    "digits_budget": Case(None, images, {**DIGIT_FRAMES, "budget": parse_budget("60%")}),
-    "digits_most": Case(None, images, DIGIT_FRAMES),
-    "digits_macs": Case(
-        None,
-        images,
-        {**DIGIT_FRAMES, "max_macs": parse_macs("20%"), "min_fidelity": 0.97},
-        same_as="digits_most",
+    "digits_budget": Case(
+        None, images, {"frames": 160, "budget": parse_budget("60%"), "only": "share"}
     ),
-    "frozen_siblings": Case(frozen, images, {"min_fidelity": 0.99}),
-    "tuned_siblings": Case(siblings, images, {"budget": parse_budget("70%")}),
+    "frozen_siblings": Case(frozen, images, {"min_fidelity": 0.99, "only": "share"}),
+    "tuned_siblings": Case(siblings, images, {"budget": parse_budget("70%"), "only": "share"}),
     "fold_activation": Case(
         one(partial(gelu_mlp, 0.15)),
         some_tokens,
-        {"max_macs": parse_macs("60%"), "min_fidelity": 0.7, "without": ("narrow-layer",)},
+        {
+            "max_macs": parse_macs("60%"),
+            "min_fidelity": 0.7,
+            "without": ("collapse", *FOLDS[1:], *WIDTHS),
+        },
     ),
-    "narrow_layer": Case(one(twice_the_units), images, {"budget": parse_budget("60%")}),
+    "narrow_layer": Case(
+        one(twice_the_units), images, {"budget": parse_budget("60%"), "without": FOLDS}
+    ),
     "tie": Case(
         one(twins),
         images,
-        {"budget": parse_budget("70%"), "min_fidelity": 0.5, "without": ("narrow-layer",)},
+        {
+            "budget": parse_budget("70%"),
+            "min_fidelity": 0.5,
+            "without": ("collapse", *FOLDS[:-1], *WIDTHS),
+        },
     ),
     "regions": Case(
         one(partial(residual_net, 3, scale=0.3)),
         partial(images, 80),
-        {"budget": parse_budget("60%"), "min_fidelity": 0.6},
+        {"budget": parse_budget("60%"), "min_fidelity": 0.6, "without": (*FOLDS, *WIDTHS)},
     ),
     "joint_bytes": Case(
-        two_deep, partial(images, 80), {"budget": parse_budget("33%"), "min_fidelity": 0.5}
-    ),
-    "joint_macs": Case(
         two_deep,
         partial(images, 80),
-        {"max_macs": parse_macs("33%"), "min_fidelity": 0.5},
-        same_as="joint_bytes",
+        {"budget": parse_budget("33%"), "min_fidelity": 0.5, "without": (*FOLDS, *WIDTHS)},
     ),
     "several_inputs": Case(
-        two_inputs, two_streams, {"budget": parse_budget("75%"), "min_fidelity": 0.8}
+        two_inputs,
+        two_streams,
+        {"budget": parse_budget("75%"), "min_fidelity": 0.8, "only": "share"},
     ),
     "frames_per_model": Case(
         lambda: {"a": sometimes_dead(), "b": attention_net()},
         {"a": images, "b": some_tokens},
-        # Singular vectors are less alike from one processor to the next than what is fitted.
-        {"budget": parse_budget("75%"), "min_fidelity": 0.6, "without": ("narrow-attention",)},
+        {
+            "budget": parse_budget("80%"),
+            "min_fidelity": 0.6,
+            "without": ("collapse", "fold-activation", "tie-weights", *WIDTHS),
+        },
     ),
 }
 
@@ -258,9 +266,8 @@ def test_a_compile_comes_out_as_it_was(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     found = described(made(CASES[name], tmp_path))
-    shared = CASES[name].same_as
-    path = GOLDEN / f"{shared or name}.json"
-    if request.config.getoption("--update-golden") and not shared:
+    path = GOLDEN / f"{name}.json"
+    if request.config.getoption("--update-golden"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8", newline="\n")
     unlike = differences(found, json.loads(path.read_text(encoding="utf-8")), CASES[name].noise)
@@ -303,6 +310,4 @@ def test_other_plans_and_graphs_are_seen() -> None:
 
 
 def test_every_golden_compile_has_its_case() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.json")} == {
-        name for name, case in CASES.items() if not case.same_as
-    }
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(CASES)
