@@ -355,8 +355,11 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
                 continue  # found with the model that it was first met in
             for dims in _fewer(form.singular.shape[1]):
                 action = NarrowAttentionAction(model, value, dims)
-                bill, lost = bills.bill((action,)), form.lost(dims)
-                if bill is None or lost > _MOST_LOST:
+                lost = form.lost(dims)
+                if lost > _MOST_LOST:
+                    break  # fewer dimensions lose more
+                bill = bills.bill((action,))
+                if bill is None:
                     continue
                 saved = whole - bill
                 if max(saved.weights_nbytes, saved.macs) > 0:

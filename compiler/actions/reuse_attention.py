@@ -20,6 +20,9 @@ from .evidence import Evidence
 from .freeze_branch import values_read_into
 from .site import Site, Sites, owners_of
 
+# Maps that are less alike than this are no sites: what they lose is never worth a measurement.
+_LEAST_R2 = 0.5
+
 
 @dataclass(frozen=True)
 class ReuseAttentionAction(OneModel):
@@ -72,7 +75,7 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     owners = owners_of(program)
     measured = evidence.seen(group, name, lambda: _maps(program, group))
     for (earlier, later), r2 in measured.found.attention.items():
-        if later in owners:
+        if later in owners and r2 >= _LEAST_R2:
             saved = Bill(*cost_of_only(program, later, keep={earlier}))
             action = ReuseAttentionAction(owners[later], earlier, later)
             sites.found.append(Site(action, saved, max(0.0, 1 - r2)))

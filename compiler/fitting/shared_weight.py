@@ -204,18 +204,17 @@ def _power(gram: Float64, weight: Float64) -> float:
 
 def _shared_r2(run: Sequence[_Kept]) -> float:
     """The lowest R2 of the run's operators on rows kept back, with the weight that fits all."""
-    start = sum((one.weight for one in run), start=np.zeros(1)) / len(run)
+    start: Float64 = np.mean([one.weight for one in run], axis=0)
     worst = 1.0
     if all(one.grams is not None for one in run):
         grams = [one.grams for one in run if one.grams is not None]
-        gram = sum((fit for fit, _, _ in grams), start=np.zeros(1))
-        pull = sum(
-            (fit @ (one.weight - start) for one, (fit, _, _) in zip(run, grams)), start=np.zeros(1)
-        )
+        gram: Float64 = np.sum([fit for fit, _, _ in grams], axis=0)
+        parts = [fit @ (one.weight - start) for one, (fit, _, _) in zip(run, grams)]
+        pull: Float64 = np.sum(parts, axis=0)
         size = gram.shape[1]
         ridge = RIDGE * np.trace(gram, axis1=1, axis2=2) / size + 1e-12
         damped = gram + ridge[:, None, None] * np.eye(size)
-        weight = start + np.linalg.solve(damped, pull)
+        weight = start + np.linalg.solve(damped, pull).astype(np.float64, copy=False)
         errors = [_power(judge, weight - one.weight) for one, (_, judge, _) in zip(run, grams)]
         powers = [_power(about, one.weight) for one, (_, _, about) in zip(run, grams)]
     else:
