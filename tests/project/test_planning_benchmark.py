@@ -319,6 +319,19 @@ def test_nothing_inexact_costs_nothing_and_losing_for_nothing_everything(module:
     assert price(0.01, 0.0, 1) == float("inf")
 
 
+def test_what_is_exact_is_not_saved_by_the_plan(module: Importer) -> None:
+    models = [(name, DIGITS / f"{name}.onnx") for name in ("digit", "parity")]
+    found = module("compiling").compiled(models, exact_only=True, dry_run=True)
+    saved_share = module("planning").saved_share
+    assert saved_share(found) == 0
+    expected = [
+        {"weights_saved_nbytes": found.report.weights_before_nbytes // 10, "macs_saved": 0},
+        {"weights_saved_nbytes": 0, "macs_saved": found.report.macs_before // 4},
+    ]
+    planned = dataclasses.replace(found, plan={"actions": [{"expected": e} for e in expected]})
+    assert saved_share(planned) == pytest.approx(0.25, rel=1e-3)
+
+
 def test_made_up_frames_are_smooth_and_the_same_each_time(module: Importer) -> None:
     frames = module("planning").smooth_frames(2, 56)
     assert frames.shape == (2, 3, 56, 56) and frames.dtype == np.float32
