@@ -70,6 +70,7 @@ class Chooser:
         self._catalogue = Catalogue(bench, kinds, progress)
         self._forecast = Forecast()
         self._program: IntegerProgram | None = None
+        self._free_in_all = True
 
     def prepare(self, known: Known | None = None) -> None:
         """Find what could be done and look at it; `known` was learned earlier, of the same."""
@@ -85,6 +86,16 @@ class Chooser:
         """Take in what came of a choice."""
         costs = [(one.action.kind, one.errors) for one in outlook.choice.candidates]
         self._forecast.learn(costs, trial.outputs)
+
+    def doubt_free(self) -> bool:
+        """Put what was seen to cost nothing on a level with the rest; whether there was any.
+
+        Frames that no look saw may deny it, and then every plan with it misses its floors.
+        """
+        if not self._free_in_all or not self._solver().held:
+            return False
+        self._free_in_all, self._program = False, None
+        return True
 
     # -- choosing --------------------------------------------------------------------------------
 
@@ -176,7 +187,7 @@ class Chooser:
             for one in candidates
             if self._catalogue.is_known(one.site) and max(one.errors.values(), default=0) <= _FREE
         ]
-        if not none:
+        if not none or not self._free_in_all:
             return ()
         allowed = dict.fromkeys(((one.model, one.output) for one in self._floors), _FREE)
         return IntegerProgram(self._bench.bills, none).smallest(allowed).actions

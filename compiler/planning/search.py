@@ -127,6 +127,8 @@ class Search:
                 break
             trial = self._carry_out(near[0])
             fitted.append(trial)
+            if not trial.met and self._chooser.doubt_free():
+                continue
             over = excess(trial.program)
             if over > 0 and limits.weights_nbytes is not None:
                 limits = _tightened(limits, trial, over)
@@ -201,6 +203,8 @@ class Search:
             if trial.met:
                 best = min(best, trial, key=self._size)
                 low = factor
+            elif self._chooser.doubt_free():
+                continue
             else:
                 high = factor
             factor = _between(factor, low, high)
