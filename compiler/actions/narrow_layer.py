@@ -17,7 +17,7 @@ from ..fitting.effort import SURVEY
 from ..fitting.hidden_layers import layer_behind
 from ..fitting.pooling import MAX_COLUMNS
 from ..fitting.reference import Reference
-from ..fitting.unit_curves import Layer, UnitCurves, parts_of
+from ..fitting.unit_curves import NarrowableLayer, UnitCurves, parts_of
 from ..graph.program import Program, own_name
 from ..structure.channel_removal import in_multiples
 from .action import Disturbed, Effect, OneModel, Reads, Stage
@@ -132,19 +132,19 @@ def _curves(evidence: Evidence, group: tuple[str, ...], number: int) -> UnitCurv
     return UnitCurves(parts[number], SURVEY.frames, SURVEY.size, evidence.seed)
 
 
-def _layers(evidence: Evidence, models: Sequence[str]) -> list[Layer]:
+def _layers(evidence: Evidence, models: Sequence[str]) -> list[NarrowableLayer]:
     """The hidden layers of some models that could be narrower."""
     program = evidence.program
     owners = owners_of(program, models)
     inputs = [value.name for value in program.graph.inputs]
-    found: list[Layer] = []
+    found: list[NarrowableLayer] = []
     for operator, target in refit_operators(program, program, inputs):
         value = operator.source.name
         layer = layer_behind(program, value) if value in owners else ""
         if isinstance(layer, str) or layer.reader.fan_in > MAX_COLUMNS:
             continue
         if keeps := _keeps(layer.width):
-            found.append(Layer(operator, target.value, layer.width, tuple(keeps)))
+            found.append(NarrowableLayer(operator, target.value, layer.width, tuple(keeps)))
     return found
 
 

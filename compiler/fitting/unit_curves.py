@@ -20,7 +20,7 @@ GRAMS_NBYTES = 512 << 20
 
 
 @dataclass(frozen=True)
-class Layer:
+class NarrowableLayer:
     """A hidden layer by what reads it: `reader` has `units` inputs and helps to make `goal`.
 
     `keeps` are numbers of units that may be left, falling.
@@ -37,9 +37,9 @@ class Layer:
         return 4 * self.reader.fan_in**2
 
 
-def parts_of(layers: Sequence[Layer]) -> list[list[Layer]]:
+def parts_of(layers: Sequence[NarrowableLayer]) -> list[list[NarrowableLayer]]:
     """The layers in parts that go in one pass each: Gram matrices of at most GRAMS_NBYTES."""
-    parts: list[list[Layer]] = []
+    parts: list[list[NarrowableLayer]] = []
     left = 0
     for layer in layers:
         if layer.gram_nbytes > left or not parts:
@@ -54,7 +54,7 @@ def parts_of(layers: Sequence[Layer]) -> list[list[Layer]]:
 class _Moments:
     """Sums over rows of x and x x^T, and of the goal and its squares, about the first batch's."""
 
-    layer: Layer
+    layer: NarrowableLayer
     rows: int = 0
     centre: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
     goal_centre: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -105,7 +105,9 @@ class UnitCurves:
     bytes a number for each layer, and a batch of rows of one.
     """
 
-    def __init__(self, layers: Sequence[Layer], limit: int, size: FitSize, seed: int = 0) -> None:
+    def __init__(
+        self, layers: Sequence[NarrowableLayer], limit: int, size: FitSize, seed: int = 0
+    ) -> None:
         self.limit = limit
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self._size, self._seed, self._frames = size, seed, 0

@@ -12,20 +12,20 @@ from repsimc.compiler.fitting.operators import operator_making
 from repsimc.compiler.fitting.reference import FitSize
 from repsimc.compiler.fitting.regression import Problem
 from repsimc.compiler.fitting.unit_choice import eliminate_units
-from repsimc.compiler.fitting.unit_curves import Layer, UnitCurves, parts_of
+from repsimc.compiler.fitting.unit_curves import NarrowableLayer, UnitCurves, parts_of
 from repsimc.compiler.graph.program import Program
 from tests.nets.networks import ArrayFrames, Net
 from tests.programs import program_of
 
 
-def layer_and_frames() -> tuple[Program, Layer, ArrayFrames]:
+def layer_and_frames() -> tuple[Program, NarrowableLayer, ArrayFrames]:
     net = Net(3)
     net.gemm(net.node("Tanh", net.gemm("x", 6, 8), out="h"), 8, 4, out="y")
     program = program_of(net.model(x=("N", 6)))
     reader = operator_making(program.values()["a/y"])
     assert reader is not None
     x = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
-    return program, Layer(reader, "a/y", 8, (6, 4, 2)), ArrayFrames({"a/x": x}, batch=64)
+    return program, NarrowableLayer(reader, "a/y", 8, (6, 4, 2)), ArrayFrames({"a/x": x}, batch=64)
 
 
 def test_curves_are_those_of_the_rows() -> None:
