@@ -65,7 +65,9 @@ class Pool:
         """
         readers = [self.layer.reader, *(other.reader for other in self.others)]
         parts = [reader.affine() for reader in readers]
-        unused = [np.zeros_like(other.reader.affine().weight) for other in self.spare]
+        # What read spare units may have made more or fewer outputs than this reader does.
+        outputs = parts[0].weight.shape[2]
+        unused = [np.zeros((1, other.reader.fan_in, outputs)) for other in self.spare]
         return Affine(
             np.concatenate([*(part.weight for part in parts), *unused], axis=1),
             np.sum([part.bias for part in parts], axis=0),

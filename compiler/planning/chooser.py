@@ -126,7 +126,7 @@ class Chooser:
     def smallest(self, factor: float = 1.0) -> Outlook:
         """The least whose predicted errors are so many times what the floors allow at most."""
         allowed = {
-            (one.model, one.output): cost_of(factor * self._forecast.allowance(one))
+            (one.model, one.output): cost_of(self._forecast.allowance(one, factor))
             for one in self._floors
         }
         choice = self._chosen(lambda program: program.smallest(allowed, scale=self._scale))
@@ -259,12 +259,12 @@ class Chooser:
                     saved.macs,
                     None if site is None else site.evidence.get("r2"),
                     fidelity,
-                    predicted.alone.get(action),
+                    _rounded(predicted.alone.get(action)),
                 )
             )
         busy = {name for action in actions for name in action.models}
         alone = {name: why for name, why in self.why_alone().items() if name not in busy}
-        together = predicted.worst if actions and predicted.together else None
+        together = _rounded(predicted.worst) if actions and predicted.together else None
         return plan_of(self._bench.case, planned, alone, together)
 
     def why_alone(self) -> Mapping[str, str]:
@@ -294,3 +294,8 @@ class Chooser:
                 error = error_of(self._scale(candidate) * cost)
                 margins.append(self._forecast.fidelity(one, error) - one.floor)
         return min(margins)
+
+
+def _rounded(share: float | None) -> float | None:
+    """A predicted share in the digits that a plan keeps of it: a plan read back is the same."""
+    return None if share is None else round(share, 6)

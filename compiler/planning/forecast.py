@@ -108,9 +108,14 @@ class Forecast:
         found = least_squares(off, start, bounds=(start - most, start + most), method="trf")
         self.scales |= {kind: float(math.exp(x)) for kind, x in zip(kinds, found.x)}
 
-    def allowance(self, output: OutputComparison) -> float:
-        """The lost share of variance at which an output is expected to come to its floor."""
-        return min(1.0, max(0.0, 1.0 - output.floor) / max(self._rate(output), _LEAST_RATE))
+    def allowance(self, output: OutputComparison, factor: float = 1.0) -> float:
+        """The lost share of variance at which an output is expected to come to its floor.
+
+        Times `factor`. Scores that agree though most of their variance is gone agree by chance:
+        of those no more than a quarter may go.
+        """
+        share = factor * max(0.0, 1.0 - output.floor) / max(self._rate(output), _LEAST_RATE)
+        return min(share, 1.0 if output.metric == VARIANCE else _LOST)
 
     def fidelity(self, output: OutputComparison, error: float) -> float:
         """What an output is expected to keep that loses so much of its variance."""
