@@ -118,7 +118,7 @@ FOLDS = ("fold-activation", "prune-channels", "freeze-branch", "reuse-attention"
 WIDTHS = ("narrow-layer", "narrow-attention")
 CASES: dict[str, Case] = {
     "digits_budget": Case(
-        None, images, {"frames": 160, "budget": parse_budget("60%"), "only": "share"}
+        None, images, {"frames": 160, "budget": parse_budget("80%"), "only": "share"}
     ),
     "frozen_siblings": Case(frozen, images, {"min_fidelity": 0.99, "only": "share"}),
     "tuned_siblings": Case(siblings, images, {"budget": parse_budget("70%"), "only": "share"}),
