@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from repsimc.compiler.actions.action import Action
 from repsimc.compiler.actions.bill import Bill
 from repsimc.compiler.errors import InternalFault
-from repsimc.compiler.planning.candidates import Candidate
+from repsimc.compiler.planning.formulation.candidates import Candidate
 from repsimc.compiler.planning.integer_program import Choice, IntegerProgram
 from repsimc.compiler.planning.limits import Limits
 from tests.nets.candidates import PROGRAMS, Given, candidates_of

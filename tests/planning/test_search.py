@@ -12,7 +12,6 @@ from repsimc.compiler.actions.kinds import chosen
 from repsimc.compiler.case import Case, frames_of
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.planning.damage import error_of
-from repsimc.compiler.planning.deadline import Deadline
 from repsimc.compiler.planning.limits import Limits, bill_of
 from repsimc.compiler.planning.search import Search
 from repsimc.compiler.planning.workbench import Workbench
@@ -24,7 +23,9 @@ from tests.programs import AsRead, program_of
 
 
 def search(bench: Workbench) -> Search:
-    return Search(bench, chosen(), NoProgress(), Deadline(None))
+    found = Search(bench, chosen(), NoProgress())
+    found.prepare()
+    return found
 
 
 def bench_of(model: onnx.ModelProto) -> Workbench:
