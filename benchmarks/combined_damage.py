@@ -21,10 +21,10 @@ from repsimc.compiler.case import case_of, read_models
 from repsimc.compiler.execution.outputs import OutputComparison
 from repsimc.compiler.fitting.effort import TRIAL
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.candidates import Candidate
 from repsimc.compiler.planning.catalogue import Catalogue
 from repsimc.compiler.planning.damage import Output, cost_of, error_of, unexplained
 from repsimc.compiler.planning.forecast import Forecast
+from repsimc.compiler.planning.formulation.candidates import Candidate
 from repsimc.compiler.planning.formulation.combinations import Combinations
 from repsimc.compiler.planning.workbench import Workbench
 from repsimc.compiler.progress import NoProgress

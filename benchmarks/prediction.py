@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from zoo import Zoo
 
-from repsimc.compiler.actions.evidence import RANKING_FRAMES
 from repsimc.compiler.actions.share_prefix import SharePrefixAction
 from repsimc.compiler.actions.shareable import donor_values, receiver_cuts
 from repsimc.compiler.actions.site import Site
@@ -38,6 +37,8 @@ from repsimc.compiler.progress import NoProgress
 
 # These models want raw pixels, 0 to 255; the others whitened ones.
 RAW = {"cifar10_mlperftiny_resnet8"}
+# Similarities are taken over rows of so many frames.
+_RANKING_FRAMES = 512
 _CKA_ROWS = 1024
 _BATCH = 100
 
@@ -129,7 +130,7 @@ class Trials:
         bills = self.bench.bills
         donors = self._values(self.pair.donor)
         targets = self._targets()
-        feeds = fit_feeds(self.program, self._frames, self.pair.receiver, RANKING_FRAMES)
+        feeds = fit_feeds(self.program, self._frames, self.pair.receiver, _RANKING_FRAMES)
         samples = sample_values(self.program, [*donors, *targets], feeds)
         base = bills.bill(())
         assert base is not None

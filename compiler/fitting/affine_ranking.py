@@ -49,7 +49,8 @@ def first_look(
             gram = (x[:cut].T @ x[:cut]).astype(np.float64)
             gram[np.diag_indices(len(gram))] += ridge * float(np.trace(gram)) / len(gram) + 1e-9
             factor = scipy.linalg.cho_factor(gram, lower=True)
-            weight = scipy.linalg.cho_solve(factor, x[:cut].T @ wanted[:cut])
+            aims = (x[:cut].T @ wanted[:cut]).astype(np.float64)
+            weight = scipy.linalg.cho_solve(factor, aims)
             lost = judged - x[cut:] @ weight.astype(np.float32)
             error = np.add.reduceat(np.square(lost).sum(axis=0, dtype=np.float64), starts)
             varies = comparable & (total > 0)

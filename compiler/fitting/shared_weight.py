@@ -212,9 +212,9 @@ def _shared_r2(run: Sequence[_Kept]) -> float:
         parts = [fit @ (one.weight - start) for one, (fit, _, _) in zip(run, grams)]
         pull: Float64 = np.sum(parts, axis=0)
         size = gram.shape[1]
-        ridge = RIDGE * np.trace(gram, axis1=1, axis2=2) / size + 1e-12
-        damped = gram + ridge[:, None, None] * np.eye(size)
-        weight = start + np.linalg.solve(damped, pull).astype(np.float64, copy=False)
+        ridge: Float64 = RIDGE * np.trace(gram, axis1=1, axis2=2) / size + 1e-12
+        damped: Float64 = gram + ridge[:, None, None] * np.eye(size)
+        weight: Float64 = start + np.linalg.solve(damped, pull)
         errors = [_power(judge, weight - one.weight) for one, (_, judge, _) in zip(run, grams)]
         powers = [_power(about, one.weight) for one, (_, _, about) in zip(run, grams)]
     else:

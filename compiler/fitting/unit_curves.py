@@ -67,8 +67,9 @@ class _Moments:
         """Add rows x [n, fan_in] (overwritten) and goal [n, channels]."""
         if not self.rows:
             self.centre, self.goal_centre = x.mean(axis=0), goal.mean(axis=0)
-            self.sums, self.goals = np.zeros(x.shape[1]), np.zeros(goal.shape[1])
-            self.gram = np.zeros((x.shape[1], x.shape[1]), np.float32)
+            fan_in, channels = len(self.centre), len(self.goal_centre)
+            self.sums, self.goals = np.zeros(fan_in), np.zeros(channels)
+            self.gram = np.zeros((fan_in, fan_in), np.float32)
         x -= self.centre
         goal = goal - self.goal_centre
         self.gram += x.T @ x

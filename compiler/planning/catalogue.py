@@ -15,8 +15,8 @@ from ..actions.bill import LEAST_SHARE
 from ..actions.kinds import MOST_DAMAGE, Kind
 from ..actions.site import Site
 from ..progress import Progress
-from .candidates import Candidate
 from .damage import Output, cost_of
+from .formulation.candidates import Candidate
 from .known import KnownCandidate
 from .merge_speed import Merges
 from .sensitivity import Sensitivity

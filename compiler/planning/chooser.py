@@ -11,10 +11,10 @@ from ..actions.carry_out import in_order
 from ..actions.kinds import Kind
 from ..execution.outputs import OutputComparison
 from ..progress import Progress
-from .candidates import Candidate
 from .catalogue import Catalogue
 from .damage import Output, cost_of, error_of
 from .forecast import Forecast, Prediction
+from .formulation.candidates import Candidate
 from .integer_program import Choice, IntegerProgram
 from .known import Known
 from .limits import Limits

@@ -13,8 +13,8 @@ from ..actions.action import Action
 from ..execution.fidelity import VARIANCE
 from ..execution.outputs import OutputComparison
 from ..graph.arrays import Float64
-from .candidates import Candidate
 from .damage import Output, cost_of, error_of, unexplained
+from .formulation.candidates import Candidate
 
 # By how much measurements may change a scale: a ratio of tiny errors says little.
 _MOST_RATIO = 8.0

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ..actions.action import Action
 from ..actions.bill import LEAST_SHARE, Bill, Bills
 from ..errors import InternalFault
-from .candidates import Candidate
 from .damage import Output
+from .formulation.candidates import Candidate
 from .formulation.combinations import Combinations, Weights
 from .formulation.refinement import Aim, Errors, Statement, best
 from .limits import Limits

@@ -99,6 +99,7 @@ PROGRAMS: dict[str, tuple[Callable[[], Program], Callable[[Program], ArrayFrames
     "linear": (lambda: siblings(always_on()), _images),
     "gelu": (lambda: siblings(gelu_mlp(0.15)), _tokens),
     "attention": (lambda: siblings(attention_net()), _tokens),
+    "four of attention": (lambda: siblings(attention_net(), 3), _tokens),
     "still": (lambda: siblings(still_branch()), _images),
     "twins": (lambda: siblings(twins(), 0), _images),
 }

@@ -12,8 +12,8 @@ from repsimc.compiler.actions.bill import Bill
 from repsimc.compiler.actions.combining import check_together
 from repsimc.compiler.errors import ModelError
 from repsimc.compiler.graph.program import node_inputs
-from repsimc.compiler.planning.candidates import Candidate
 from repsimc.compiler.planning.damage import Output
+from repsimc.compiler.planning.formulation.candidates import Candidate
 from repsimc.compiler.planning.integer_program import MEAN_SHARE
 from tests.nets.candidates import Given
 

@@ -11,10 +11,10 @@ from repsimc.compiler.actions.action import Action
 from repsimc.compiler.actions.kinds import KINDS
 from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
 from repsimc.compiler.actions.take_out_region import CollapseAction
-from repsimc.compiler.planning.candidates import Candidate
 from repsimc.compiler.planning.catalogue import Catalogue
 from repsimc.compiler.planning.damage import cost_of
 from repsimc.compiler.planning.deadline import Deadline
+from repsimc.compiler.planning.formulation.candidates import Candidate
 from repsimc.compiler.planning.sensitivity import Errors, Sensitivity
 from repsimc.compiler.progress import NoProgress
 from tests.nets.six_blocks import bench

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from repsimc.compiler.actions.action import Action
 from repsimc.compiler.actions.bill import Bill
 from repsimc.compiler.errors import InternalFault
-from repsimc.compiler.planning.candidates import Candidate
+from repsimc.compiler.planning.formulation.candidates import Candidate
 from repsimc.compiler.planning.integer_program import Choice, IntegerProgram
 from repsimc.compiler.planning.limits import Limits
 from tests.nets.candidates import PROGRAMS, Given, candidates_of
@@ -157,8 +157,8 @@ def test_forbidden_sets_are_not_chosen_together() -> None:
     found, candidates = some_case()
     whole = found.bills.bill(())
     assert whole is not None
-    limits = Limits(round(0.6 * whole.weights_nbytes))
     program = IntegerProgram(found.bills, candidates)
+    limits = Limits((whole.weights_nbytes + program.least().weights_nbytes) // 2)
     forbidden: list[frozenset[Action]] = []
     damages: list[float] = []
     for _ in range(5):
@@ -231,7 +231,7 @@ def test_out_of_time_the_answer_is_greedy() -> None:
 
 
 def test_better_than_a_thousand_random_combinations() -> None:
-    found = candidates_of("three residual siblings")
+    found = candidates_of("four of attention")
     draws = random.Random(1)
     candidates = [
         Candidate(one.site, {output: error + 0.001 for output, error in one.errors.items()})

@@ -10,6 +10,7 @@ from repsimc.compiler.actions.bill import Bill
 from repsimc.compiler.execution.fidelity import VARIANCE
 from repsimc.compiler.execution.outputs import OutputComparison
 from repsimc.compiler.planning.chooser import Outlook
+from repsimc.compiler.planning.forecast import Prediction
 from repsimc.compiler.planning.integer_program import Choice
 from repsimc.compiler.planning.limits import Budgets, Limits, bill_of
 from repsimc.compiler.planning.refusals import Refusals
@@ -33,7 +34,7 @@ def refusals(frames: bool = True, **wishes: Any) -> tuple[Refusals, Limits]:
 
 
 def outlook(fidelity: float, bill: Bill = HALF) -> Outlook:
-    return Outlook(Choice((), bill, {}, True), (), fidelity, False)
+    return Outlook(Choice((), bill, {}, True), (), bill, Prediction({}, {}), fidelity, False)
 
 
 def trial(value: float, floor: float = 0.99, actions: int = 1) -> Trial:

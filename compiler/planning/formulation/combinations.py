@@ -9,9 +9,9 @@ from ...actions.action import Action
 from ...actions.bill import Bill, Bills
 from ...actions.combining import makes_idle
 from ...errors import InternalFault
-from ..candidates import Candidate
 from ..damage import Output
 from ..limits import Limits
+from .candidates import Candidate
 from .carried_errors import CarriedErrors
 from .contraction import Contraction
 from .exclusions import cliques, exclusions

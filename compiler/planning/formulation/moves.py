@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...actions.action import Action, Effect, Stage
 from ...actions.bill import Bill, Bills
-from ..candidates import Candidate
+from .candidates import Candidate
 
 
 @dataclass(frozen=True)

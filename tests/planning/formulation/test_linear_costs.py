@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from repsimc.compiler.planning.candidates import Candidate
+from repsimc.compiler.planning.formulation.candidates import Candidate
 from repsimc.compiler.planning.formulation.combinations import Combinations
 from repsimc.compiler.planning.formulation.linear_program import Ending
 from tests.nets.candidates import PROGRAMS, candidates_of

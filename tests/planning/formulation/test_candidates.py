@@ -10,7 +10,7 @@ from repsimc.compiler.actions.bill import Bill
 from repsimc.compiler.actions.site import Site
 from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.errors import InternalFault
-from repsimc.compiler.planning.candidates import Candidate
+from repsimc.compiler.planning.formulation.candidates import Candidate
 
 SITE = Site(CollapseAction("a", "a/b0", "a/b1"), Bill(1, 1), 0.0)
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..actions.action import Action
-from ..actions.site import Site
-from ..errors import InternalFault
-from .damage import Output
+from ...actions.action import Action
+from ...actions.site import Site
+from ...errors import InternalFault
+from ..damage import Output
 
 
 @dataclass(frozen=True, eq=False)
