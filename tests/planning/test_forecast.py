@@ -80,7 +80,9 @@ def test_an_allowance_is_the_error_at_which_the_floor_is_met() -> None:
     assert forecast.allowance(seen(1.0)) == pytest.approx(0.1)
     scores = seen(0.98, TOP1, 0.99)
     guessed = forecast.allowance(scores)
-    assert forecast.fidelity(scores, guessed) == pytest.approx(0.9)
+    assert forecast.fidelity(scores, guessed) > 0.9
+    # Scores that agree by chance: of their variance no more than a quarter may go.
+    assert guessed == 0.25 == forecast.allowance(scores, factor=3)
     # 2 % of the variance went with 1 % of the frames: ten times that goes with the floor.
     forecast.learn([("collapse", {OUTPUT: 0.02})], [scores])
     assert forecast.allowance(scores) == pytest.approx(0.2)
