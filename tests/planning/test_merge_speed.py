@@ -38,7 +38,9 @@ class Clock:
         return [1.0, self.after]
 
 
-@pytest.mark.parametrize(("seconds", "faster"), [(0.9, True), (1.0, True), (1.05, True), (1.2, False)])
+@pytest.mark.parametrize(
+    ("seconds", "faster"), [(0.9, True), (1.0, True), (1.05, True), (1.2, False)]
+)
 def test_a_merge_is_timed_once(
     seconds: float, faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
