@@ -89,6 +89,11 @@ class _Reach:
         return len(samples.rows[name]), samples.spatial[name], samples.every.get(name)
 
 
+def _split(rows: Float32) -> int:
+    """How many of a value's rows fit; values of one place a frame have fewer than maps."""
+    return int(len(rows) * _FIT_SHARE)
+
+
 class AffineRanking:
     """Held-out R2 of affine maps from many donors (alone or several at once) to a receiver.
 
@@ -101,8 +106,6 @@ class AffineRanking:
         self.samples = samples
         self.donors = tuple(donors)
         self._ridge = ridge
-        rows = len(next(iter(samples.rows.values()))) if samples.rows else 0
-        self._split = int(rows * _FIT_SHARE)
         self._centred: dict[str, Float32] = {}
         self._blocks: dict[tuple[str, str], tuple[Float64, Float64]] = {}
         self._factors: dict[str, tuple[Float64, bool]] = {}
@@ -167,7 +170,8 @@ class AffineRanking:
     def _power(self, receiver: str) -> tuple[float, float]:
         """The sum of squares of the rows that judge, and that around their own mean."""
         if receiver not in self._powers:
-            judged = self._rows(receiver)[self._split :]
+            rows = self._rows(receiver)
+            judged = rows[_split(rows) :]
             power = float(np.square(judged, dtype=np.float64).sum())
             mean = judged.mean(axis=0, dtype=np.float64)
             self._powers[receiver] = power, power - len(judged) * float(mean @ mean)
@@ -186,7 +190,7 @@ class AffineRanking:
                 fit, judge = self._blocks[b, a]
                 return fit.T, judge.T
             left, right = self._rows(a), self._rows(b)
-            cut = self._split
+            cut = _split(left)
             self._blocks[a, b] = (
                 (left[:cut].T @ right[:cut]).astype(np.float64),
                 (left[cut:].T @ right[cut:]).astype(np.float64),
@@ -196,7 +200,7 @@ class AffineRanking:
     def _rows(self, name: str) -> Float32:
         if name not in self._centred:
             rows = self.samples.rows[name]
-            self._centred[name] = rows - rows[: self._split].mean(axis=0)
+            self._centred[name] = rows - rows[: _split(rows)].mean(axis=0)
         return self._centred[name]
 
     def _forget(self, receiver: str) -> None:

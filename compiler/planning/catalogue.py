@@ -65,7 +65,8 @@ class Catalogue:
         for site in self._sites:
             errors: Errors = self._known.get(site.action, {}) or {}
             if site.action in self._known and self._known[site.action] is None:
-                errors = {(site.receiver, ""): math.inf}
+                own = next(iter(self._bench.program.models[site.receiver].outputs))
+                errors = {(site.receiver, own): math.inf}
             found.append(KnownCandidate(site, errors))
         return tuple(found)
 

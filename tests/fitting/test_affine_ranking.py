@@ -94,3 +94,15 @@ def test_values_without_variance_are_no_receivers_and_poor_donors() -> None:
 def test_no_rows_no_donors() -> None:
     assert AffineRanking(Samples({}, {}, {}), []).donors == ()
     assert AffineRanking(samples(x=drawn(0, 80, 2)), []).best("x") == []
+
+
+def test_values_of_one_place_a_frame_are_split_by_their_own_rows() -> None:
+    # Beside maps of sixteen rows a frame; the first value says nothing of the others.
+    pixels, vector = drawn(0, 1600, 6), drawn(1, 100, 4)
+    found = Samples(
+        {"map": pixels, "donor": vector, "receiver": related(2, vector, 3, 0.1)},
+        {"map": (4, 4), "donor": (), "receiver": ()},
+        {"map": 6, "donor": 4, "receiver": 3},
+    )
+    ((r2, donors), *_) = AffineRanking(found, ["map", "donor"]).best("receiver")
+    assert donors == ("donor",) and r2 > 0.98

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -15,6 +16,7 @@ from repsimc.compiler.planning.catalogue import Catalogue
 from repsimc.compiler.planning.damage import cost_of
 from repsimc.compiler.planning.deadline import Deadline
 from repsimc.compiler.planning.formulation.candidates import Candidate
+from repsimc.compiler.planning.known import Known, known_from_json
 from repsimc.compiler.planning.sensitivity import Errors, Sensitivity
 from repsimc.compiler.progress import NoProgress
 from tests.nets.six_blocks import bench
@@ -127,3 +129,21 @@ def test_without_kinds_there_are_no_candidates(looks: Looks) -> None:
     found = Catalogue(bench(), (), NoProgress())
     found.prepare()
     assert found.candidates() == [] and found.known() == () and looks.asked == []
+
+
+def test_what_is_in_vain_is_still_known_to_be_after_json(looks: Looks) -> None:
+    found = catalogue()
+    found.prepare()
+    first = next(one for one in found.candidates() if isinstance(one.action, CollapseAction))
+    looks.lost[first.action] = None
+    again = catalogue()
+    again.prepare()
+    assert first.action not in {site.action for site in again.sites}
+    text = json.dumps(Known(again.known()).to_json(), allow_nan=False)
+    case = bench().case
+    read = known_from_json(json.loads(text), "entry", case)
+    looks.asked.clear()
+    resumed = catalogue()
+    resumed.prepare(read.candidates)
+    assert not looks.asked
+    assert {site.action for site in resumed.sites} == {site.action for site in again.sites}
