@@ -128,10 +128,9 @@ class Forecast:
         """
         if output.floor <= 0:
             return False
-        least = error / _WON_BACK
         if output.metric != VARIANCE:
-            return least > max(_LOST, self.allowance(output))
-        return least > self.allowance(output)
+            return error / 2 > max(_LOST, 1.0 - output.floor)
+        return error / _WON_BACK > self.allowance(output)
 
     def _rate(self, output: OutputComparison) -> float:
         default = 1.0 if output.metric == VARIANCE else _BY_AGREEMENT

@@ -45,6 +45,7 @@ class Search:
 
     def __init__(self, bench: Workbench, kinds: Sequence[Kind], progress: Progress) -> None:
         self._bench = bench
+        self._progress = progress
         self._chooser = Chooser(bench, kinds, progress, bench.compare(bench.program))
         self._tried: dict[frozenset[Action], tuple[Trial, int]] = {}
         self._carried_out: dict[frozenset[Action], Trial] = {}
@@ -221,6 +222,7 @@ class Search:
         """A choice on few frames, and by how many bytes it is over; its program is not kept."""
         key = frozenset(outlook.actions)
         if key not in self._tried:
+            self._progress.stage("trying a plan on few frames", None)
             trial = self._bench.measure(outlook.actions, PROPOSAL)
             self._chooser.learn(outlook, trial)
             self._tried[key] = trial.remembered(), excess(trial.program)

@@ -94,6 +94,8 @@ def test_hopeless_is_what_no_fit_wins_back() -> None:
     assert not forecast.hopeless(seen(1.0), 0.25)
     assert forecast.hopeless(seen(1.0), 0.35)
     # Agreement outlasts variance.
-    assert not forecast.hopeless(seen(1.0, TOP1, 1.0, floor=0.99), 0.6)
+    assert not forecast.hopeless(seen(1.0, TOP1, 1.0, floor=0.99), 0.45)
+    assert forecast.hopeless(seen(1.0, TOP1, 1.0, floor=0.99), 0.55)
+    assert not forecast.hopeless(seen(1.0, TOP1, 1.0, floor=0.5), 0.9)
     assert forecast.hopeless(seen(1.0, TOP1, 1.0, floor=0.99), 0.9)
     assert not forecast.hopeless(seen(1.0, floor=0.0), 1.0)
