@@ -16,9 +16,6 @@ from .json_values import JsonValue
 
 _SMAPS = Path("/proc/self/smaps")
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)")
-# glibc's malloc.h; the most that it takes for a piece, and what may lie free at the heap's end.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_RETAINED_PIECE_NBYTES, _RETAINED_NBYTES = 32 << 20, 512 << 20
 _LIBRARY = re.compile(r"\.so(\.[0-9.]+)?( \(deleted\))?$")
 
 
@@ -93,16 +90,3 @@ def release_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
             ctypes.CDLL(None).malloc_trim(0)
-
-
-def retain_memory() -> None:
-    """Keeps memory that is freed for what comes next, until `release_memory` (glibc).
-
-    What goes back to the system at every step comes as fresh pages at the next, whose faults are
-    a good part of the processor time of fits.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # musl has no mallopt
-            libc = ctypes.CDLL(None)
-            libc.mallopt(_M_MMAP_THRESHOLD, _RETAINED_PIECE_NBYTES)
-            libc.mallopt(_M_TRIM_THRESHOLD, _RETAINED_NBYTES)

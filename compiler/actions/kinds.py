@@ -149,16 +149,5 @@ def free_sites(evidence: Evidence, kinds: Sequence[Kind]) -> list[Site]:
     return found
 
 
-def costly_sites(evidence: Evidence, kinds: Sequence[Kind]) -> list[Site]:
-    """Sites of the other kinds that fold: none is free, so they are looked for under a budget."""
-    return [
-        site
-        for kind in kinds
-        if not kind.free and kind.action.stage > Stage.SHARING
-        for group in evidence.groups
-        for site in kind.sites(evidence, group).found
-    ]
-
-
 def _promising(site: Site) -> bool:
     return site.damage <= MOST_DAMAGE and max(site.saved.weights_nbytes, site.saved.macs) > 0
