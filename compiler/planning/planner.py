@@ -12,6 +12,7 @@ from .plan import plan_of
 from .proof import tell_unproved
 from .refusals import Refusals
 from .search import Planned, Search
+from .trial import Trial
 from .workbench import Workbench
 
 # Full fits that a refusal spends on the smallest plan that there is.
@@ -99,22 +100,25 @@ class Planner:
             return search.smallest()
         excess = self._budgets.excess_nbytes
         outlook = search.outlook(limits)
-        if outlook is None or outlook.hopeless:
-            least = search.smallest_outlook()
-            if self._may_fit(least):
-                smallest = search.smallest()
-                if fits(smallest[1].program, limits, excess):
-                    return smallest
-            raise self._refusals.out_of_reach(limits, least, outlook, search.why_alone())
-        found, fitted = search.within(limits, excess)
-        if found is None and search.cut_short:
-            raise self._bench.deadline.refusal(self._refusals.wanted)
-        if found is None:
+        fitted: list[Trial] = []
+        if outlook is not None and not outlook.hopeless:
+            found, fitted = search.within(limits, excess)
+            if found is not None:
+                return found
+            if search.cut_short:
+                raise self._bench.deadline.refusal(self._refusals.wanted)
+        if fitted:
             smallest = search.smallest(_LEAST_ROUNDS)
             if fits(smallest[1].program, limits, excess):
                 return smallest
             raise self._refusals.missed(limits, fitted, smallest[1])
-        return found
+        # What was tried on few frames, if anything, corrects what is told.
+        least, outlook = search.smallest_outlook(), search.outlook(limits)
+        if self._may_fit(least):
+            smallest = search.smallest()
+            if fits(smallest[1].program, limits, excess):
+                return smallest
+        raise self._refusals.out_of_reach(limits, least, outlook, search.why_alone())
 
     def _may_fit(self, least: Outlook) -> bool:
         """Whether a budget of bytes may be met after all.

@@ -33,6 +33,8 @@ _SMALL = 3e-3
 _CONTENT = 0.01
 # A trial is carried out beside the best one if it did at most so much more damage.
 _NEAR = 1.05
+# Fits on all frames win back so much of what a trial on few lost at most, but for a few frames.
+_WON_BACK, _FEW = 4.0, 4.0
 # With no budget: by how much the allowed error is raised, or lowered, between two fits at most.
 _STEP = 3.0
 
@@ -115,6 +117,7 @@ class Search:
         """The least damage within the limits and floors, and all that was fitted for it.
 
         What was fitted for other limits, and is within these, is as good as fitted for them.
+        Nothing is fitted on all frames where a trial on few says that it would be in vain.
         """
         fitted: list[Trial] = []
         for _ in range(ROUNDS):
@@ -124,7 +127,7 @@ class Search:
             new = [one for one in outlooks if frozenset(one.actions) not in done]
             best = self._best(limits, excess)
             near = new[:1] if best is None else [one for one in new[:1] if self._near(one, best)]
-            if not near or self._over(len(fitted)):
+            if not near or self._in_vain(near[0]) or self._over(len(fitted)):
                 break
             trial = self._carry_out(near[0])
             fitted.append(trial)
@@ -154,6 +157,16 @@ class Search:
             return outlook.error < max(best.errors.values(), default=0.0)
         return felt(mine[0].outputs) <= _NEAR * felt(other[0].outputs)
 
+    def _in_vain(self, outlook: Outlook) -> bool:
+        """Whether a choice, as tried on few frames, misses a floor by more than fits win back."""
+        key = frozenset(outlook.actions)
+        if key not in self._tried:
+            return False
+        return any(
+            1.0 - one.value - _FEW / max(one.frames, 1) > _WON_BACK * (1.0 - one.floor)
+            for one in self._tried[key][0].outputs
+        )
+
     def _proposals(
         self, limits: Limits, excess: Excess, barred: Sequence[frozenset[Action]]
     ) -> list[Outlook]:
@@ -172,7 +185,7 @@ class Search:
             if over > 0 and limits.weights_nbytes is not None:
                 return self._proposals(_tightened(limits, trial, over), excess, barred)
             found.append((felt(trial.outputs), outlook))
-            if self._bench.deadline.over:
+            if self._bench.deadline.over or self._in_vain(outlook):
                 break
         return [outlook for _, outlook in sorted(found, key=lambda one: one[0])]
 
