@@ -123,13 +123,20 @@ class Chooser:
             return None
         return self._told(choice, limits)
 
-    def smallest(self, factor: float = 1.0) -> Outlook:
-        """The least whose predicted errors are so many times what the floors allow at most."""
+    def smallest(self, factor: float = 1.0, look: bool = True) -> Outlook:
+        """The least whose predicted errors are so many times what the floors allow at most.
+
+        Unless `look`, of what was not looked at only its like tells what it does.
+        """
         allowed = {
             (one.model, one.output): cost_of(self._forecast.allowance(one, factor))
             for one in self._floors
         }
-        choice = self._chosen(lambda program: program.smallest(allowed, scale=self._scale))
+
+        def solve(program: IntegerProgram) -> Choice | None:
+            return program.smallest(allowed, scale=self._scale)
+
+        choice = self._chosen(solve) if look else solve(self._solver())
         assert choice is not None
         return self._told(choice, Limits())
 

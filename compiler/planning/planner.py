@@ -112,13 +112,14 @@ class Planner:
             if fits(smallest[1].program, limits, excess):
                 return smallest
             raise self._refusals.missed(limits, fitted, smallest[1])
-        # What was tried on few frames, if anything, corrects what is told.
-        least, outlook = search.smallest_outlook(), search.outlook(limits)
+        # Looks were taken on the way to a plan within the limits, if there is one.
+        least = search.smallest_outlook(look=outlook is None)
         if self._may_fit(least):
             smallest = search.smallest()
             if fits(smallest[1].program, limits, excess):
                 return smallest
-        raise self._refusals.out_of_reach(limits, least, outlook, search.why_alone())
+        met = None if outlook is None else search.least_tried(outlook)
+        raise self._refusals.out_of_reach(limits, least, met, search.why_alone())
 
     def _may_fit(self, least: Outlook) -> bool:
         """Whether a budget of bytes may be met after all.

@@ -37,12 +37,12 @@ class Refusals:
         return self._over(limits, bill, what)
 
     def out_of_reach(
-        self, limits: Limits, least: Outlook, met: Outlook | None, why: Mapping[str, str]
+        self, limits: Limits, least: Outlook, met: float | None, why: Mapping[str, str]
     ) -> BudgetError:
-        """No plan meets the limits, or (`met`) none without losing far more than floors allow.
+        """No plan meets the limits, or none without losing far more than floors allow.
 
-        `least` is the smallest that is predicted to keep the floors, `why` says by model what
-        stands against more.
+        `met` is the fidelity at which they would be met, `least` the smallest plan that is
+        predicted to keep the floors; `why` says by model what stands against more.
         """
         choice = least.choice
         what = (
@@ -50,7 +50,7 @@ class Refusals:
             f"{{}} ({described(least.actions)}), predicted to keep {_shown(least.fidelity)}"
         )
         if met is not None:
-            what += f"; the budget would be met at about {_shown(met.fidelity)}"
+            what += f"; the budget would be met at about {_shown(met)}"
         lines = [f"  {name}: {reason}" for name, reason in why.items()]
         return self._over(limits, choice.bill, what, lines)
 

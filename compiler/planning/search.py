@@ -75,9 +75,14 @@ class Search:
         """The least damage within the limits as it is predicted; None where nothing is within."""
         return self._chooser.within(limits)
 
-    def smallest_outlook(self) -> Outlook:
-        """The least that is predicted to keep the floors."""
-        return self._chooser.smallest()
+    def smallest_outlook(self, look: bool = True) -> Outlook:
+        """The least that is predicted to keep the floors; unless `look`, by what is known."""
+        return self._chooser.smallest(look=look)
+
+    def least_tried(self, outlook: Outlook) -> float:
+        """The lowest fidelity of a choice as it was tried on few frames, or else as predicted."""
+        tried = self._tried.get(frozenset(outlook.actions))
+        return outlook.fidelity if tried is None else tried[0].least
 
     # -- the whole trade-off ---------------------------------------------------------------------
 

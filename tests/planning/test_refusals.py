@@ -50,7 +50,7 @@ def test_what_was_wanted_is_told_in_words() -> None:
 
 def test_a_budget_out_of_reach_names_the_least_before_any_fit() -> None:
     told, limits = refusals(budget=parse_budget("20%"))
-    error = told.out_of_reach(limits, outlook(0.994), outlook(0.31), {"a": "it is so"})
+    error = told.out_of_reach(limits, outlook(0.994), 0.31, {"a": "it is so"})
     assert "the budget of 20% leaves" in error.message
     assert "needs about" in error.message and "predicted to keep 0.99" in error.message
     assert "the budget would be met at about 0.31" in error.message
