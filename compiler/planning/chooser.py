@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from ..actions.kinds import Kind
 from ..execution.outputs import OutputComparison
 from ..progress import Progress
 from .catalogue import Catalogue
-from .damage import Output, cost_of, error_of
+from .damage import Output, cost_of, error_of, unexplained
 from .forecast import Forecast, Prediction
 from .formulation.candidates import Candidate
 from .integer_program import Choice, IntegerProgram
@@ -86,6 +87,16 @@ class Chooser:
         """Take in what came of a choice."""
         costs = [(one.action.kind, one.errors) for one in outlook.choice.candidates]
         self._forecast.learn(costs, trial.outputs)
+
+    def may_meet(self, trial: Trial, left: float) -> bool:
+        """Whether a trial's outputs are expected to keep their floors with `left` of their errors.
+
+        By all that was measured: which side few frames are on says little by itself.
+        """
+        return all(
+            self._forecast.fidelity(one, left * unexplained(one)) >= one.floor
+            for one in trial.outputs
+        )
 
     def doubt_free(self) -> bool:
         """Put what was seen to cost nothing on a level with the rest; whether there was any.
@@ -168,7 +179,8 @@ class Chooser:
         costs: dict[str, float] = {}
         for one in choice.candidates:
             kind = one.action.kind
-            costs[kind] = costs.get(kind, 0.0) + self._scale(one) * sum(one.errors.values())
+            scale = self._forecast.scale(kind)
+            costs[kind] = costs.get(kind, 0.0) + scale * sum(one.errors.values())
         return costs
 
     def _chosen(self, solve: Callable[[IntegerProgram], Choice | None]) -> Choice | None:
@@ -209,6 +221,13 @@ class Chooser:
         return {output: most / allowance for output, allowance in allowed.items()}
 
     def _scale(self, candidate: Candidate) -> float:
+        """What a candidate's errors are multiplied by: infinite where an output may lose nothing.
+
+        That is one whose floor is 1.
+        """
+        for one in self._floors:
+            if one.floor >= 1 and candidate.errors.get((one.model, one.output), 0.0) > _FREE:
+                return math.inf
         return self._forecast.scale(candidate.action.kind)
 
     # -- what a choice comes to ------------------------------------------------------------------
@@ -298,7 +317,7 @@ class Chooser:
         for one in self._floors:
             cost = candidate.errors.get((one.model, one.output), 0.0)
             if cost > 0:
-                error = error_of(self._scale(candidate) * cost)
+                error = error_of(self._forecast.scale(candidate.action.kind) * cost)
                 margins.append(self._forecast.fidelity(one, error) - one.floor)
         return min(margins)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..actions.action import Action
+from ..actions.bill import Bill
 from ..actions.kinds import Kind
 from ..fitting.effort import PROPOSAL
 from ..progress import Progress
@@ -33,10 +34,14 @@ _SMALL = 3e-3
 _CONTENT = 0.01
 # A trial is carried out beside the best one if it did at most so much more damage.
 _NEAR = 1.05
+# What fits on all frames leave of the error that fits on few leave, and how many trials look for
+# the least that keeps the floors.
+_BY_ALL, _TRIES = 0.75, 6
 # Fits on all frames win back so much of what a trial on few lost at most, but for a few frames.
 _WON_BACK, _FEW = 4.0, 4.0
-# With no budget: by how much the allowed error is raised, or lowered, between two fits at most.
-_STEP = 3.0
+# With no budget: by how much the allowed error is raised, or lowered, between two trials at most,
+# and how near to each other two may be.
+_STEP, _CLOSE = 2.0, 1.2
 
 Planned = tuple[Plan, Trial]
 """A plan, and the program that came of it when it was fitted on all frames."""
@@ -210,29 +215,74 @@ class Search:
     # -- without limits --------------------------------------------------------------------------
 
     def smallest(self, rounds: int = ROUNDS) -> Planned:
-        """The least by bytes and MACs together that keeps the floors, by so many full fits."""
-        factor, low, high = 1.0, 0.0, math.inf
+        """The least by bytes and MACs together that keeps the floors, by so many full fits.
+
+        What is expected to keep them, as it was tried on few frames, is fitted on all, the least
+        first.
+        """
         best = self._bench.measure(())
-        for done in range(rounds):
-            outlook = self._chooser.smallest(factor)
-            key = frozenset(outlook.actions)
-            if not key or key in self._carried_out or self._over(done):
+        fitted = 0
+        while fitted < rounds:
+            promising = self._promising()
+            again = False
+            for outlook in promising[: rounds - fitted]:
+                if self._over(fitted):
+                    return self._planned(best)
+                trial = self._carry_out(outlook)
+                fitted += 1
+                if trial.met:
+                    return self._planned(min(best, trial, key=self._size))
+                again = again or self._chooser.doubt_free()
+            if not again:
                 break
-            trial = self._carry_out(outlook)
-            if trial.met:
-                best = min(best, trial, key=self._size)
-                low = factor
-            elif self._chooser.doubt_free():
-                continue
-            else:
-                high = factor
-            factor = _between(factor, low, high)
         return self._planned(best)
+
+    def _promising(self) -> list[Outlook]:
+        """Choices that are expected to keep the floors after trials on few frames, the least first.
+
+        Predictions are corrected by every trial, so that the same share of what the floors allow
+        is asked for again, until nothing changes by it.
+        """
+        factor, low, high = 1.0, 0.0, math.inf
+        kept: list[tuple[float, Outlook]] = []
+        for _ in range(_TRIES):
+            outlook = self._chooser.smallest(factor)
+            if self._bench.deadline.over:
+                break
+            met, known = self._kept(outlook)
+            if met and not known:
+                kept.append((self._share(outlook), outlook))
+            if not met and not known:
+                continue  # what the trial taught may be all that was wrong
+            low, high = (factor, high) if met else (low, factor)
+            factor = _between(factor, low, high)
+            if low > 0 and high / low < _CLOSE:
+                break
+        return [outlook for _, outlook in sorted(kept, key=lambda one: one[0])]
+
+    def _kept(self, outlook: Outlook) -> tuple[bool, bool]:
+        """Whether a choice keeps the floors, or is expected to when fitted on all frames.
+
+        And whether that was known before.
+        """
+        key = frozenset(outlook.actions)
+        if not key:
+            return False, True
+        if key in self._carried_out:
+            return self._carried_out[key].met, True
+        known = key in self._tried
+        trial, _ = self._try(outlook, lambda program: 0)
+        return self._chooser.may_meet(trial, _BY_ALL), known
+
+    def _share(self, outlook: Outlook) -> float:
+        whole = self._bench.bills.bill(())
+        assert whole is not None
+        return _shares(outlook.bill, whole)
 
     def _size(self, trial: Trial) -> float:
         whole, bill = self._bench.bills.bill(()), bill_of(trial.program)
         assert whole is not None
-        return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(whole.macs, 1)
+        return _shares(bill, whole)
 
     # -- measuring -------------------------------------------------------------------------------
 
@@ -284,6 +334,11 @@ def _with_room(limits: Limits, trial: Trial, left: int) -> Limits:
         return limits
     most = trial.bill.weights_nbytes + left
     return replace(limits, weights_nbytes=max(most, limits.weights_nbytes))
+
+
+def _shares(bill: Bill, whole: Bill) -> float:
+    """Bytes and MACs as shares of what they were, together."""
+    return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(whole.macs, 1)
 
 
 def _between(factor: float, low: float, high: float) -> float:

@@ -78,15 +78,29 @@ def test_measurements_move_a_scale_by_no_more_than_eight_times() -> None:
 def test_an_allowance_is_the_error_at_which_the_floor_is_met() -> None:
     forecast = Forecast()
     assert forecast.allowance(seen(1.0)) == pytest.approx(0.1)
-    scores = seen(0.98, TOP1, 0.99)
+    scores = seen(0.9975, TOP1, 0.99)
     guessed = forecast.allowance(scores)
     assert forecast.fidelity(scores, guessed) > 0.9
     # Scores that agree by chance: of their variance no more than a quarter may go.
     assert guessed == 0.25 == forecast.allowance(scores, factor=3)
-    # 2 % of the variance went with 1 % of the frames: ten times that goes with the floor.
-    forecast.learn([("collapse", {OUTPUT: 0.02})], [scores])
-    assert forecast.allowance(scores) == pytest.approx(0.2)
-    assert forecast.fidelity(scores, 0.2) == pytest.approx(0.9)
+    # 1 % of the frames went with 0.25 % of the variance, its root 5 %: half as many roots again.
+    for _ in range(100):
+        forecast.learn([("collapse", {OUTPUT: 0.02})], [scores])
+    assert forecast.fidelity(scores, 0.0025) == pytest.approx(0.99, abs=2e-4)
+    tight = seen(0.9975, TOP1, 0.99, floor=0.98)
+    assert forecast.allowance(tight) == pytest.approx(0.01, rel=0.05)
+    assert forecast.allowance(tight, factor=2) == pytest.approx(0.02, rel=0.05)
+    assert forecast.fidelity(tight, forecast.allowance(tight)) == pytest.approx(0.98)
+
+
+def test_few_frames_move_what_an_agreement_is_expected_to_lose_by_their_weight() -> None:
+    few, many = Forecast(), Forecast()
+    none_lost = seen(0.99, TOP1, 1.0, floor=0.995)
+    before = few.allowance(none_lost)
+    few.learn([("collapse", {OUTPUT: 0.01})], [none_lost])
+    for _ in range(20):
+        many.learn([("collapse", {OUTPUT: 0.01})], [none_lost])
+    assert before < few.allowance(none_lost) <= many.allowance(none_lost) == 0.25
 
 
 def test_hopeless_is_what_no_fit_wins_back() -> None:
