@@ -284,19 +284,41 @@ class _Pair:
     def ladder(self, length: int) -> tuple[list[Site], float]:
         """At most so many sites, each with its alternatives; and the best R2 that was seen."""
         rough = {cut: self._rough(cut) for cut in self._cuts}
-        chosen = _cuts_of(rough, _LOOK_RUNGS * length, MIN_R2 / 2)
+        chosen = self._cuts_of(rough, _LOOK_RUNGS * length, MIN_R2 / 2)
         singles = {cut: self._sites(cut, 1, 1.0) for cut in chosen}
         looks = [
             site.evidence["r2"] for sites in (*rough.values(), *singles.values()) for site in sites
         ]
-        chosen = _cuts_of(singles, length, MIN_R2)
+        chosen = self._cuts_of(singles, length, MIN_R2)
         cut_of: dict[Site, Cut] = {}
         for cut in chosen:
             cut_of |= dict.fromkeys(self._sites(cut, MAX_DONORS, 1.0), cut)
-        best = ladder([s for s in cut_of if s.evidence["r2"] >= MIN_R2], length)
+        best = self._rungs(cut_of, length, MIN_R2)
         return [self._with_alternatives(site, cut_of[site]) for site in best], max(
             looks, default=0.0
         )
+
+    def _cuts_of(
+        self, sites: Mapping[Cut, Sequence[Site]], length: int, least_r2: float
+    ) -> list[Cut]:
+        """The cuts on the ladder of their sites that explain enough."""
+        cut_of = {site: cut for cut, found in sites.items() for site in found}
+        rungs = self._rungs(cut_of, length, least_r2)
+        return list(dict.fromkeys(cut_of[site] for site in rungs))
+
+    def _rungs(self, cut_of: Mapping[Site, Cut], length: int, least_r2: float) -> list[Site]:
+        """The ladder of sites that explain enough: one of maps, and one of values without places.
+
+        A mean over places is explained far better than the map that it is of, which says nothing
+        of what the outputs make of either.
+        """
+        spatial = self._samples.spatial
+        apart: dict[bool, list[Site]] = {}
+        for site, cut in cut_of.items():
+            if site.evidence["r2"] >= least_r2:
+                maps = any(spatial[target] for target in self._targets(cut))
+                apart.setdefault(maps, []).append(site)
+        return [site for maps in sorted(apart) for site in ladder(apart[maps], length)]
 
     def _targets(self, cut: Cut) -> list[str]:
         """What adapters at a cut would make."""
@@ -403,13 +425,6 @@ class _Pair:
                 continue
             sites.append(Site(action, saved, 1 - r2, {"depth": cut.depth, "r2": r2}))
         return sites
-
-
-def _cuts_of(sites: Mapping[Cut, Sequence[Site]], length: int, least_r2: float) -> list[Cut]:
-    """The cuts on the ladder of their sites that explain enough."""
-    cut_of = {site: cut for cut, found in sites.items() for site in found}
-    rungs = ladder([site for site in cut_of if site.evidence["r2"] >= least_r2], length)
-    return list(dict.fromkeys(cut_of[site] for site in rungs))
 
 
 def _raw_r2(samples: Samples, donor: str, receiver: str) -> float:

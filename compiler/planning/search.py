@@ -200,11 +200,18 @@ class Search:
         return [outlook for _, outlook in sorted(found, key=lambda one: one[0])]
 
     def _choices(self, limits: Limits, barred: Sequence[frozenset[Action]]) -> Iterator[Outlook]:
-        """The choice of all kinds; those without one of them; that with what was learned."""
+        """The choice of all kinds; those without one of them; that with what was learned.
+
+        Beside a single action, the next best: what it is predicted to do nothing else corrects.
+        """
         first = self._chooser.within(limits, barred)
         if first is None:
             return
         yield first
+        if len(first.actions) == 1:
+            other = self._chooser.within(limits, [*barred, frozenset(first.actions)])
+            if other is not None:
+                yield other
         for kind in self._chooser.kinds_that_matter(first):
             other = self._chooser.within(limits, barred, {kind})
             if other is not None:
