@@ -24,8 +24,8 @@ from .action import Disturbed, Effect, OneModel, Reads, Stage
 from .evidence import Evidence
 from .site import MULTIPLE, Site, Sites, owners_of
 
-# Shares of a layer's units that are tried, one after another: finer steps cost more measurements.
-_LEFT = (Fraction(3, 4), Fraction(1, 2), Fraction(1, 4))
+# Shares of a layer's units that may be left: the curve of all is one elimination.
+_LEFT = tuple(Fraction(left, 8) for left in (7, 6, 5, 4, 3, 2))
 # A layer that loses more than this share of the variance of what it helps to make is not tried.
 _MOST_LOST = 0.1
 
