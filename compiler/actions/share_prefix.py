@@ -48,6 +48,8 @@ _SURE_R2 = 0.95
 LADDER = 8
 # A donor goes as it is where so much of the receiver's variance is the same.
 _RAW_R2 = 0.5
+# Rungs of a ladder that values without places take at most.
+_POOLED_RUNGS = 2
 # Donors that a first look leaves over, for each value, and rungs of its ladder for each of the end.
 _LOOKED_AT = 6
 _LOOK_RUNGS = 2
@@ -318,7 +320,9 @@ class _Pair:
             if site.evidence["r2"] >= least_r2:
                 maps = any(spatial[target] for target in self._targets(cut))
                 apart.setdefault(maps, []).append(site)
-        return [site for maps in sorted(apart) for site in ladder(apart[maps], length)]
+        # Of values without places a few are enough: they come after all maps.
+        few = ladder(apart.get(False, []), min(_POOLED_RUNGS, length))
+        return [*few, *ladder(apart.get(True, []), max(1, length - len(few)))]
 
     def _targets(self, cut: Cut) -> list[str]:
         """What adapters at a cut would make."""

@@ -88,14 +88,14 @@ class Chooser:
         costs = [(one.action.kind, one.errors) for one in outlook.choice.candidates]
         self._forecast.learn(costs, trial.outputs)
 
-    def may_meet(self, trial: Trial, left: float) -> bool:
-        """Whether a trial's outputs are expected to keep their floors with `left` of their errors.
+    def may_meet(self, trial: Trial) -> bool:
+        """Whether outputs that lose as much as in a trial are expected to keep their floors.
 
-        By all that was measured: which side few frames are on says little by itself.
+        By all that was measured: which side few frames are on says little by itself. A fit on all
+        frames leaves about three quarters of those errors, which is the margin.
         """
         return all(
-            self._forecast.fidelity(one, left * unexplained(one)) >= one.floor
-            for one in trial.outputs
+            self._forecast.fidelity(one, unexplained(one)) >= one.floor for one in trial.outputs
         )
 
     def doubt_free(self) -> bool:

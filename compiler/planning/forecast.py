@@ -88,7 +88,8 @@ class Forecast:
             self._fit()
         for output in outputs:
             error, lost = unexplained(output), 1.0 - output.judged
-            if error > _LEAST_ERROR:
+            # Far from any floor agreement falls by another law.
+            if error > _LEAST_ERROR and (error <= _LOST or output.metric == VARIANCE):
                 key, frames = (output.model, output.output), max(output.frames, 1)
                 before = self._lost.get(key, (0.0, 0.0))
                 self._lost[key] = (

@@ -34,11 +34,12 @@ _SMALL = 3e-3
 _CONTENT = 0.01
 # A trial is carried out beside the best one if it did at most so much more damage.
 _NEAR = 1.05
-# What fits on all frames leave of the error that fits on few leave, and how many trials look for
-# the least that keeps the floors.
-_BY_ALL, _TRIES = 0.75, 6
+# How many trials look for the least that keeps the floors, before a full fit.
+_TRIES = 6
 # Fits on all frames win back so much of what a trial on few lost at most, but for a few frames.
 _WON_BACK, _FEW = 4.0, 4.0
+# Of what floors allow, what is counted on where a plan is promised that was not fitted.
+_MARGIN = 0.5
 # With no budget: by how much the allowed error is raised, or lowered, between two trials at most,
 # and how near to each other two may be.
 _STEP, _CLOSE = 2.0, 1.2
@@ -81,8 +82,15 @@ class Search:
         return self._chooser.within(limits)
 
     def smallest_outlook(self, look: bool = True) -> Outlook:
-        """The least that is predicted to keep the floors; unless `look`, by what is known."""
-        return self._chooser.smallest(look=look)
+        """The least that is predicted to keep the floors, with a margin; unless `look`, as known.
+
+        Where nothing was measured yet, one trial on few frames corrects the prediction.
+        """
+        outlook = self._chooser.smallest(_MARGIN, look)
+        if self._tried or not outlook.actions or self._bench.deadline.over:
+            return outlook
+        self._try(outlook, lambda program: 0)
+        return self._chooser.smallest(_MARGIN, look=False)
 
     def least_tried(self, outlook: Outlook) -> float:
         """The lowest fidelity of a choice as it was tried on few frames, or else as predicted."""
@@ -169,12 +177,10 @@ class Search:
 
     def _in_vain(self, outlook: Outlook) -> bool:
         """Whether a choice, as tried on few frames, misses a floor by more than fits win back."""
-        key = frozenset(outlook.actions)
-        if key not in self._tried:
-            return False
-        return any(
+        tried = self._tried.get(frozenset(outlook.actions))
+        return tried is not None and any(
             1.0 - one.value - _FEW / max(one.frames, 1) > _WON_BACK * (1.0 - one.floor)
-            for one in self._tried[key][0].outputs
+            for one in tried[0].outputs
         )
 
     def _proposals(
@@ -224,48 +230,56 @@ class Search:
     def smallest(self, rounds: int = ROUNDS) -> Planned:
         """The least by bytes and MACs together that keeps the floors, by so many full fits.
 
-        What is expected to keep them, as it was tried on few frames, is fitted on all, the least
-        first.
+        What is expected to keep them, as it was tried on few frames, is fitted on all. Where it
+        does not, less is allowed from then on.
         """
         best = self._bench.measure(())
-        fitted = 0
-        while fitted < rounds:
-            promising = self._promising()
-            again = False
-            for outlook in promising[: rounds - fitted]:
-                if self._over(fitted):
-                    return self._planned(best)
-                trial = self._carry_out(outlook)
-                fitted += 1
-                if trial.met:
-                    return self._planned(min(best, trial, key=self._size))
-                again = again or self._chooser.doubt_free()
-            if not again:
+        factor, most = 1.0, math.inf
+        for done in range(rounds):
+            found = self._promising(factor, most, done)
+            if found is None or self._over(done):
                 break
+            allowed, outlook = found
+            trial = self._carry_out(outlook)
+            if trial.met:
+                best = min(best, trial, key=self._size)
+                break
+            if not self._chooser.doubt_free():
+                factor, most = allowed / _STEP, allowed
         return self._planned(best)
 
-    def _promising(self) -> list[Outlook]:
-        """Choices that are expected to keep the floors after trials on few frames, the least first.
+    def _promising(self, factor: float, most: float, done: int) -> tuple[float, Outlook] | None:
+        """The least choice that is expected to keep the floors after a trial on few frames.
 
-        Predictions are corrected by every trial, so that the same share of what the floors allow
-        is asked for again, until nothing changes by it.
+        With the share of what the floors allow by which it was found, below `most`; `factor` is
+        tried first. Predictions are corrected by every trial, so that the same share is asked for
+        again until nothing changes by it. Where no choice is, the mildest one that was tried: few
+        frames prove nothing.
         """
-        factor, low, high = 1.0, 0.0, math.inf
-        kept: list[tuple[float, Outlook]] = []
+        low, high = 0.0, most
+        kept: list[tuple[float, float, Outlook]] = []
+        others: list[tuple[float, float, Outlook]] = []
         for _ in range(_TRIES):
-            outlook = self._chooser.smallest(factor)
-            if self._bench.deadline.over:
+            if self._over(done):
                 break
+            outlook = self._chooser.smallest(factor)
             met, known = self._kept(outlook)
-            if met and not known:
-                kept.append((self._share(outlook), outlook))
+            if outlook.actions and frozenset(outlook.actions) not in self._carried_out:
+                if met:
+                    kept.append((self._share(outlook), factor, outlook))
+                else:
+                    others.append((outlook.error, factor, outlook))
             if not met and not known:
                 continue  # what the trial taught may be all that was wrong
             low, high = (factor, high) if met else (low, factor)
             factor = _between(factor, low, high)
             if low > 0 and high / low < _CLOSE:
                 break
-        return [outlook for _, outlook in sorted(kept, key=lambda one: one[0])]
+        found = kept or others
+        if not found:
+            return None
+        _, factor, outlook = min(found, key=lambda one: one[:2])
+        return factor, outlook
 
     def _kept(self, outlook: Outlook) -> tuple[bool, bool]:
         """Whether a choice keeps the floors, or is expected to when fitted on all frames.
@@ -279,7 +293,7 @@ class Search:
             return self._carried_out[key].met, True
         known = key in self._tried
         trial, _ = self._try(outlook, lambda program: 0)
-        return self._chooser.may_meet(trial, _BY_ALL), known
+        return self._chooser.may_meet(trial), known
 
     def _share(self, outlook: Outlook) -> float:
         whole = self._bench.bills.bill(())

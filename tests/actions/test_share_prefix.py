@@ -173,8 +173,14 @@ def test_ladders_hold_the_front_of_every_donor() -> None:
         for donor in set("abc") - {receiver}:
             own = [s for s in rungs if s.action.donor == donor]
             assert 0 < len(own) <= 2 + LADDER // 2
+            # A mean over places says nothing of the maps: each of the two has a front.
+            means = [s for s in own if "flatten" in str(s.action) or "pool" in str(s.action)]
+            maps = [s for s in own if s not in means]
+            assert 0 < len(means) <= 2 and maps
             assert all(
-                low.saved.weights_nbytes < high.saved.weights_nbytes for low, high in pairwise(own)
+                low.saved.weights_nbytes < high.saved.weights_nbytes
+                for front in (means, maps)
+                for low, high in pairwise(front)
             )
 
 
