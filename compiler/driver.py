@@ -24,6 +24,7 @@ from .frames.calibration import Preprocessing
 from .frames.warnings import frame_warnings
 from .frontends.check import foreign_domains
 from .graph.program import Program
+from .graph.stored_weight import StoredWeight
 from .naming import model_names
 from .options import CompileOptions
 from .planning.deadline import Deadline
@@ -88,11 +89,6 @@ def _compile(
 
     chosen(options.only, options.without)  # refused before any work
     apart = read_models(options, progress)
-    if options.precision == "int8" and not any(is_quantised(program) for program in apart):
-        raise UsageError(
-            "int8 was asked for, and none of the models is quantised",
-            "quantise them first (QuantizeLinear and DequantizeLinear nodes), or choose fp16",
-        )
     case = case_of(apart, options, progress)
     budgets = Budgets(case, predicted_memory(case.program, apart))
     bench = Workbench(case, progress, deadline)
@@ -131,13 +127,21 @@ def _compile(
                     for model in report.models
                 },
                 options.layout,
-                options.precision,
+                _precision_of(options.precision, program),
                 None if frames is None else references_of(program, frames),
                 _check_of(case, program, _moved(bench, plan)),
             ),
             options.overwrite,
         )
     return CompileResult(report, plan, program, bundle)
+
+
+def _precision_of(asked: str, program: Program) -> str:
+    """What engines of the bundle compute in, by what was asked for and what came of it."""
+    if asked not in ("int8", "auto"):
+        return asked
+    stored = any(isinstance(weight, StoredWeight) for weight in program.weights().values())
+    return "int8" if stored or is_quantised(program) else "fp32"
 
 
 def _moved(bench: Workbench, plan: Plan) -> set[str]:

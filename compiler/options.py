@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = "bundle"
 DEFAULT_FLOOR = 0.99
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class Settings:
     only: Annotated[
         str | None,
         Option(
-            "Only share between models, or only fold and take regions out (default: both).",
-            metavar="share|depth",
+            "Only share between models, fold and take regions out, or store in few bits (default: all).",
+            metavar="share|depth|precision",
         ),
     ] = None
     without: Annotated[
@@ -192,8 +193,9 @@ class Settings:
     precision: Annotated[
         str,
         Option(
-            "What engines compute in; int8 is for quantised (QDQ) models.",
-            metavar="|".join(PRECISIONS),
+            "What weights are stored in: fp16 computes in it, int8 as much in 8 bits as the floors "
+            "allow, auto in 8 or 4 bits as a budget asks for.",
+            metavar="|".join((*PRECISIONS, AUTO)),
         ),
     ] = "fp32"
     size: Annotated[
@@ -287,7 +289,7 @@ class CompileOptions(Settings):
             )
         for what, value, known in (
             ("layout", self.layout, LAYOUTS),
-            ("precision", self.precision, PRECISIONS),
+            ("precision", self.precision, (*PRECISIONS, AUTO)),
         ):
             if value not in known:
                 raise UsageError(f"there is no {what} '{value}'", f"there are {', '.join(known)}")

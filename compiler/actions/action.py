@@ -28,6 +28,7 @@ class Stage(IntEnum):
     SHARING = 2  # a model takes from another; a refit after each
     FOLDS = 3  # what is left is folded; one refit of all that is downstream
     WIDTHS = 4  # nothing to rewrite: the refit of the folds, or of the regions, leaves fewer units
+    PRECISION = 5  # what is left is stored in fewer bits: one walk that fits and rounds
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Effect:
     Where it `claims` its swaps, no other action may make one of the same value; else its swap gives
     way. Nodes in `shrunk` keep a share of their multiply-accumulates, and of the weight at each
     input index. `merging` counts where all of its nodes are there. Nodes in `tied` have one weight.
+    Of the weight that a node in `stored` reads at an index that share of its bytes is stored.
     `owns` is what no other effect may own or touch; what `chooses` which channels go may stand
     beside others that name some.
     """
@@ -77,6 +79,7 @@ class Effect:
     shrunk: Mapping[str, Mapping[int, float]] = field(default_factory=dict[str, dict[int, float]])
     merging: Merging | None = None
     tied: tuple[str, ...] = ()
+    stored: Mapping[str, Mapping[int, float]] = field(default_factory=dict[str, dict[int, float]])
     chooses: bool = False
     owns: frozenset[str] = frozenset()
     touches: frozenset[str] = frozenset()
@@ -92,12 +95,14 @@ class Disturbed:
     """Where the refit of an action's stage starts.
 
     All that depends on `values` is fitted again, and what makes `made` too; `widths` are hidden
-    layers, by what is read from them, and the units that are to be left.
+    layers, by what is read from them, and the units that are to be left; `stored` are operators by
+    node name, and the bits of a number of their weight.
     """
 
     values: tuple[str, ...] = ()
     made: tuple[str, ...] = ()
     widths: tuple[tuple[str, int], ...] = ()
+    stored: tuple[tuple[str, int], ...] = ()
 
 
 Reads = Mapping[str, Callable[[Reader], Any]]

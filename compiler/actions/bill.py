@@ -252,6 +252,7 @@ class _Costs:
                 key, nbytes = self._weights[name, index]
                 self._weights[name, index] = (f"{key} {min(effect.owns)}", nbytes * share)
             self._macs[name] *= min(shares.values())
+        self._store(effect)
         tied = [name for name in effect.tied if name in self._bones]
         for name in tied[1:]:
             self._weights[name, 1] = self._weights[tied[0], 1]
@@ -261,6 +262,14 @@ class _Costs:
         if all(node.name in self._bones for node in merging.nodes):
             self._saved[0] += merging.nbytes_saved
             self._saved[1] += merging.macs_saved
+
+    def _store(self, effect: Effect) -> None:
+        """Weights that are one stay one: what reads them is stored alike."""
+        for name in sorted(effect.stored):
+            for index, share in effect.stored[name].items():
+                if (name, index) in self._weights:
+                    key, nbytes = self._weights[name, index]
+                    self._weights[name, index] = (f"{key} {min(effect.owns)}", nbytes * share)
 
     def total(self) -> tuple[int, int]:
         """Unique weight bytes and MACs per frame."""

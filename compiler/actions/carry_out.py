@@ -10,6 +10,7 @@ from ...passes.drop_dead import DropDead
 from ...passes.merge_linear import MergeLinear
 from ...passes.refit import Refit
 from ...passes.refit_around import RefitAround
+from ...passes.store_in_few_bits import StoreInFewBits
 from ..fitting.reference import Reference
 from .action import Action, Stage
 from .combining import widest, without_outdone
@@ -20,7 +21,7 @@ AnyAction = TypeVar("AnyAction", bound=Action)
 def passes_of(
     actions: Iterable[AnyAction], reference: Callable[[AnyAction], Reference]
 ) -> list[Pass]:
-    """The inexact passes that carry out `actions`: regions go first, then sharing, then folds.
+    """The inexact passes that carry out `actions`: regions, then sharing, folds, and few bits.
 
     `reference` gives each action the original program on the frames its fit may see. All
     regions that go by one reference are repaired by one walk, and so are all folds; where folds
@@ -28,7 +29,8 @@ def passes_of(
     """
     planned = list(actions)
     shared = [action for action in planned if action.stage is Stage.SHARING]
-    folds = [action for action in planned if action.stage > Stage.SHARING]
+    folds = [action for action in planned if Stage.SHARING < action.stage < Stage.PRECISION]
+    rounded = [action for action in planned if action.stage is Stage.PRECISION]
     passes, mended = _regions(planned, reference)
     one_walk = not shared and all(action.stage is Stage.WIDTHS for action in folds)
     for measured, values in mended:
@@ -43,6 +45,9 @@ def passes_of(
     # fold merged away would find none.
     for measured, together in _by_reference(folds, reference):
         passes += _folds(together, measured)
+    for measured, together in _by_reference(rounded, reference):
+        stored = [action.disturbed(measured.program).stored for action in widest(together)]
+        passes.append(StoreInFewBits(tuple(one for some in stored for one in some), measured))
     return passes
 
 

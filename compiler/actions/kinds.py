@@ -15,6 +15,7 @@ from . import (
     prune_channels,
     reuse_attention,
     share_prefix,
+    store_in_few_bits,
     take_out_region,
     tie_weights,
 )
@@ -98,6 +99,13 @@ KINDS: tuple[Kind, ...] = (
     Kind(tie_weights.TieWeightsAction, tie_weights.find, False, "depth", tie_weights.request),
     Kind(narrow_layer.NarrowLayerAction, narrow_layer.find, False, "depth", narrow_layer.request),
     Kind(narrow_attention.NarrowAttentionAction, narrow_attention.find, False, "depth"),
+    Kind(
+        store_in_few_bits.StoreInFewBitsAction,
+        store_in_few_bits.find,
+        False,
+        "precision",
+        store_in_few_bits.request,
+    ),
 )
 
 

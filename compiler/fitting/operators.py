@@ -116,6 +116,22 @@ class LinearOperator(ABC):
             constant = gs.Constant(name, bias.astype(dtype))
             self.node.inputs = [*self.node.inputs[:2], constant]
 
+    @property
+    def channel_axis(self) -> int | None:
+        """The axis of the weight along which each output channel has a scale of its own.
+
+        None where no axis does.
+        """
+        return 0
+
+    def laid_out(self, matrices: Float64) -> Float64:
+        """Numbers of a weight [groups, fan_in, fan_out / groups] in the layout of the node's."""
+        return self._weight(matrices) * self._weight_factor
+
+    def scales_of(self, scales: Float32) -> Float32:
+        """Scales [groups, fan_out / groups] of such numbers as those of the node's weight."""
+        return (scales.reshape(-1) / np.float32(self._weight_factor)).astype(np.float32)
+
     def resized(
         self, program: Program, fan_in: int | None = None, fan_out: int | None = None
     ) -> LinearOperator:
@@ -146,6 +162,10 @@ class LinearOperator(ABC):
 
     @property
     def _bias_factor(self) -> float:
+        return 1.0
+
+    @property
+    def _weight_factor(self) -> float:
         return 1.0
 
     @abstractmethod
@@ -227,6 +247,11 @@ class ConvTranspose(Conv):
         """Output channels."""
         return int(self.weight.shape[1]) * self.groups
 
+    @property
+    def channel_axis(self) -> int | None:
+        """That of the outputs, unless groups have outputs at the same places of it."""
+        return 1 if self.groups == 1 else None
+
     def window(self, spatial: tuple[int, ...]) -> Window:
         """How it slides, whatever the size; zero at taps that an output does not read."""
         window = transposed_window_of(self.node, self.receptive_field[1:])
@@ -276,6 +301,11 @@ class Gemm(LinearOperator):
         """How the weight is read."""
         return (*super().form, self._transposed, self._factor)
 
+    @property
+    def channel_axis(self) -> int:
+        """That of the outputs."""
+        return 0 if self._transposed else 1
+
     def rows(self, x: Array, positions: Rows, out: Float32 | None = None) -> Float32:
         """Rows of x."""
         found = value_rows(x, positions, channels_last=True)[:, None]
@@ -291,6 +321,10 @@ class Gemm(LinearOperator):
     @property
     def _factor(self) -> float:
         return float(self.node.attrs.get("alpha", 1.0))
+
+    @property
+    def _weight_factor(self) -> float:
+        return self._factor
 
     @property
     def _bias_factor(self) -> float:

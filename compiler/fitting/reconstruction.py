@@ -63,7 +63,7 @@ def reconstruct(
     fitted: list[LinearOperator] = []
     pools = {id(t.pool.layer.maker.node): t.pool for _, t in operators if t.pool is not None}
     reference.collect(_wanted(operators, pools, reference))
-    walk = Walk(program, reference.frames, outputs, _known(program, operators, pools, reference))
+    walk = Walk(program, reference.frames, outputs, unmoved(program, operators, pools, reference))
     fits = {id(operator.node) for operator, _ in operators}
     # Readers whose units are to be chosen: their layer is wide, or is not fitted anew.
     pooled = {id(p.layer.reader.node) for node, p in pools.items() if node not in fits}
@@ -85,7 +85,7 @@ def reconstruct(
     return fitted
 
 
-def _known(
+def unmoved(
     program: Program,
     operators: Sequence[tuple[LinearOperator, Target]],
     pools: Mapping[int, Pool],

@@ -150,6 +150,16 @@ class Normal:
         self._factors = self._factored(ridge)
         self._pulls: dict[int, tuple[Affine, Float64]] = {}
 
+    @property
+    def gram(self) -> Float64:
+        """G, [groups, fan_in, fan_in], without a ridge."""
+        return self._gram
+
+    @property
+    def mean(self) -> Float64:
+        """The mean of the rows, [groups, fan_in]."""
+        return self._centre + self._sums / self._rows
+
     def at_ridge(self, ridge: float) -> Normal:
         """The same sums with another ridge."""
         other = copy(self)

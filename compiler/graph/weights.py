@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from .arrays import Array
+from .stored_weight import StoredWeight
 
 # Bytes of a weight that are looked at in one go: weights may be memory-mapped and larger than RAM.
 CHUNK_NBYTES = 16 * 2**20
@@ -58,7 +59,12 @@ def stored_nbytes(onnx_type: int, count: int) -> int:
 
 
 def nbytes_of(constant: gs.Constant) -> int:
-    """Bytes of the constant's content as ONNX stores it (int4 takes half a byte per element)."""
+    """Bytes of the constant's content as ONNX stores it (int4 takes half a byte per element).
+
+    Of a weight in few bits those of its codes and scales.
+    """
+    if isinstance(constant, StoredWeight):
+        return constant.stored_nbytes
     array = array_of(constant)
     if array.dtype == object:
         return sum(len(_encoded(text)) for text in array.reshape(-1))

@@ -118,13 +118,13 @@ def _regions(pairs: _Pairs, moves: Sequence[Move]) -> None:
 def _nodes_changed(move: Move) -> list[str]:
     merging = move.effect.merging
     merged = [] if merging is None else [node.name for node in merging.nodes]
-    return [*move.effect.shrunk, *move.effect.tied, *merged]
+    return [*move.effect.shrunk, *move.effect.tied, *move.effect.stored, *merged]
 
 
 def _is_useless(move: Move, gone: frozenset[str]) -> bool:
     """Whether it has nothing left to save without these nodes, whatever else is chosen."""
     effect = move.effect
-    if move.swaps or any(node not in gone for node in effect.shrunk):
+    if move.swaps or any(node not in gone for node in (*effect.shrunk, *effect.stored)):
         return False
     if sum(node not in gone for node in effect.tied) > 1:
         return False
@@ -139,6 +139,11 @@ def _owners(pairs: _Pairs, moves: Sequence[Move]) -> None:
         others = mask | touches.get(name, 0)
         if others & (others - 1):
             pairs.exclude(mask, others)
+    stored = _where(moves, (move.effect.stored if move.folds else () for move in moves))
+    for index, move in enumerate(moves):
+        merging = move.effect.merging if move.folds else None
+        for node in () if merging is None else merging.nodes:
+            pairs.exclude(1 << index, stored.get(node.name, 0))
 
 
 def _idle(pairs: _Pairs, moves: Sequence[Move]) -> None:

@@ -52,6 +52,7 @@ class LinearCosts:
         self._life = Life(program, choices, moves, contraction)
         self._fractions: dict[tuple[int, Kind], int] = {}
         self._shrinking, self._tying = _by_node(moves)
+        self._storing = _storing(moves)
         bones = bills.bones
         masks = {bone.name: mask for bone, mask in zip(bones, contraction.needed_by)}
         rounded = 0
@@ -102,6 +103,10 @@ class LinearCosts:
                 found.append((move, min(shares.values())))
             elif index in shares:
                 found.append((move, shares[index]))
+        for move in self._storing.get(node, ()) if index is not None else ():
+            share = self._moves[move].effect.stored[node].get(index)
+            if share is not None:
+                found.append((move, share))
         return tuple(found)
 
     def _fraction(self, mask: int, kind: Kind) -> int:
@@ -204,6 +209,15 @@ def _by_node(moves: Sequence[Move]) -> tuple[dict[str, list[int]], dict[str, tup
         for node in move.effect.tied if move.folds else ():
             tying[node] = (*tying.get(node, ()), index)
     return shrinking, tying
+
+
+def _storing(moves: Sequence[Move]) -> dict[str, list[int]]:
+    """By node the moves that store its weight in fewer bits."""
+    found: dict[str, list[int]] = {}
+    for index, move in enumerate(moves):
+        for node in move.effect.stored if move.folds else ():
+            found.setdefault(node, []).append(index)
+    return found
 
 
 def _moves_in(kind: Kind) -> set[int]:

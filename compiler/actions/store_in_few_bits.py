@@ -1,0 +1,239 @@
+"""Store the weights of operators in 8 or 4 bits, rounded with error feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ...passes.base import Pass
+from ...runtime.json_reader import Reader
+from ..errors import ModelError
+from ..execution.statistics import Range, RangeMeasure, StatisticsObserver
+from ..fitting.effort import SURVEY
+from ..fitting.operators import LinearOperator, linear_operator
+from ..fitting.reference import Reference
+from ..graph.program import Program, own_name
+from ..graph.stored_weight import StoredWeight
+from ..graph.weights import nbytes_of
+from .action import Disturbed, Effect, OneModel, Reads, Stage, check_models
+from .evidence import Evidence
+from .site import Site, Sites, by_damage, owners_of
+
+# Bits that are tried, by what `--precision` asks for.
+_BITS: Mapping[str, tuple[int, ...]] = {"int8": (8,), "auto": (8, 4)}
+# Weights of fewer numbers save less than their scales cost to keep track of.
+_FEWEST = 64
+# Bytes of a scale, one for each output channel.
+_SCALE_NBYTES = 4
+
+
+def _bits(reader: Reader) -> int:
+    if reader.value not in (4, 8) or isinstance(reader.value, bool):
+        raise ModelError(f"{reader.document}: bits must be 8 or 4")
+    return int(reader.value)
+
+
+def _nodes(reader: Reader) -> tuple[str, ...]:
+    found = reader.value
+    if not isinstance(found, list) or not found:
+        raise ModelError(f"{reader.document}: nodes is no list, or an empty one")
+    nodes = reader.each(Reader.anything)
+    if not all(isinstance(name, str) and name for name in nodes):
+        raise ModelError(f"{reader.document}: nodes must be names")
+    return tuple(nodes)
+
+
+@dataclass(frozen=True)
+class StoreInFewBitsAction(OneModel):
+    """Weights of operators are whole numbers of so many bits, times a scale per output channel.
+
+    They are computed with in float; biases stay as they are. GPTQ (arXiv 2210.17323) inside the
+    refit: what is rounded first the others make up for.
+    """
+
+    kind: ClassVar[str] = "store-in-few-bits"
+    stage: ClassVar[Stage] = Stage.PRECISION
+    counted: ClassVar[tuple[str, str]] = ("weight in few bits", "weights in few bits")
+    read: ClassVar[Reads] = {"nodes": _nodes, "bits": _bits}
+
+    nodes: tuple[str, ...]
+    bits: int
+
+    @property
+    def place(self) -> str:
+        """The model and its operators."""
+        return f"{self.model}: {_listed(self.nodes)}"
+
+    def __str__(self) -> str:
+        return f"{self.model} stores {_listed(self.nodes)} in {self.bits} bits"
+
+    def check(self, program: Program) -> None:
+        """Refuse nodes that are not there. Raises ModelError."""
+        check_models(self.models, program)
+        self.check_names("node", {node.name for node in program.graph.nodes}, self.nodes)
+
+    def effect(self, program: Program) -> Effect | str:
+        """The weights take less."""
+        by_name = program.nodes()
+        stored: dict[str, dict[int, float]] = {}
+        values: set[str] = set()
+        for name in self.nodes:
+            operator = linear_operator(by_name[name]) if name in by_name else None
+            if operator is None:
+                return f"'{own_name(name)}' has no weight that could be rounded"
+            readers = _readers(operator)
+            if isinstance(readers, str):
+                return readers
+            share = _share(operator, self.bits)
+            for reader in readers:
+                stored[reader.node.name] = {1: share}
+                values |= {reader.node.outputs[0].name, reader.result.name}
+        return Effect(
+            frozenset(values),
+            stored=stored,
+            owns=frozenset(f"bits of {name}" for name in stored),
+        )
+
+    def covers(self, other: object) -> bool:
+        """Whether it stores all that the other does in as few bits."""
+        if not isinstance(other, StoreInFewBitsAction) or self.model != other.model:
+            return False
+        return set(self.nodes) >= set(other.nodes) and self.bits <= other.bits
+
+    def rewrites(self, reference: Reference) -> list[Pass]:
+        """None: the walk of its stage rounds all of them."""
+        return []
+
+    def disturbed(self, program: Program) -> Disturbed:
+        """The operators, and their bits."""
+        return Disturbed(stored=tuple((name, self.bits) for name in self.nodes))
+
+
+def request(evidence: Evidence, group: tuple[str, ...]) -> None:
+    """Have it measured how much what operators read, and make, varies."""
+    if evidence.case.options.precision in _BITS:
+        evidence.request(group, StoreInFewBitsAction.kind, lambda: _ranges(evidence, group))
+
+
+def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
+    """Weights that could take fewer bits, with the share of variance that rounding them costs.
+
+    Operators that are too small to matter by themselves go together.
+    """
+    sites, bills = Sites(), evidence.bills
+    widths = _BITS.get(evidence.case.options.precision, ())
+    if not widths:
+        return sites
+    whole = bills.bill(())
+    assert whole is not None
+    seen = evidence.seen(group, StoreInFewBitsAction.kind, lambda: _ranges(evidence, group))
+    small: dict[str, list[LinearOperator]] = {}
+    noises = {
+        operator.node.name: _noise(operator, seen.found.ranges)
+        for _, operator in _operators(evidence, group)
+    }
+
+    def add(model: str, operators: Sequence[LinearOperator]) -> bool:
+        names = tuple(operator.node.name for operator in operators)
+        matters = False
+        for bits in widths:
+            action = StoreInFewBitsAction(model, names, bits)
+            bill = bills.bill((action,))
+            if bill is None or not (whole - bill).matters(whole):
+                continue
+            steps = 2.0 ** (bits - 1) - 1
+            damage = max(noises[name] for name in names) / steps**2
+            look = (StoreInFewBitsAction.kind, names)
+            sites.found.append(Site(action, whole - bill, damage, nodes=names, look=look))
+            matters = True
+        return matters
+
+    for model, operator in _operators(evidence, group):
+        if not add(model, [operator]):
+            small.setdefault(model, []).append(operator)
+    for model, operators in small.items():
+        add(model, operators)
+    sites.found.sort(key=by_damage)
+    return sites
+
+
+def _operators(evidence: Evidence, group: tuple[str, ...]) -> Iterator[tuple[str, LinearOperator]]:
+    """The operators of a group whose weights could take fewer bits, each with its model."""
+    owners = owners_of(evidence.program, group)
+    for node in evidence.program.graph.nodes:
+        model = owners.get(node.outputs[0].name) if node.outputs else None
+        operator = linear_operator(node) if model is not None else None
+        if model is None or operator is None or operator.weight.dtype != np.float32:
+            continue
+        readers = _readers(operator)
+        # One weight has one site: that of the first that reads it.
+        if isinstance(readers, str) or readers[0].node is not node:
+            continue
+        yield model, operator
+
+
+def _readers(operator: LinearOperator) -> list[LinearOperator] | str:
+    """All operators that read the weight, in order, or why it can't take fewer bits."""
+    weight, name = operator.weight, own_name(operator.node.name)
+    if isinstance(weight, StoredWeight):
+        return f"the weight of '{name}' is stored in few bits already"
+    if np.prod(weight.shape) < _FEWEST:
+        return f"'{name}' has hardly any weights"
+    readers: list[LinearOperator] = []
+    for node in weight.outputs:
+        reader = linear_operator(node)
+        if reader is None or reader.weight is not weight or reader.channel_axis is None:
+            return f"what else reads the weight of '{name}' needs it as it is"
+        readers.append(reader)
+    if len({reader.channel_axis for reader in readers}) > 1:
+        return f"those that read the weight of '{name}' have their channels on other axes"
+    return readers
+
+
+def _share(operator: LinearOperator, bits: int) -> float:
+    """The bytes of the weight and its scales, as a share of those that it has."""
+    before = nbytes_of(operator.weight)
+    axis = operator.channel_axis
+    assert axis is not None
+    scales = _SCALE_NBYTES * int(operator.weight.shape[axis])
+    return (-(-int(np.prod(operator.weight.shape)) * bits // 8) + scales) / before
+
+
+def _ranges(evidence: Evidence, group: tuple[str, ...]) -> StatisticsObserver:
+    """How much what the operators read, and make, varies by channel."""
+    values = evidence.program.values()
+    axes: dict[str, int] = {}
+    for _, operator in _operators(evidence, group):
+        for tensor in (operator.source, operator.result):
+            shape = values[tensor.name].shape if tensor.name in values else None
+            if shape is not None and len(shape) > 1:
+                axes[tensor.name] = len(shape) - 1 if operator.channels_last else 1
+    measures = [RangeMeasure(name, axis) for name, axis in axes.items()]
+    return StatisticsObserver(measures, SURVEY.frames, settles=False)
+
+
+def _noise(operator: LinearOperator, ranges: Mapping[str, Range]) -> float:
+    """The share of the result's variance that rounding costs, times its steps squared.
+
+    Errors of a number are spread evenly over a step, and independent: a twelfth of its square.
+    """
+    given, made = ranges.get(operator.source.name), ranges.get(operator.result.name)
+    if given is None or made is None:
+        return 1.0
+    weight = operator.affine().weight  # [groups, fan_in, outputs of a group]
+    scales = np.abs(weight).max(axis=1)
+    # The channels of a group, each under every tap of the kernel.
+    taps = operator.fan_in * operator.groups / max(len(given.variance), 1)
+    inputs = given.variance.reshape(operator.groups, -1).sum(axis=1) * taps
+    lost = float((scales**2 / 12 * inputs[:, None]).sum())
+    total = float(made.variance.sum())
+    return lost / total if total > 0 else 1.0
+
+
+def _listed(nodes: Sequence[str]) -> str:
+    if len(nodes) > 3:
+        return f"{own_name(nodes[0])} and {len(nodes) - 1} others"
+    return ", ".join(map(own_name, nodes))
