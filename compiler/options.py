@@ -111,7 +111,8 @@ class Settings:
     only: Annotated[
         str | None,
         Option(
-            "Only share between models, fold and take regions out, or store in few bits (default: all).",
+            "Only share between models, only fold and take regions out, or only store in few "
+            "bits (default: all).",
             metavar="share|depth|precision",
         ),
     ] = None

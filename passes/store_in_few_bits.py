@@ -1,4 +1,4 @@
-"""Store weights in few bits: rounded one after another, each fitted to what the ones before left."""
+"""Store weights in few bits: rounded one by one, each fitted to what those before it left."""
 
 from __future__ import annotations
 

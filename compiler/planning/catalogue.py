@@ -26,6 +26,9 @@ from .workbench import Workbench
 _BY_RESIDUAL = 0.5
 # Local residuals that are told apart from none.
 _LEAST_RESIDUAL = 1e-6
+# Looks at a kind after which the worst of them tells what its others cost at most, and costs that
+# need no look then.
+_ENOUGH_LOOKS, _NEXT_TO_NOTHING = 4, 1e-3
 _TOO_LITTLE = f"nothing that could be rewritten is {100 * LEAST_SHARE:g} % of all weights or MACs"
 
 Errors = Mapping[Output, float]
@@ -89,17 +92,35 @@ class Catalogue:
     def look(self, candidates: Iterable[Candidate]) -> bool:
         """Look at those of which nothing is known but their like; whether there were any.
 
-        Of sites without a local residual nothing is known before.
+        Of sites without a local residual nothing is known before. What its kind's looks say costs
+        next to nothing is not looked at.
         """
         new = [one.site for one in candidates if not self.is_known(one.site)]
+        new.sort(key=lambda site: -site.damage)
         if new:
             self._progress.stage("looking at single rewrites", len(new))
+        looked = False
         for site in new:
             if self._bench.deadline.over:
                 break
-            self._look(site)
+            if not self._costs_next_to_nothing(site):
+                self._look(site)
+                looked = True
             self._progress.advance()
-        return bool(new)
+        return looked
+
+    def _costs_next_to_nothing(self, site: Site) -> bool:
+        """Whether all looks at its kind say so, if there are some."""
+        ratios = [
+            max(errors.values()) / other.damage
+            for other in self._sites
+            if other.action.kind == site.action.kind
+            and other.damage > _LEAST_RESIDUAL
+            and (errors := self._known.get(other.action))
+        ]
+        if len(ratios) < _ENOUGH_LOOKS or site.damage <= 0:
+            return False
+        return max(ratios) * site.damage <= _NEXT_TO_NOTHING
 
     # -- finding ---------------------------------------------------------------------------------
 
