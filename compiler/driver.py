@@ -24,7 +24,6 @@ from .frames.calibration import Preprocessing
 from .frames.warnings import frame_warnings
 from .frontends.check import foreign_domains
 from .graph.program import Program
-from .graph.stored_weight import StoredWeight
 from .naming import model_names
 from .options import CompileOptions
 from .planning.deadline import Deadline
@@ -140,8 +139,7 @@ def _precision_of(asked: str, program: Program) -> str:
     """What engines of the bundle compute in, by what was asked for and what came of it."""
     if asked not in ("int8", "auto"):
         return asked
-    stored = any(isinstance(weight, StoredWeight) for weight in program.weights().values())
-    return "int8" if stored or is_quantised(program) else "fp32"
+    return "int8" if is_quantised(program) else "fp32"
 
 
 def _moved(bench: Workbench, plan: Plan) -> set[str]:

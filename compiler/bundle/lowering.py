@@ -10,14 +10,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from ..frontends.opset import raise_opset
 from ..graph.program import Program, is_standard, node_inputs
-from ..graph.stored_weight import StoredWeight
 from ..graph.weights import array_of
 
 CAST_KEY = "repsimc.precision"  # node metadata: what the lowering put in
 HALF_MAX = 65504.0
-OPSET_OF_FOUR_BITS = 21
 
 # Worth computing in half precision: the multiply-accumulates, summed in float32 by the kernels.
 _SEEDS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
@@ -37,34 +34,6 @@ _QUANTISED = frozenset(("QuantizeLinear", "DequantizeLinear"))
 def is_quantised(program: Program) -> bool:
     """True if the program has QDQ nodes: its precision is decided, and kept."""
     return any(node.op in _QUANTISED for node in program.graph.nodes)
-
-
-def spell_out(program: Program) -> int:
-    """How many weights in few bits became codes and scales that DequantizeLinear multiplies.
-
-    In place; what reads a weight reads it by its name still. Four bits need opset 21. Raises
-    ModelError where a node cannot be raised to it.
-    """
-    weights = [one for one in program.weights().values() if isinstance(one, StoredWeight)]
-    if any(weight.bits < 8 for weight in weights):
-        raise_opset(program, OPSET_OF_FOUR_BITS, "the merged program")
-        weights = [one for one in program.weights().values() if isinstance(one, StoredWeight)]
-    names = program.names()
-    made: list[gs.Node] = []
-    for weight in weights:
-        codes = gs.Constant(names.free(f"{weight.name}.codes"), weight.stored_codes)
-        scales = gs.Constant(names.free(f"{weight.name}.scales"), weight.scales)
-        value = gs.Variable(weight.name, np.dtype(np.float32), list(weight.codes.shape))
-        for node in list(weight.outputs):
-            for index, tensor in enumerate(node.inputs):
-                if tensor is weight:
-                    node.inputs[index] = value
-        name = names.free(f"{weight.name}.dequantize")
-        node = gs.Node("DequantizeLinear", name, {"axis": weight.axis}, [codes, scales], [value])
-        program.metadata[name] = {CAST_KEY: f"{weight.bits} bits"}
-        made.append(node)
-    program.graph.nodes = [*made, *program.graph.nodes]
-    return len(made)
 
 
 def narrow_integers(program: Program) -> int:

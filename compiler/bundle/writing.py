@@ -36,7 +36,7 @@ from ..execution.measured_sizes import told_sizes
 from ..graph.export import any_rank_allowed, write_model
 from ..graph.opaque import NonTensorValue
 from ..graph.program import Model, Program, node_inputs
-from .lowering import is_quantised, narrow_integers, spell_out, to_half
+from .lowering import is_quantised, narrow_integers, to_half
 from .references import References, write_references
 from .segments import segments_of
 
@@ -87,7 +87,6 @@ def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = Fa
             write_file(partial / _MARK, b"")
             program = contents.program.copy()
             narrow_integers(program)
-            spell_out(program)
             ready = replace(contents, program=program)
             _fill(partial, manifest_of(ready, target), ready)
             if contents.check is not None:
