@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +17,7 @@ from ..fitting.effort import SURVEY
 from ..fitting.operators import LinearOperator, linear_operator
 from ..fitting.reference import Reference
 from ..graph.program import Program, own_name
-from ..graph.stored_weight import StoredWeight
+from ..graph.stored_weight import BITS, StoredWeight
 from ..graph.weights import nbytes_of
 from .action import Disturbed, Effect, OneModel, Reads, Stage, check_models
 from .evidence import Evidence
@@ -31,9 +32,10 @@ _SCALE_NBYTES = 4
 
 
 def _bits(reader: Reader) -> int:
-    if reader.value not in (4, 8) or isinstance(reader.value, bool):
+    bits = reader.value
+    if not isinstance(bits, int) or bits not in BITS:
         raise ModelError(f"{reader.document}: bits must be 8 or 4")
-    return int(reader.value)
+    return bits
 
 
 def _nodes(reader: Reader) -> tuple[str, ...]:
@@ -180,7 +182,7 @@ def _readers(operator: LinearOperator) -> list[LinearOperator] | str:
     weight, name = operator.weight, own_name(operator.node.name)
     if isinstance(weight, StoredWeight):
         return f"the weight of '{name}' is stored in few bits already"
-    if np.prod(weight.shape) < _FEWEST:
+    if math.prod(weight.shape) < _FEWEST:
         return f"'{name}' has hardly any weights"
     readers: list[LinearOperator] = []
     for node in weight.outputs:
@@ -199,7 +201,7 @@ def _share(operator: LinearOperator, bits: int) -> float:
     axis = operator.channel_axis
     assert axis is not None
     scales = _SCALE_NBYTES * int(operator.weight.shape[axis])
-    return (-(-int(np.prod(operator.weight.shape)) * bits // 8) + scales) / before
+    return (-(-math.prod(operator.weight.shape) * bits // 8) + scales) / before
 
 
 def _ranges(evidence: Evidence, group: tuple[str, ...]) -> StatisticsObserver:

@@ -103,10 +103,10 @@ class LinearCosts:
                 found.append((move, min(shares.values())))
             elif index in shares:
                 found.append((move, shares[index]))
-        for move in self._storing.get(node, ()) if index is not None else ():
-            share = self._moves[move].effect.stored[node].get(index)
-            if share is not None:
-                found.append((move, share))
+        if index is not None:
+            for move in self._storing.get(node, ()):
+                shares = self._moves[move].effect.stored[node]
+                found += [(move, shares[index])] if index in shares else []
         return tuple(found)
 
     def _fraction(self, mask: int, kind: Kind) -> int:
