@@ -44,18 +44,28 @@ class Frames:
         return next(self._batches, None)
 
 
+def inputs_of(path: Path) -> list[onnx.ValueInfoProto]:
+    """What a run of the file has to be fed."""
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in constants]
+
+
+def first_size(value: onnx.ValueInfoProto) -> int:
+    """The size of the first axis; 0 or less where it is free or missing."""
+    shape = value.type.tensor_type.shape.dim
+    return shape[0].dim_value if shape else 0
+
+
 def batches(path: Path, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     """The frames in batches that the model takes; a scalar among them goes with each.
 
     One set of frames goes by any name.
     """
-    graph = onnx.load(path, load_external_data=False).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
+    inputs = inputs_of(path)
     only = next(iter(arrays.values()))
     feeds = {one.name: arrays.get(one.name, only) for one in inputs}
-    shape = inputs[0].type.tensor_type.shape.dim
-    size = shape[0].dim_value if shape else 0
+    size = first_size(inputs[0])
     batch = batch_of(size, {name: x for name, x in feeds.items() if x.ndim})
     count = max(len(x) for x in feeds.values() if x.ndim)
     # A model of a fixed batch takes no smaller one at the end.
