@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -170,7 +171,8 @@ def opening(path: Path, remark: str) -> Quantised:
 
 def short(error: Exception, most: int = 160) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split())
+    # Where the file lay tells nothing.
+    text = re.sub(r"Load model from \S+ failed: ?", "", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text[: most - 1]}{'…' if len(text) >= most else ''}"
 
 
