@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from compiling import Models
 from numpy.typing import NDArray
+from plain_rounding import OPSET, opset_of
 from records import Record, figure
 from running import Graph, latency_ratio
 from static_quantiser import (
@@ -161,7 +163,7 @@ def quantiser_records(
         return plainly_quantised(path, scratch)
 
     records, refused = way_records(f"{name}/{STATIC}", models, tasks, frames, static, runs, scratch)
-    if refused:
+    if refused and any(opset_of(onnx.load(path)) < OPSET for _, path in models):
         more, _ = way_records(
             f"{name}/{STATIC}, operators raised", models, tasks, frames, raised, runs, scratch
         )
