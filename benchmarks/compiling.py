@@ -151,15 +151,15 @@ def main() -> None:
     for key in ("calibration", "plan"):
         if wishes.get(key) is not None:
             wishes[key] = Path(wishes[key])
-    options = CompileOptions(
-        models=tuple((name, Path(path)) for name, path in job["models"]),
-        output=None if job["output"] is None else Path(job["output"]),
-        **wishes,
-    )
     start, begun = time.perf_counter(), time.process_time()
     report, plan, refusal = None, {}, ""
     stages = Stages()
     try:
+        options = CompileOptions(
+            models=tuple((name, Path(path)) for name, path in job["models"]),
+            output=None if job["output"] is None else Path(job["output"]),
+            **wishes,
+        )
         result = compile_models(options, stages)
         report, plan = result.report.to_json(), result.plan.to_json()
     except RepsimcError as error:
