@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from .arrays import Array
+from .stored_weight import StoredWeight
 
 # Bytes of a weight that are looked at in one go: weights may be memory-mapped and larger than RAM.
 CHUNK_NBYTES = 16 * 2**20
@@ -58,21 +59,45 @@ def stored_nbytes(onnx_type: int, count: int) -> int:
 
 
 def nbytes_of(constant: gs.Constant) -> int:
-    """Bytes of the constant's content as ONNX stores it (int4 takes half a byte per element)."""
+    """Bytes of the constant's content as a file stores it (int4 takes half a byte per element).
+
+    Of a stored weight its codes and scales, whatever its values would take.
+    """
+    return constant.nbytes if isinstance(constant, StoredWeight) else values_nbytes(constant)
+
+
+def values_nbytes(constant: gs.Constant) -> int:
+    """Bytes of the constant's values: more than `nbytes_of` where they are stored in few bits."""
     array = array_of(constant)
     if array.dtype == object:
         return sum(len(_encoded(text)) for text in array.reshape(-1))
     return stored_nbytes(element_type(array.dtype), array.size)
 
 
+def bits_of(constant: gs.Constant) -> int:
+    """Bits that an element takes in a file, scales aside; 8 of strings, which are bytes."""
+    if isinstance(constant, StoredWeight):
+        return constant.bits
+    array = array_of(constant)
+    return 8 if array.dtype == object else element_nbits(element_type(array.dtype))
+
+
 def digest(constant: gs.Constant) -> str:
-    """The sha256, in hex, of the constant's type, shape and bytes.
+    """The sha256, in hex, of the constant's type, shape and bytes; of all that is stored.
 
     Two constants with one digest are the same weight: -0.0 and 0.0, and two kinds of NaN,
-    differ. Read in chunks; remembered for as long as the array lives (weights are replaced,
-    never written to).
+    differ. So do a stored weight and a plain one of the same values: taken for one, whichever
+    came first would decide what both cost. Read in chunks; remembered for as long as the array
+    lives (weights are replaced, never written to).
     """
-    array = array_of(constant)
+    if isinstance(constant, StoredWeight):
+        arrays = _digest(constant.codes), _digest(constant.scales)
+        told = f"stored {constant.bits} {constant.axis} {constant.block} {' '.join(arrays)}"
+        return hashlib.sha256(told.encode()).hexdigest()
+    return _digest(array_of(constant))
+
+
+def _digest(array: Array) -> str:
     known = _digests.get(id(array))
     if known is not None and known[0]() is array and known[1] == array.shape:
         return known[2]
