@@ -187,9 +187,7 @@ class GraphFile:
                 makes = tuple(_text(p) for p in _payloads(payload, 2))
                 own = _name(payload, 7) in ("", "ai.onnx")
                 operator = _name(payload, 4) if own else ""
-                self.nodes.append(
-                    Node(frozenset(_reads(payload)), makes, bytes(whole), operator)
-                )
+                self.nodes.append(Node(frozenset(_reads(payload)), makes, bytes(whole), operator))
             elif number == _INITIALIZER:
                 self._weights[_name(payload, 8)] = bytes(whole)
             elif number == _SPARSE:

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from ...runtime.narrow_types import readable, run_session
+from ...runtime.ort import keep_products_float
 from ..errors import InternalFault, ModelError
 from ..frontends.check import foreign_domains
 from ..graph.arrays import Array, Int64
@@ -57,6 +58,7 @@ class Executable:
         as_written: bool = False,
     ) -> None:
         options = ort.SessionOptions()
+        keep_products_float(options)
         options.log_severity_level = 4
         # Pieces run one after another with matrix products between: threads of one must not spin
         # on cores that the next step, or another process, wants.

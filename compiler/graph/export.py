@@ -27,9 +27,11 @@ from .program import (
 from .weights import (
     SMALL_NBYTES,
     array_of,
+    bits_of,
     byte_chunks,
     element_type,
     held_key,
+    nbytes_by_bits,
     nbytes_of,
     values_nbytes,
 )
@@ -138,14 +140,24 @@ def held_nbytes(nodes: Iterable[gs.Node]) -> int:
     Equal ones count once, as they are once the program shares them; small ones of a body, which
     stay in it, count each.
     """
+    return sum(map(nbytes_of, _held(nodes)))
+
+
+def held_nbytes_by_bits(nodes: Iterable[gs.Node]) -> dict[str, int]:
+    """What `held_nbytes` counts, by the bits that an element takes: {"32": 4096, "8": 1024}."""
+    return nbytes_by_bits((bits_of(weight), nbytes_of(weight)) for weight in _held(nodes))
+
+
+def _held(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
+    """The weights that `held_nbytes` counts, equal ones once."""
     nodes = list(nodes)
-    sizes = {held_key(t): nbytes_of(t) for t in constants_of(nodes)}
+    found = {held_key(t): t for t in constants_of(nodes)}
     # One that the top level reads too is held there, whatever its size.
     above = {t.name for t in constants_of(nodes)}
     for tensor in constants_of_bodies(nodes):
         if tensor.name not in above:
-            sizes[held_key(tensor, in_body=True)] = nbytes_of(tensor)
-    return sum(sizes.values())
+            found[held_key(tensor, in_body=True)] = tensor
+    return list(found.values())
 
 
 class DataFile:
@@ -356,8 +368,10 @@ class _Exporter:
         array = array_of(tensor)
         if self.light_elements is not None and array.size > self.light_elements:
             self.top.input.append(value_info(tensor))
-        elif self.data is not None and array.dtype != object and (
-            values_nbytes(tensor) > SMALL_NBYTES
+        elif (
+            self.data is not None
+            and array.dtype != object
+            and (values_nbytes(tensor) > SMALL_NBYTES)
         ):
             proto.initializer.append(self.data.append(tensor))
         else:

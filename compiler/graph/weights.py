@@ -119,6 +119,17 @@ def unique_nbytes(constants: Iterable[gs.Constant]) -> int:
     return sum(sizes.values())
 
 
+def nbytes_by_bits(sizes: Iterable[tuple[int, int]]) -> dict[str, int]:
+    """Bytes by the bits of an element ("32", "8"), most bits first, of (bits, bytes) pairs.
+
+    By names, as JSON has them. The scales of a stored weight count with its codes.
+    """
+    found: dict[int, int] = {}
+    for bits, nbytes in sizes:
+        found[bits] = found.get(bits, 0) + nbytes
+    return {str(bits): found[bits] for bits in sorted(found, reverse=True) if found[bits]}
+
+
 def held_key(constant: gs.Constant, in_body: bool = False) -> str:
     """What weights that a program and its file hold once have in common; see SMALL_NBYTES."""
     if in_body and nbytes_of(constant) <= SMALL_NBYTES:
