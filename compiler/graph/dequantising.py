@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..errors import ModelError
-from .program import Program, bodies_of, is_standard
+from .program import Note, Program, bodies_of, is_standard
 from .stored_weight import StoredWeight
 
 DEQUANTISE = "DequantizeLinear"
@@ -58,10 +58,13 @@ def dequantising(program: Program) -> Program:
         name = names.free(f"{weight.name}.dequantise")
         nodes.append(gs.Node(DEQUANTISE, name, _attributes(weight), inputs, [value]))
         made[weight.name] = value
+        sources = (
+            source for reader in weight.outputs for source in lowered.note(reader.name).sources
+        )
+        lowered.notes[name] = Note(tuple(dict.fromkeys(sources)))
     for node, tensor in list(_reads(lowered.graph.nodes)):
         if isinstance(tensor, StoredWeight):
-            places = [place for place, read in enumerate(node.inputs) if read is tensor]
-            for place in places:
+            for place in [place for place, read in enumerate(node.inputs) if read is tensor]:
                 node.inputs[place] = made[tensor.name]
     # At the front: ONNX Runtime (1.31) takes of a node's inputs that of the node written last
     # first, so that a weight made just before its reader would be made before all that the reader

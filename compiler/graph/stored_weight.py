@@ -87,7 +87,7 @@ def stored(
     finite number, the scale a positive one.
     """
     shape = codes.shape
-    scales = np.ascontiguousarray(scales)
+    scales = np.asarray(scales, order="C")  # 0-d stays so
     if bits not in RANGES:
         raise _fault(name, f"{bits} bits are none of {', '.join(map(str, RANGES))}")
     if scales.dtype != np.float32:
@@ -108,7 +108,7 @@ def stored(
         raise _fault(name, f"codes of {bits} bits go from {least} to {largest}")
     if not np.all(np.isfinite(scales) & (scales > 0)):  # TensorRT refuses a scale of 0
         raise _fault(name, "scales are positive numbers")
-    held = np.ascontiguousarray(whole.astype(np.int8))
+    held = whole.astype(np.int8, order="C")
     values = held.astype(np.float32) * _spread(scales, len(shape), axis, block)
     if not np.all(np.isfinite(values)):
         raise _fault(name, "a code times its scale is no finite number")
