@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..graph.program import Program
-from ..graph.stored_weight import StoredWeight
+from ..graph.stored_weight import stored
 from .few_rows import ENOUGH, fit_on_few
 from .operators import LinearOperator
 from .reconstruction import Target, gathered, unmoved
@@ -103,7 +103,7 @@ def _write(
     if not keep_bias:
         operator.write(program, affine)
     codes = np.rint(operator.laid_out(rounded.codes.astype(np.float64))).astype(np.int8)
-    operator.node.inputs[1] = StoredWeight(
+    operator.node.inputs[1] = stored(
         program.unique_name(f"{operator.weight.name}_int{grid.bits}"),
         np.ascontiguousarray(codes),
         operator.scales_of(rounded.scales),

@@ -10,13 +10,13 @@ from typing import Any
 from ...runtime.json_values import JsonValue
 from ..execution.measured_sizes import told_sizes
 from ..graph.cuts import Cut, cuts
-from ..graph.export import named_sizes
+from ..graph.export import held_nbytes_by_bits, named_sizes
 from ..graph.free_size import FreeSize, size_of
 from ..graph.program import Program, is_standard, own_name
 from ..structure.cost import model_cost
 from ..units import format_bytes, format_count
 from .bundle_contents import SCHEMA, TensorLine, shape_text
-from .table import Grid, figures, sizes_text, unknown_sizes_text, words
+from .table import Grid, figures, sizes_text, unknown_sizes_text, weights_text, words
 
 # A deep network has hundreds of cuts; a table shows this many, spread over the depth.
 _CUTS_SHOWN = 24
@@ -40,7 +40,8 @@ class ModelInspection:
     """One model: its interface, its nodes by operator, what it needs for one frame, its cuts.
 
     `sizes` are what one frame of each input of free size is, for which activations and MACs count;
-    these are None where an input is among `sizes_unknown`.
+    these are None where an input is among `sizes_unknown`. `weights_by_bits` are the bytes of
+    weights by the bits that an element takes ("32", "8").
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelInspection:
     sizes_unknown: tuple[str, ...] = ()
     unknown_values: tuple[str, ...] = ()
     cuts: tuple[CutLine, ...] = field(default=())
+    weights_by_bits: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def nodes(self) -> int:
@@ -74,6 +76,7 @@ class ModelInspection:
             "nodes": self.nodes,
             "operators": dict(self.operators),
             "weights_nbytes": self.weights_nbytes,
+            "weights_by_bits": dict(self.weights_by_bits),
             "activations_peak_nbytes": self.activations_peak_nbytes,
             "macs": self.macs,
             "sizes": {name: list(sizes) for name, sizes in self.sizes.items()},
@@ -102,9 +105,9 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
     cost = model_cost(program, name)
     told = told_sizes(program)
     unknown = tuple(own for (_, own), sizes in told.items() if sizes is None)
+    nodes = program.nodes_of(name)
     operators = Counter(
-        f"{node.domain}::{node.op}" if not is_standard(node) else node.op
-        for node in program.nodes_of(name)
+        f"{node.domain}::{node.op}" if not is_standard(node) else node.op for node in nodes
     )
     return ModelInspection(
         name=name,
@@ -120,6 +123,7 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
         sizes_unknown=unknown,
         unknown_values=() if unknown else tuple(own_name(value) for value in cost.unknown),
         cuts=tuple(cut_line(cut) for cut in cuts(program, name)),
+        weights_by_bits=held_nbytes_by_bits(nodes),
     )
 
 
@@ -132,7 +136,7 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
         *(("output", str(line)) for line in found.outputs),
         ("opset", str(found.opset)),
         ("nodes", f"{found.nodes} ({operators})"),
-        ("weights", format_bytes(found.weights_nbytes)),
+        ("weights", weights_text(found.weights_nbytes, found.weights_by_bits)),
         ("activations, peak", _per_frame(found.activations_peak_nbytes, format_bytes)),
         ("MACs", _per_frame(found.macs, format_count)),
     ]

@@ -71,6 +71,7 @@ _LATER: Mapping[str, Any] = {
     "actions": [],
     "predicted_loss": None,
     "unverified": "",
+    "weights_by_bits": {},
     "sizes": {},
     "sizes_unknown": [],
     "ties": [],
@@ -193,8 +194,9 @@ class ModelReport(JsonValue):
     """One model before and after: bytes of weights, MACs per frame, peak bytes of activations.
 
     `weights_after_nbytes` divides a weight that several models read evenly among them, so that
-    the models add up to the total. `unverified` says why the model could not be compared with its
-    file, '' where it was.
+    the models add up to the total; `weights_by_bits` are the same bytes by the bits that an element
+    takes ("32", "8"), scales with what they scale. `unverified` says why the model could not be
+    compared with its file, '' where it was.
     """
 
     name: str
@@ -207,6 +209,7 @@ class ModelReport(JsonValue):
     sharing: tuple[Sharing, ...] = ()
     fidelity: tuple[OutputFidelity, ...] = ()
     unverified: str = ""
+    weights_by_bits: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def worst(self) -> OutputFidelity | None:
@@ -240,7 +243,8 @@ class Report(JsonValue):
     `frames_*` count the calibration frames used. `ties` say which inputs are one, and why. `sizes`
     are what one frame of each input of free size ('model.input') is, for which activations and MACs
     count; of models with an input among `sizes_unknown` neither is known, and they count as
-    nothing. `actions` are the plan's, in the order they are made; `predicted_loss` is what all of
+    nothing. `weights_by_bits` are the merged program's weights by the bits that an element takes.
+    `actions` are the plan's, in the order they are made; `predicted_loss` is what all of
     them were predicted to lose together.
     """
 
@@ -262,6 +266,7 @@ class Report(JsonValue):
     notes: tuple[str, ...] = ()
     actions: tuple[ActionReport, ...] = ()
     predicted_loss: Annotated[float | None, _optional_number] = None
+    weights_by_bits: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def measured_loss(self) -> float | None:

@@ -13,7 +13,7 @@ from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
 from ..frames.tying import Tying
 from ..graph.program import Program, constants_of, constants_of_bodies, model_of, own_name
-from ..graph.weights import held_key, nbytes_of
+from ..graph.weights import bits_of, held_key, nbytes_by_bits, nbytes_of
 from ..planning.plan import Plan, PlannedAction
 from ..structure.cost import model_cost, program_cost
 from ..units import Budget
@@ -72,7 +72,7 @@ def report_of(
             ModelReport(
                 name,
                 before.weights_nbytes,
-                parts[name],
+                sum(nbytes for _, nbytes in parts[name]),
                 before.macs,
                 after.macs,
                 before.activations_peak_nbytes,
@@ -80,6 +80,7 @@ def report_of(
                 tuple(sharing.get(name, ())),
                 tuple(OutputFidelity.of(c) for c in compiled.compared if c.model == name),
                 compiled.unverified.get(name, ""),
+                nbytes_by_bits(parts[name]),
             )
         )
     counts = [] if frames is None else [frames.fit_rows(s[0]) for s in frames.streams]
@@ -103,6 +104,7 @@ def report_of(
         notes=notes,
         actions=tuple(map(_action_report, compiled.plan.actions)),
         predicted_loss=compiled.plan.predicted,
+        weights_by_bits=nbytes_by_bits(pair for part in parts.values() for pair in part),
     )
 
 
@@ -116,23 +118,24 @@ def _action_report(planned: PlannedAction) -> ActionReport:
     )
 
 
-def _divided_weights(program: Program) -> dict[str, int]:
-    """Bytes per model, each unique weight divided evenly among the models that read it."""
+def _divided_weights(program: Program) -> dict[str, list[tuple[int, int]]]:
+    """Per model (bits, bytes) of each unique weight, divided evenly among those that read it."""
     readers: dict[str, list[str]] = {}
-    sizes: dict[str, int] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for name in program.models:
         for node in program.nodes_of(name):
             read = [(tensor, held_key(tensor)) for tensor in constants_of([node])]
             read += [(t, held_key(t, in_body=True)) for t in constants_of_bodies([node])]
             for tensor, key in read:
-                sizes[key] = nbytes_of(tensor)
+                sizes[key] = bits_of(tensor), nbytes_of(tensor)
                 if name not in readers.setdefault(key, []):
                     readers[key].append(name)
-    parts = dict.fromkeys(program.models, 0)
+    parts: dict[str, list[tuple[int, int]]] = {name: [] for name in program.models}
     for key, names in readers.items():
-        each, rest = divmod(sizes[key], len(names))
+        bits, nbytes = sizes[key]
+        each, rest = divmod(nbytes, len(names))
         for index, name in enumerate(names):
-            parts[name] += each + (1 if index < rest else 0)
+            parts[name].append((bits, each + (1 if index < rest else 0)))
     return parts
 
 
