@@ -161,7 +161,7 @@ def test_names_that_are_taken_are_left_alone() -> None:
         g (float[2] x) => (float[2] y) <float[2] w = {1, 2}, float[2] v = {3, 4}>
         { t = Mul (x, w)  y = Add (t, v) }"""
     )
-    program.node("a/t").name = "a/w.dequantise"
+    program.graph.nodes[0].name = "a/w.dequantise"
     program.weights()["a/v"].name = "a/w.codes"
     program.values()["a/t"].name = "a/w.scales"
     program.notes = {}
@@ -194,6 +194,6 @@ def test_an_opset_that_cannot_say_it_is_told(tmp_path: Path, storing: Storing) -
     assert opset_of_stored(program) == 13
     put(program, "a/v", storing)
     assert opset_of_stored(program) == 21
-    with pytest.raises(ModelError, match="'a/v' is stored in .*opset 21 on.*has opset 17"):
+    with pytest.raises(ModelError, match=r"'a/v' is stored in .*opset 21 on.*has opset 17"):
         write_model(program, tmp_path)
     assert not list(tmp_path.iterdir())
