@@ -161,7 +161,7 @@ def test_names_that_are_taken_are_left_alone() -> None:
         g (float[2] x) => (float[2] y) <float[2] w = {1, 2}, float[2] v = {3, 4}>
         { t = Mul (x, w)  y = Add (t, v) }"""
     )
-    program.node("a/t").name = "a/w.dequantise"
+    program.graph.nodes[0].name = "a/w.dequantise"
     program.weights()["a/v"].name = "a/w.codes"
     program.values()["a/t"].name = "a/w.scales"
     program.notes = {}
