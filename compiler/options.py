@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = "bundle"
 DEFAULT_FLOOR = 0.99
 AUTO = "auto"
+# Precisions that are for weights to be stored in, and for the planner to choose.
+FEW_BITS = ("int8", AUTO)
 
 
 @dataclass(frozen=True)

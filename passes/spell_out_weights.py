@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.frontends.opset import raise_opset
-from ..compiler.graph.program import Program
+from ..compiler.graph.program import Program, node_inputs
 from ..compiler.graph.stored_weight import StoredWeight
 from .base import Change
 
@@ -22,8 +22,9 @@ _MADE_BY = "spell-out-weights"
 class SpellOutWeights:
     """Weights that are stored in few bits become what a file holds of them.
 
-    Each is one DequantizeLinear for all that read it, in the weight's name. Four bits raise the
-    program to opset 21. Raises ModelError where a node cannot be raised.
+    Each is one DequantizeLinear for all that read it, in the weight's name, just before the first:
+    no float copy lives longer than it has to. Four bits raise the program to opset 21. Raises
+    ModelError where a node cannot be raised.
     """
 
     name: ClassVar[str] = _MADE_BY
@@ -36,8 +37,11 @@ class SpellOutWeights:
             raise_opset(program, _OPSET_OF_FOUR_BITS, "the merged program")
             stored = _stored(program)
         names = program.names()
+        first = _first_readers(program)
         made: list[gs.Node] = []
+        before: dict[int, list[gs.Node]] = {}
         for weight in stored:
+            reader = first[weight.name]
             codes = gs.Constant(names.free(f"{weight.name}.codes"), weight.stored_codes)
             scales = gs.Constant(names.free(f"{weight.name}.scales"), weight.scales)
             value = gs.Variable(weight.name, np.dtype(np.float32), list(weight.codes.shape))
@@ -46,12 +50,25 @@ class SpellOutWeights:
                     if tensor is weight:
                         node.inputs[index] = value
             name = names.free(f"{weight.name}.dequantize")
-            made.append(
-                gs.Node("DequantizeLinear", name, {"axis": weight.axis}, [codes, scales], [value])
+            node = gs.Node(
+                "DequantizeLinear", name, {"axis": weight.axis}, [codes, scales], [value]
             )
+            made.append(node)
+            before.setdefault(reader, []).append(node)
             program.note_fit(name, self.name)
-        program.graph.nodes = [*made, *program.graph.nodes]
+        program.graph.nodes = [
+            one for node in program.graph.nodes for one in (*before.get(id(node), ()), node)
+        ]
         return [Change("became codes and scales", node.name) for node in made]
+
+
+def _first_readers(program: Program) -> dict[str, int]:
+    """By weight the node (its id) of the graph that reads it first, itself or in a body."""
+    found: dict[str, int] = {}
+    for node in program.graph.nodes:
+        for tensor in node_inputs(node):
+            found.setdefault(tensor.name, id(node))
+    return found
 
 
 def _stored(program: Program) -> list[StoredWeight]:

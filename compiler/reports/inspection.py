@@ -14,8 +14,10 @@ from ..graph.export import named_sizes
 from ..graph.free_size import FreeSize, size_of
 from ..graph.program import Program, is_standard, own_name
 from ..structure.cost import model_cost
+from ..structure.weight_bits import held_weights, nbytes_by_bits
 from ..units import format_bytes, format_count
 from .bundle_contents import SCHEMA, TensorLine, shape_text
+from .precision import bits_text
 from .table import Grid, figures, sizes_text, unknown_sizes_text, words
 
 # A deep network has hundreds of cuts; a table shows this many, spread over the depth.
@@ -39,7 +41,8 @@ class CutLine(JsonValue):
 class ModelInspection:
     """One model: its interface, its nodes by operator, what it needs for one frame, its cuts.
 
-    `sizes` are what one frame of each input of free size is, for which activations and MACs count;
+    `weights_by_bits` are bytes by the bits that numbers of weights stand in. `sizes` are what one
+    frame of each input of free size is, for which activations and MACs count;
     these are None where an input is among `sizes_unknown`.
     """
 
@@ -50,6 +53,7 @@ class ModelInspection:
     outputs: tuple[TensorLine, ...]
     operators: Mapping[str, int]
     weights_nbytes: int
+    weights_by_bits: Mapping[str, int]
     activations_peak_nbytes: int | None
     macs: int | None
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
@@ -74,6 +78,7 @@ class ModelInspection:
             "nodes": self.nodes,
             "operators": dict(self.operators),
             "weights_nbytes": self.weights_nbytes,
+            "weights_by_bits": dict(self.weights_by_bits),
             "activations_peak_nbytes": self.activations_peak_nbytes,
             "macs": self.macs,
             "sizes": {name: list(sizes) for name, sizes in self.sizes.items()},
@@ -114,6 +119,7 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
         outputs=tuple(line(own, value) for own, value in model.outputs.items()),
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
         weights_nbytes=cost.weights_nbytes,
+        weights_by_bits=nbytes_by_bits(held_weights(program.nodes_of(name)).values()),
         activations_peak_nbytes=None if unknown else cost.activations_peak_nbytes,
         macs=None if unknown else cost.macs,
         sizes={own: sizes for (_, own), sizes in told.items() if sizes is not None},
@@ -132,7 +138,7 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
         *(("output", str(line)) for line in found.outputs),
         ("opset", str(found.opset)),
         ("nodes", f"{found.nodes} ({operators})"),
-        ("weights", format_bytes(found.weights_nbytes)),
+        ("weights", bits_text(found.weights_nbytes, found.weights_by_bits)),
         ("activations, peak", _per_frame(found.activations_peak_nbytes, format_bytes)),
         ("MACs", _per_frame(found.macs, format_count)),
     ]

@@ -82,6 +82,9 @@ _LATER: Mapping[str, Any] = {
     "score_change": None,
     "explained": None,
     "strict": False,
+    "weights_by_bits": {},
+    "in_float": [],
+    "series": "",
 }
 
 
@@ -189,12 +192,28 @@ class Sharing(JsonValue):
 
 
 @dataclass(frozen=True)
+class FloatWeight(JsonValue):
+    """Weights of one operator that stay in float where few bits were asked for, and why.
+
+    `operator` goes by its own name. `predicted_loss` is the share of the worst output's variance
+    that storing them in as few bits was predicted to lose by itself; None: nothing was.
+    """
+
+    operator: str
+    nbytes: int
+    why: str
+    predicted_loss: Annotated[float | None, _optional_number] = None
+
+
+@dataclass(frozen=True)
 class ModelReport(JsonValue):
     """One model before and after: bytes of weights, MACs per frame, peak bytes of activations.
 
     `weights_after_nbytes` divides a weight that several models read evenly among them, so that
-    the models add up to the total. `unverified` says why the model could not be compared with its
-    file, '' where it was.
+    the models add up to the total; `weights_by_bits` does so too, by the bits that its numbers
+    stand in ("32", "8"; scales count as the codes that they are of). `unverified` says why the
+    model could not be compared with its file, '' where it was. `in_float` is empty where nobody
+    asked for few bits.
     """
 
     name: str
@@ -207,6 +226,8 @@ class ModelReport(JsonValue):
     sharing: tuple[Sharing, ...] = ()
     fidelity: tuple[OutputFidelity, ...] = ()
     unverified: str = ""
+    weights_by_bits: Mapping[str, int] = field(default_factory=dict[str, int])
+    in_float: tuple[FloatWeight, ...] = ()
 
     @property
     def worst(self) -> OutputFidelity | None:
@@ -220,7 +241,8 @@ class ActionReport(JsonValue):
 
     `place` is in the names of the models' files. Weight bytes and MACs per frame are saved by it
     alone, after what is exact. `predicted_loss` is the share of the worst output's variance that it
-    alone was predicted to lose, before the plan was fitted; None: nothing was.
+    alone was predicted to lose, before the plan was fitted; None: nothing was. Many of one `series`
+    are one line of a table; '' is none.
     """
 
     kind: str
@@ -228,6 +250,7 @@ class ActionReport(JsonValue):
     weights_saved_nbytes: int
     macs_saved: int
     predicted_loss: Annotated[float | None, _optional_number] = None
+    series: str = ""
 
 
 @dataclass(frozen=True)
@@ -241,7 +264,8 @@ class Report(JsonValue):
     are what one frame of each input of free size ('model.input') is, for which activations and MACs
     count; of models with an input among `sizes_unknown` neither is known, and they count as
     nothing. `actions` are the plan's, in the order they are made; `predicted_loss` is what all of
-    them were predicted to lose together.
+    them were predicted to lose together. `weights_by_bits` are bytes by the bits that numbers of
+    weights stand in.
     """
 
     models: tuple[ModelReport, ...]
@@ -262,6 +286,7 @@ class Report(JsonValue):
     notes: tuple[str, ...] = ()
     actions: tuple[ActionReport, ...] = ()
     predicted_loss: Annotated[float | None, _optional_number] = None
+    weights_by_bits: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def measured_loss(self) -> float | None:

@@ -8,19 +8,24 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from ..actions.action import Action, Stage
+from ..actions.bill import LEAST_SHARE
+from ..actions.store_in_few_bits import why_in_float
 from ..execution.measured_sizes import told_sizes, unknown_sizes
 from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
 from ..frames.tying import Tying
-from ..graph.program import Program, constants_of, constants_of_bodies, model_of, own_name
-from ..graph.weights import held_key, nbytes_of
+from ..graph.export import held_nbytes
+from ..graph.program import Program, model_of, own_name
+from ..graph.weights import nbytes_of
 from ..planning.plan import Plan, PlannedAction
 from ..structure.cost import model_cost, program_cost
+from ..structure.weight_bits import HeldWeight, held_weights, nbytes_by_bits
 from ..units import Budget
 from .report import (
     MEMORY,
     WEIGHTS,
     ActionReport,
+    FloatWeight,
     ModelReport,
     OutputFidelity,
     Report,
@@ -33,7 +38,8 @@ class Compilation:
     """What a compilation came to: from `original` (as read) to `program` by the plan.
 
     `compared` are the outputs of the two beside each other, `unverified` models that could not be
-    compared with their files, and why.
+    compared with their files, and why. `lost_by_rounding` is by node what storing its weight in few
+    bits was predicted to lose; None where nobody asked for few bits.
     """
 
     original: Program
@@ -41,6 +47,7 @@ class Compilation:
     plan: Plan
     compared: Sequence[OutputComparison]
     unverified: Mapping[str, str] = field(default_factory=dict[str, str])
+    lost_by_rounding: Mapping[str, float] | None = None
 
 
 def report_of(
@@ -63,6 +70,7 @@ def report_of(
             mine = sharing.setdefault(planned.action.models[-1], [])
             mine.append(_sharing_of(original, planned.action))
     parts = _divided_weights(program)
+    by_bits = nbytes_by_bits(held_weights(program.graph.nodes).values())
     models: list[ModelReport] = []
     macs_before = 0
     for name in program.models:
@@ -72,7 +80,7 @@ def report_of(
             ModelReport(
                 name,
                 before.weights_nbytes,
-                parts[name],
+                sum(part.nbytes for part in parts[name]),
                 before.macs,
                 after.macs,
                 before.activations_peak_nbytes,
@@ -80,6 +88,8 @@ def report_of(
                 tuple(sharing.get(name, ())),
                 tuple(OutputFidelity.of(c) for c in compiled.compared if c.model == name),
                 compiled.unverified.get(name, ""),
+                nbytes_by_bits(parts[name]),
+                _in_float(compiled, name),
             )
         )
     counts = [] if frames is None else [frames.fit_rows(s[0]) for s in frames.streams]
@@ -103,6 +113,7 @@ def report_of(
         notes=notes,
         actions=tuple(map(_action_report, compiled.plan.actions)),
         predicted_loss=compiled.plan.predicted,
+        weights_by_bits=by_bits,
     )
 
 
@@ -113,27 +124,41 @@ def _action_report(planned: PlannedAction) -> ActionReport:
         planned.weights_saved_nbytes,
         planned.macs_saved,
         planned.predicted,
+        planned.action.series,
     )
 
 
-def _divided_weights(program: Program) -> dict[str, int]:
-    """Bytes per model, each unique weight divided evenly among the models that read it."""
+def _divided_weights(program: Program) -> dict[str, list[HeldWeight]]:
+    """Weights per model, each unique one divided evenly among the models that read it."""
     readers: dict[str, list[str]] = {}
-    sizes: dict[str, int] = {}
+    weights: dict[str, HeldWeight] = {}
     for name in program.models:
-        for node in program.nodes_of(name):
-            read = [(tensor, held_key(tensor)) for tensor in constants_of([node])]
-            read += [(t, held_key(t, in_body=True)) for t in constants_of_bodies([node])]
-            for tensor, key in read:
-                sizes[key] = nbytes_of(tensor)
-                if name not in readers.setdefault(key, []):
-                    readers[key].append(name)
-    parts = dict.fromkeys(program.models, 0)
+        mine = held_weights(program.nodes_of(name))
+        weights |= mine
+        for key in mine:
+            readers.setdefault(key, []).append(name)
+    parts: dict[str, list[HeldWeight]] = {name: [] for name in program.models}
     for key, names in readers.items():
-        each, rest = divmod(sizes[key], len(names))
+        each, rest = divmod(weights[key].nbytes, len(names))
         for index, name in enumerate(names):
-            parts[name] += each + (1 if index < rest else 0)
+            parts[name].append(HeldWeight(weights[key].bits, each + (1 if index < rest else 0)))
     return parts
+
+
+def _in_float(compiled: Compilation, model: str) -> tuple[FloatWeight, ...]:
+    """Large weights of a model that stay in float, where few bits were asked for."""
+    lost = compiled.lost_by_rounding
+    if lost is None:
+        return ()
+    enough = LEAST_SHARE * held_nbytes(compiled.original.graph.nodes)
+    found: dict[str, FloatWeight] = {}
+    for node in compiled.program.nodes_of(model):
+        for key, (weight, why) in why_in_float(node).items():
+            nbytes = nbytes_of(weight)
+            loss = None if why or nbytes < enough else lost.get(node.name)
+            why = why or ("saves too little" if nbytes < enough else "not in the plan")
+            found.setdefault(key, FloatWeight(own_name(node.name), nbytes, why, loss))
+    return tuple(found.values())
 
 
 def _exact_sharing(program: Program) -> dict[str, list[Sharing]]:
