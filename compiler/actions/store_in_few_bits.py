@@ -233,7 +233,7 @@ def _why_not(operator: LinearOperator) -> str:
         return f"numbers of {np.dtype(operator.weight.dtype).name}"
     if math.prod(operator.weight.shape) < _FEWEST:
         return "hardly any weights"
-    return "read by something else, too" if isinstance(_readers(operator), str) else ""
+    return "read by others, too" if isinstance(_readers(operator), str) else ""
 
 
 def _share(operator: LinearOperator, bits: int) -> float:

@@ -15,7 +15,7 @@ _HARDLY_ANY = 0.005
 # The table's columns fit into so many characters, whatever the names are.
 _WIDTH = 80
 _BETWEEN = 2  # characters between two columns
-_LEAST_ROOM = 20
+_LEAST_ROOM = 36
 
 
 def bits_text(nbytes: int, by_bits: Mapping[str, int]) -> str:
@@ -91,11 +91,8 @@ def _line(why: str, weights: list[FloatWeight], room: int) -> str:
     losses = [one.predicted_loss for one in weights if one.predicted_loss is not None]
     if losses:
         why = f"would lose {loss_text(max(losses))}"
-    size = format_bytes(sum(one.nbytes for one in weights))
     if len(weights) == 1:
-        told = f"{size}: {why}"
-        name = weights[0].operator
-        left = room - len(told) - 2
-        return f"{shortened(name, left)}, {told}" if left > 8 else shortened(told, room)
+        return f"{shortened(weights[0].operator, room - len(why) - 2)}: {why}"
+    size = format_bytes(sum(one.nbytes for one in weights))
     up_to = why.replace("would lose", "would lose up to", 1)
     return shortened(f"{len(weights)}, {size}: {up_to}", room)

@@ -151,12 +151,16 @@ def _in_float(compiled: Compilation, model: str) -> tuple[FloatWeight, ...]:
     if lost is None:
         return ()
     enough = LEAST_SHARE * held_nbytes(compiled.original.graph.nodes)
+    known = compiled.original.nodes()
     found: dict[str, FloatWeight] = {}
     for node in compiled.program.nodes_of(model):
         for key, (weight, why) in why_in_float(node).items():
-            nbytes = nbytes_of(weight)
-            loss = None if why or nbytes < enough else lost.get(node.name)
-            why = why or ("saves too little" if nbytes < enough else "not in the plan")
+            nbytes, loss = nbytes_of(weight), None
+            if not why and nbytes < enough:
+                why = "saves too little"
+            elif not why:
+                why = "not in the plan" if node.name in known else "made by another rewrite"
+                loss = lost.get(node.name)
             found.setdefault(key, FloatWeight(own_name(node.name), nbytes, why, loss))
     return tuple(found.values())
 

@@ -32,8 +32,14 @@ def held_weights(nodes: Iterable[gs.Node]) -> dict[str, HeldWeight]:
     top = constants_of(nodes)
     above = {tensor.name for tensor in top}
     inside = [tensor for tensor in constants_of_bodies(nodes) if tensor.name not in above]
-    found = {held_key(tensor): _held(tensor) for tensor in top}
-    return found | {held_key(tensor, in_body=True): _held(tensor) for tensor in inside}
+    keyed = [(held_key(tensor), tensor) for tensor in top]
+    keyed += [(held_key(tensor, in_body=True), tensor) for tensor in inside]
+    found: dict[str, HeldWeight] = {}
+    for key, tensor in keyed:
+        # Numbers that happen to be some weight's scales are held with them, and are numbers.
+        bits = max(_bits(tensor), found[key].bits if key in found else 0)
+        found[key] = HeldWeight(bits, nbytes_of(tensor))
+    return found
 
 
 def nbytes_by_bits(weights: Iterable[HeldWeight]) -> Mapping[str, int]:
@@ -42,10 +48,6 @@ def nbytes_by_bits(weights: Iterable[HeldWeight]) -> Mapping[str, int]:
     for weight in weights:
         found[weight.bits] = found.get(weight.bits, 0) + weight.nbytes
     return {str(bits): found[bits] for bits in sorted(found, reverse=True) if found[bits]}
-
-
-def _held(constant: gs.Constant) -> HeldWeight:
-    return HeldWeight(_bits(constant), nbytes_of(constant))
 
 
 def _bits(constant: gs.Constant) -> int:

@@ -36,6 +36,24 @@ def test_a_model_at_a_glance() -> None:
     assert data["cuts"][0] == {"values": ["h"], "shapes": [["N", 3]], "depth": 0.333333}
 
 
+def test_weights_that_come_quantised_are_told_by_bits() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (float[N, 2] y)
+    <int8[4, 2] c = {1,2,3,4,5,6,7,8}, float[2] s = {1, 3}, float[2] b = {1, 2}>
+    {
+      w = DequantizeLinear <axis = 1> (c, s)
+      h = MatMul (x, w)
+      y = Add (h, b)
+    }
+    """
+    found = inspect_model(program_of(text, "m"), "m")
+    assert found.to_json()["weights_by_bits"] == {"32": 8, "8": 16}
+    assert ("weights", "24 B (8 B in 32 bits, 16 B in 8)") in model_grids(found)[0].rows
+    plain = inspect_model(program_of(CHAIN, "m"), "m")
+    assert ("weights", "72 B") in model_grids(plain)[0].rows
+
+
 def test_of_many_cuts_some_are_shown_and_the_rest_is_said() -> None:
     lines = "\n".join(f"v{i + 1} = Relu (v{i})" for i in range(60))
     text = (

@@ -98,7 +98,7 @@ def test_a_damaged_report_is_refused_by_field(
     assert said in error.value.message
 
 
-LATER = {"sizes", "sizes_unknown", "ties", "actions", "predicted_loss"}
+LATER = {"sizes", "sizes_unknown", "ties", "actions", "predicted_loss", "weights_by_bits"}
 
 
 def test_reports_of_earlier_versions_are_read() -> None:

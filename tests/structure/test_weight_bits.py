@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -38,6 +39,10 @@ def test_scales_and_zero_points_count_as_their_codes_do() -> None:
 def test_a_scale_that_others_read_too_is_a_number_like_any_other() -> None:
     text = DEQUANTISED.replace("y = Add (h, b)", "y = Add (h, scales)")
     assert by_bits(program_of(text, "m")) == {"32": 8, "8": 8 + 2}
+    for values in ("b = {0.5, 0.25}", "scales = {1, 2}"):  # equal ones are held once
+        name = values.split()[0]
+        text = re.sub(rf"{name} = {{[^}}]*}}", values, DEQUANTISED)
+        assert by_bits(program_of(text, "m")) == {"32": 8, "8": 8 + 2}
 
 
 def test_scales_of_what_is_computed_are_no_part_of_a_weight() -> None:
