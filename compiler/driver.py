@@ -224,6 +224,10 @@ def _notes(case: Case, plan: Plan) -> tuple[str, ...]:
             "no frames were given, so only what is exact was shared and no fidelity was measured; "
             "--calib PATH lets models share approximately too"
         )
+    if frames is None and options.precision in FEW_BITS and not is_quantised(case.program):
+        notes.append(
+            "no frames were given, so no weight was stored in few bits; --calib PATH lets some be"
+        )
     notes += case.tying.notes
     if frames is not None and (states := frames.still_states()):
         zeros = frames.left_out()
