@@ -108,9 +108,9 @@ def _compile(
     program, frames = trial.program, case.frames
     memory = predicted_memory(program, apart)
     notes = (*told, *_remarks(program), *_notes(case, plan))
-    few_bits = options.precision in FEW_BITS
+    rounds = options.precision in FEW_BITS and case.frames is not None and not options.exact_only
     compiled = Compilation(
-        case.original, program, plan, compared, case.unverified, lost if few_bits else None
+        case.original, program, plan, compared, case.unverified, lost if rounds else None
     )
     report = report_of(compiled, memory, frames, case.tying, notes, options.budget)
     report = replace(report, notes=(*promise_notes(report.models), *report.notes))

@@ -26,7 +26,6 @@ from .reuse_attention import ReuseAttention
 from .share_equal_prefixes import ShareEqualPrefixes
 from .share_equal_weights import ShareEqualWeights
 from .share_prefix import SharePrefix
-from .spell_out_weights import SpellOutWeights
 from .store_in_few_bits import StoreInFewBits
 from .tie_weights import TieWeights
 
@@ -58,11 +57,8 @@ MEASURED: tuple[type[Pass], ...] = (
 )
 """The inexact passes, which actions of a plan ask for."""
 
-CLEANING: tuple[Pass, ...] = (DropDead(), Normalise(), DropDead(), SpellOutWeights())
-"""What tidies up after inexact passes: prefixes nobody reads, adapters that became identities.
-
-Last, weights in few bits become what is written of them, so that all measurements are of that.
-"""
+CLEANING: tuple[Pass, ...] = (DropDead(), Normalise(), DropDead())
+"""What tidies up after inexact passes: prefixes nobody reads, adapters that became identities."""
 
 OnPass = Callable[[Pass, list[Change], float], None]
 

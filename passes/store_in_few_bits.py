@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reconstruction import Target
 from ..compiler.fitting.reference import Reference
-from ..compiler.fitting.rounding import Grid
+from ..compiler.fitting.rounding import WeightGrid
 from ..compiler.fitting.storing import round_alone, round_in_a_walk
 from ..compiler.graph.program import Program
 from ..compiler.graph.stored_weight import StoredWeight
@@ -34,7 +34,7 @@ class StoreInFewBits:
 
     def run(self, program: Program) -> list[Change]:
         """One change for every weight that was rounded."""
-        grids = {name: Grid(bits) for name, bits in self.stored}
+        grids = {name: WeightGrid(bits) for name, bits in self.stored}
         fitted = self._fitted(program, set(grids))
         found = {operator.node.name for operator, _ in fitted}
         changes: list[Change] = []
@@ -67,5 +67,5 @@ class StoreInFewBits:
         return found
 
 
-def _change(node: str, grid: Grid) -> Change:
+def _change(node: str, grid: WeightGrid) -> Change:
     return Change(f"stored in {grid.bits} bits", node)

@@ -23,11 +23,15 @@ _MAX_DEPTH = 32  # of If/Loop/Scan bodies within each other; a file is untrusted
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the main graph: what it reads (bodies included), what it makes, its bytes."""
+    """A node of the main graph: what it reads (bodies included), what it makes, its bytes.
+
+    `operator` is empty where it is not one of ONNX's own.
+    """
 
     reads: frozenset[str]
     makes: tuple[str, ...]
     content: bytes
+    operator: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,9 @@ class GraphFile:
                 continue
             if number == _NODE:
                 makes = tuple(_text(p) for p in _payloads(payload, 2))
-                self.nodes.append(Node(frozenset(_reads(payload)), makes, bytes(whole)))
+                own = _name(payload, 7) in ("", "ai.onnx")
+                operator = _name(payload, 4) if own else ""
+                self.nodes.append(Node(frozenset(_reads(payload)), makes, bytes(whole), operator))
             elif number == _INITIALIZER:
                 self._weights[_name(payload, 8)] = bytes(whole)
             elif number == _SPARSE:
@@ -245,8 +251,9 @@ class GraphFile:
 
         `wanted` maps models to the values they ask for. Running the parts whose `models` name
         one of some models computes exactly what those models need. A weight that several parts
-        read is in each of them. None if the file does not tell the type of a value that would
-        cross from one part to another, or asks for a value that no node makes.
+        read is in each of them, also if a node makes it of its codes. None if the file does not
+        tell the type of a value that would cross from one part to another, or asks for a value that
+        no node makes.
 
         What a file tells of the shapes of values that it computes may be stale. ONNX Runtime passes
         over that within a graph, but not for inputs: without `shapes` only their types are told.
@@ -262,19 +269,23 @@ class GraphFile:
                 if index is not None and model not in needed_by[index]:
                     needed_by[index].add(model)
                     stack.extend(self.nodes[index].reads)
+        asked = {value for values in wanted.values() for value in values}
+        made_weights = self._made_weights(asked)
         groups: dict[frozenset[str], list[Node]] = {}
         for node, models in zip(self.nodes, needed_by):
-            if models:
+            if models and made_weights.get(node.makes[0]) is not node:
                 groups.setdefault(frozenset(models), []).append(node)
+        for nodes in groups.values():
+            read = {name for node in nodes for name in node.reads}
+            nodes[:0] = [node for name, node in made_weights.items() if name in read]
         # What makes a value is needed by every model that needs the value: larger sets first.
         order = sorted(groups, key=lambda models: (-len(models), sorted(models)))
-        asked = {value for values in wanted.values() for value in values}
         reads = {models: {n for node in groups[models] for n in node.reads} for models in order}
         found: list[GraphPart] = []
         for models in order:
             made = [name for node in groups[models] for name in node.makes if name]
             elsewhere = asked.union(*(reads[other] for other in order if other != models))
-            outputs = tuple(name for name in made if name in elsewhere)
+            outputs = tuple(n for n in made if n in elsewhere and n not in made_weights)
             given = reads[models] - set(made)
             inputs = tuple(n for n in sorted(given) if n in maker or n in self.inputs)
             if any(name not in self._types for name in (*inputs, *outputs)):
@@ -283,6 +294,18 @@ class GraphFile:
             content = self._model(groups[models], (*inputs, *optional), outputs, given, shapes)
             found.append(GraphPart(models, inputs, outputs, content, optional))
         return found
+
+    def _made_weights(self, asked: set[str]) -> dict[str, Node]:
+        """The nodes that make a weight of its codes, by its name; none that is asked for itself."""
+        constant = self._weights.keys() - set(self.optional)
+        return {
+            node.makes[0]: node
+            for node in self.nodes
+            if node.operator == "DequantizeLinear"
+            and node.reads <= constant
+            and len(node.makes) == 1
+            and node.makes[0] not in asked
+        }
 
     def _model(
         self,

@@ -18,7 +18,7 @@ from ..fitting.effort import SURVEY
 from ..fitting.operators import LinearOperator, linear_operator
 from ..fitting.reference import Reference
 from ..graph.program import Program, constants_of, constants_of_bodies, own_name
-from ..graph.stored_weight import BITS, StoredWeight
+from ..graph.stored_weight import RANGES, StoredWeight
 from ..graph.weights import nbytes_of
 from .action import Disturbed, Effect, OneModel, Reads, Stage, check_models
 from .evidence import Evidence
@@ -37,7 +37,7 @@ _FLOATS = frozenset(map(np.dtype, (np.float16, np.float32, np.float64)))
 
 def _bits(reader: Reader) -> int:
     bits = reader.value
-    if not isinstance(bits, int) or bits not in BITS:
+    if not isinstance(bits, int) or bits not in RANGES:
         raise ModelError(f"{reader.document}: bits must be 8 or 4")
     return bits
 

@@ -10,7 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from ..graph.dequantising import stored_weights
 from ..graph.program import Program, is_standard, node_inputs
+from ..graph.stored_weight import StoredWeight
 from ..graph.weights import array_of
 
 CAST_KEY = "repsimc.precision"  # node metadata: what the lowering put in
@@ -32,8 +34,9 @@ _QUANTISED = frozenset(("QuantizeLinear", "DequantizeLinear"))
 
 
 def is_quantised(program: Program) -> bool:
-    """True if the program has QDQ nodes: its precision is decided, and kept."""
-    return any(node.op in _QUANTISED for node in program.graph.nodes)
+    """True if the program has QDQ nodes, or will have: its precision is decided, and kept."""
+    nodes = program.graph.nodes
+    return any(node.op in _QUANTISED for node in nodes) or bool(stored_weights(nodes))
 
 
 def narrow_integers(program: Program) -> int:
@@ -65,7 +68,8 @@ def to_half(program: Program) -> Program:
 
     Model inputs and outputs stay float32, as do QDQ parts, bodies of control flow, operators of
     other domains, and nodes whose weights leave float16's range. Casts stand where the two
-    meet; weights of half nodes are stored as float16.
+    meet; weights of half nodes are stored as float16, those stored in few bits as they are: their
+    values are made in float32, by the same scales, and rounded once.
     """
     lowered = program.copy()
     chosen = _half_nodes(lowered)
@@ -115,7 +119,7 @@ def _half_nodes(program: Program) -> set[int]:
         if node.op in _FOLLOWERS and not any(id(t) in half_values for t in floats):
             continue
         if any(_touches_quantised(t) for t in (*node_inputs(node), *node.outputs)):
-            continue  # but for weights in few bits, which are floats by the time they are read
+            continue
         if not all(_fits_half(t) for t in floats if isinstance(t, gs.Constant)):
             continue
         chosen.add(id(node))
@@ -136,19 +140,7 @@ def _is_float(tensor: gs.Tensor) -> bool:
 
 
 def _touches_quantised(tensor: gs.Tensor) -> bool:
-    if _is_stored_weight(tensor):
-        return False
     return any(node.op in _QUANTISED for node in (*tensor.inputs, *tensor.outputs))
-
-
-def _is_stored_weight(tensor: gs.Tensor) -> bool:
-    """Whether the tensor is a constant, dequantised."""
-    makers = tensor.inputs
-    return (
-        len(makers) == 1
-        and makers[0].op == "DequantizeLinear"
-        and all(isinstance(given, gs.Constant) for given in makers[0].inputs)
-    )
 
 
 def _fits_half(constant: gs.Constant) -> bool:
@@ -158,7 +150,7 @@ def _fits_half(constant: gs.Constant) -> bool:
 
 def _half_of(program: Program, tensor: gs.Tensor, made: list[gs.Node]) -> gs.Tensor:
     name = program.unique_name(f"{tensor.name}.half")
-    if isinstance(tensor, gs.Constant):
+    if isinstance(tensor, gs.Constant) and not isinstance(tensor, StoredWeight):
         return gs.Constant(name, array_of(tensor).astype(np.float16))
     half = gs.Variable(name, np.dtype(np.float16), tensor.shape)
     _cast(program, tensor, half, TensorProto.FLOAT16, made)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import onnx_graphsurgeon as gs
 
 from ...runtime.manifest import Segment
+from ..graph.dequantising import makes_weight
 from ..graph.export import held_nbytes
 from ..graph.program import Program, node_inputs
 from ..structure.cost import node_macs
@@ -16,25 +17,35 @@ def segments_of(program: Program) -> tuple[Segment, ...]:
     """One segment per set of models that need the same nodes, in an order in which they can run.
 
     Where one model forks off another, the plan's sites or what was equal, a segment ends. What
-    several models need is a trunk, what one needs its head. The runtime cuts the file by the same
-    rule (`runtime.wire`), without onnx. MACs are of one frame, with 1 for symbolic dimensions.
+    several models need is a trunk, what one needs its head. A weight that a node makes of its codes
+    is in each that reads it, as other weights are. The runtime cuts the file by the same rule
+    (`runtime.wire`), without onnx. MACs are of one frame, with 1 for symbolic dimensions.
     """
+    asked = {value for model in program.models.values() for value in model.outputs.values()}
+    made_weights = {
+        node.outputs[0].name: node
+        for node in program.graph.nodes
+        if makes_weight(node) and node.outputs[0].name not in asked
+    }
+    apart = {id(node) for node in made_weights.values()}
     needed_by: dict[int, set[str]] = {}
     for name in program.models:
         for node in program.nodes_of(name):
             needed_by.setdefault(id(node), set()).add(name)
     groups: dict[frozenset[str], list[gs.Node]] = {}
     for node in program.graph.nodes:
-        if models := needed_by.get(id(node)):
+        if (models := needed_by.get(id(node))) and id(node) not in apart:
             groups.setdefault(frozenset(models), []).append(node)
-    asked = {value for model in program.models.values() for value in model.outputs.values()}
+    for nodes in groups.values():
+        read = _read(nodes)
+        nodes[:0] = [node for name, node in made_weights.items() if name in read]
     order = sorted(groups, key=lambda models: (-len(models), sorted(models)))
     reads = {models: _read(groups[models]) for models in order}
     return tuple(
         _segment(
             models,
             groups[models],
-            asked.union(*(reads[other] for other in order if other != models)),
+            asked.union(*(reads[other] for other in order if other != models)) - set(made_weights),
         )
         for models in order
     )

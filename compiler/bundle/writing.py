@@ -33,6 +33,8 @@ from ...runtime.manifest import (
 from ...runtime.placing import alive, put_in_place, sync, write_file
 from ..errors import InternalFault, ModelError, RepsimcError, UsageError
 from ..execution.measured_sizes import told_sizes
+from ..frontends.opset import raise_opset
+from ..graph.dequantising import opset_of_stored
 from ..graph.export import any_rank_allowed, write_model
 from ..graph.opaque import NonTensorValue
 from ..graph.program import Model, Program, node_inputs
@@ -86,6 +88,7 @@ def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = Fa
         try:
             write_file(partial / _MARK, b"")
             program = contents.program.copy()
+            raise_opset(program, opset_of_stored(program), "the bundle")
             narrow_integers(program)
             ready = replace(contents, program=program)
             _fill(partial, manifest_of(ready, target), ready)

@@ -13,13 +13,14 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from ...runtime.narrow_types import readable, run_session
+from ...runtime.ort import keep_products_float
 from ..errors import InternalFault, ModelError
 from ..frontends.check import foreign_domains
 from ..graph.arrays import Array, Int64
 from ..graph.export import every_node, to_proto, write_model
 from ..graph.free_size import size_of
 from ..graph.program import Program, constants_of
-from ..graph.weights import nbytes_of
+from ..graph.weights import values_nbytes
 
 # Frames go through the network in batches of this many when the batch axis is free (enough to keep
 # the cores busy on 32x32 images), or as many as have this many bytes of input: a convolution's
@@ -57,6 +58,7 @@ class Executable:
         as_written: bool = False,
     ) -> None:
         options = ort.SessionOptions()
+        keep_products_float(options)
         options.log_severity_level = 4
         # Pieces run one after another with matrix products between: threads of one must not spin
         # on cores that the next step, or another process, wants.
@@ -77,7 +79,7 @@ class Executable:
             return
         values = program.values()
         needed = program.needed_nodes([values[name] for name in self._computed], stop=inputs or ())
-        weight_nbytes = sum(map(nbytes_of, constants_of(every_node(needed))))
+        weight_nbytes = sum(map(values_nbytes, constants_of(every_node(needed))))
         try:
             if weight_nbytes < _INLINE_NBYTES:
                 proto = to_proto(program, inputs=inputs, outputs=self._computed)
@@ -85,7 +87,10 @@ class Executable:
             else:
                 self._folder = tempfile.TemporaryDirectory(prefix="repsimc-")
                 place = Path(self._folder.name)
-                model = str(write_model(program, place, inputs=inputs, outputs=self._computed)[0])
+                part = write_model(
+                    program, place, inputs=inputs, outputs=self._computed, in_floats=True
+                )
+                model = str(part[0])
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except (OSError, MemoryError):  # the disk or the memory is full
             raise

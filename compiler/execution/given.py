@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import onnxruntime as ort
 
 from ...runtime.narrow_types import readable, run_session
+from ...runtime.ort import keep_products_float
 from ..errors import ModelError
 from ..graph.arrays import Array
 from ..graph.program import Model
@@ -107,6 +108,7 @@ class GivenModels:
         if model not in self._sessions:
             self._make_room(model)
             options = ort.SessionOptions()
+            keep_products_float(options)
             options.log_severity_level = 4
             # Not a matter of results: threads must not spin on cores that the next step wants.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -26,7 +26,7 @@ _LEAST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
-class Grid:
+class WeightGrid:
     """Whole numbers of so many bits, symmetric about zero, times a scale per output."""
 
     bits: int
@@ -51,7 +51,7 @@ class Rounded:
     error: float
 
 
-def round_to_nearest(weight: Float64, grid: Grid, gram: Float64 | None = None) -> Rounded:
+def round_to_nearest(weight: Float64, grid: WeightGrid, gram: Float64 | None = None) -> Rounded:
     """Each number to the nearest of its grid; scales by the error of the outputs.
 
     Without a Gram matrix [groups, fan_in, fan_in] inputs count alike. Raises InternalFault for
@@ -61,7 +61,7 @@ def round_to_nearest(weight: Float64, grid: Grid, gram: Float64 | None = None) -
     return _on_grid(weight, _nearest(weight, scales, grid), scales, gram)
 
 
-def round_with_feedback(weight: Float64, gram: Float64, grid: Grid) -> Rounded:
+def round_with_feedback(weight: Float64, gram: Float64, grid: WeightGrid) -> Rounded:
     """Inputs in falling order of their power, each made up for by those that follow.
 
     `gram` [groups, fan_in, fan_in] is of what the operator reads. Raises InternalFault for numbers
@@ -81,7 +81,9 @@ def round_with_feedback(weight: Float64, gram: Float64, grid: Grid) -> Rounded:
     return fed if fed.error <= plain.error else plain
 
 
-def _fed_back(weight: Float64, gram: Float64, scales: Float64, grid: Grid) -> NDArray[np.int8]:
+def _fed_back(
+    weight: Float64, gram: Float64, scales: Float64, grid: WeightGrid
+) -> NDArray[np.int8]:
     """Codes [fan_in, outputs] of one group."""
     upper, order = _factor(gram)
     left = weight[order].copy()
@@ -101,7 +103,7 @@ def _fed_back(weight: Float64, gram: Float64, scales: Float64, grid: Grid) -> ND
 
 
 def _fed_back_apart(
-    weight: Float64, gram: Float64, scales: Float64, grid: Grid
+    weight: Float64, gram: Float64, scales: Float64, grid: WeightGrid
 ) -> NDArray[np.int8]:
     """Codes of many groups with few inputs each, side by side."""
     groups, fan_in, _ = weight.shape
@@ -140,7 +142,7 @@ def _damping(diagonal: Float64) -> Float64:
     return np.where(mean > 0, _DAMPING * mean, 1.0)
 
 
-def _scales(weight: Float64, grid: Grid, gram: Float64 | None) -> Float32:
+def _scales(weight: Float64, grid: WeightGrid, gram: Float64 | None) -> Float32:
     """By output, [groups, outputs], the scale by which plain rounding does least damage."""
     if not np.isfinite(weight).all():
         raise InternalFault("a weight to be rounded is not finite")
@@ -156,7 +158,7 @@ def _scales(weight: Float64, grid: Grid, gram: Float64 | None) -> Float32:
     return found.astype(np.float32)
 
 
-def _nearest(weight: Float64, scales: Float32, grid: Grid) -> NDArray[np.int8]:
+def _nearest(weight: Float64, scales: Float32, grid: WeightGrid) -> NDArray[np.int8]:
     codes = np.rint(weight / scales[:, None].astype(np.float64))
     return np.clip(codes, -grid.steps, grid.steps).astype(np.int8)
 

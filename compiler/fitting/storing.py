@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..graph.program import Program
-from ..graph.stored_weight import StoredWeight
+from ..graph.stored_weight import stored
 from .few_rows import ENOUGH, fit_on_few
 from .operators import LinearOperator
 from .reconstruction import Target, gathered, unmoved
 from .reference import Reference, row_count
 from .regression import Affine, Normal, Problem, products_in_threads
-from .rounding import Grid, Rounded, round_to_nearest, round_with_feedback
+from .rounding import Rounded, WeightGrid, round_to_nearest, round_with_feedback
 from .walk import Walk
 
 
@@ -21,7 +21,7 @@ from .walk import Walk
 def round_in_a_walk(
     program: Program,
     operators: Sequence[tuple[LinearOperator, Target]],
-    grids: Mapping[str, Grid],
+    grids: Mapping[str, WeightGrid],
     reference: Reference,
     outputs: Sequence[str],
 ) -> list[LinearOperator]:
@@ -52,7 +52,7 @@ def round_in_a_walk(
     return done
 
 
-def round_alone(program: Program, operator: LinearOperator, grid: Grid) -> bool:
+def round_alone(program: Program, operator: LinearOperator, grid: WeightGrid) -> bool:
     """Round the weight as it is, for all that read it; whether it can be."""
     if operator.channel_axis is None:
         return False
@@ -70,7 +70,7 @@ def round_alone(program: Program, operator: LinearOperator, grid: Grid) -> bool:
 
 
 def _rounded(
-    rows: Problem, operator: LinearOperator, reference: Reference, grid: Grid
+    rows: Problem, operator: LinearOperator, reference: Reference, grid: WeightGrid
 ) -> tuple[Affine, Rounded]:
     """The operator's new map, its weight on the grid, and how that is stored."""
     start = operator.affine()
@@ -95,7 +95,7 @@ def _write(
     operator: LinearOperator,
     affine: Affine,
     rounded: Rounded,
-    grid: Grid,
+    grid: WeightGrid,
     keep_bias: bool = False,
 ) -> None:
     axis = operator.channel_axis
@@ -103,7 +103,7 @@ def _write(
     if not keep_bias:
         operator.write(program, affine)
     codes = np.rint(operator.laid_out(rounded.codes.astype(np.float64))).astype(np.int8)
-    operator.node.inputs[1] = StoredWeight(
+    operator.node.inputs[1] = stored(
         program.unique_name(f"{operator.weight.name}_int{grid.bits}"),
         np.ascontiguousarray(codes),
         operator.scales_of(rounded.scales),

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
+from .dequantising import dequantising
 from .opaque import DefaultInput, LocalFunction, NonTensorValue
 from .program import (
     Dimension,
@@ -23,7 +24,17 @@ from .program import (
     constants_of_bodies,
     node_inputs,
 )
-from .weights import SMALL_NBYTES, array_of, byte_chunks, element_type, held_key, nbytes_of
+from .weights import (
+    SMALL_NBYTES,
+    array_of,
+    bits_of,
+    byte_chunks,
+    element_type,
+    held_key,
+    nbytes_by_bits,
+    nbytes_of,
+    values_nbytes,
+)
 
 # Node metadata needs IR 10; runtimes on devices lag behind, so newer only if an opset needs it.
 COMMON_IR = 10
@@ -96,16 +107,21 @@ def write_model(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     inline_limit_nbytes: int = INLINE_LIMIT_NBYTES,
+    in_floats: bool = False,
 ) -> list[Path]:
     """The files written: `stem`.onnx and, if the weights exceed the limit, `stem`.onnx.data.
 
+    Stored weights are written in their few bits, with a node each that makes their values, or as
+    these values if `in_floats`. Raises ModelError where the opset has no such node.
     `inputs` and `outputs` as for `to_proto`; the limit is held against the whole program.
     Equal programs give equal bytes. Weights go to the data file one piece at a time, at offsets
     that can be memory-mapped; small ones stay in the model. Raises OSError if the disk is full.
     """
+    if not in_floats:
+        program = dequantising(program)
     path = directory / f"{stem}.onnx"
     constants = constants_of(every_node(program.graph.nodes))
-    weights = {constant.name: nbytes_of(constant) for constant in constants}
+    weights = {constant.name: values_nbytes(constant) for constant in constants}
     if sum(weights.values()) <= inline_limit_nbytes:
         proto = to_proto(program, inputs=inputs, outputs=outputs)
         path.write_bytes(proto.SerializeToString(deterministic=True))
@@ -124,14 +140,24 @@ def held_nbytes(nodes: Iterable[gs.Node]) -> int:
     Equal ones count once, as they are once the program shares them; small ones of a body, which
     stay in it, count each.
     """
+    return sum(map(nbytes_of, _held(nodes)))
+
+
+def held_nbytes_by_bits(nodes: Iterable[gs.Node]) -> dict[str, int]:
+    """What `held_nbytes` counts, by the bits that an element takes: {"32": 4096, "8": 1024}."""
+    return nbytes_by_bits((bits_of(weight), nbytes_of(weight)) for weight in _held(nodes))
+
+
+def _held(nodes: Iterable[gs.Node]) -> list[gs.Constant]:
+    """The weights that `held_nbytes` counts, equal ones once."""
     nodes = list(nodes)
-    sizes = {held_key(t): nbytes_of(t) for t in constants_of(nodes)}
+    found = {held_key(t): t for t in constants_of(nodes)}
     # One that the top level reads too is held there, whatever its size.
     above = {t.name for t in constants_of(nodes)}
     for tensor in constants_of_bodies(nodes):
         if tensor.name not in above:
-            sizes[held_key(tensor, in_body=True)] = nbytes_of(tensor)
-    return sum(sizes.values())
+            found[held_key(tensor, in_body=True)] = tensor
+    return list(found.values())
 
 
 class DataFile:
@@ -144,7 +170,7 @@ class DataFile:
     def append(self, constant: gs.Constant) -> onnx.TensorProto:
         """The tensor that points to the constant's bytes, which are written behind the others."""
         array = array_of(constant)
-        nbytes = nbytes_of(constant)
+        nbytes = values_nbytes(constant)
         align = _PAGE if nbytes >= _PAGED_NBYTES else _LINE
         self.stream.write(b"\0" * (-self.stream.tell() % align))
         proto = onnx.TensorProto(
@@ -342,7 +368,11 @@ class _Exporter:
         array = array_of(tensor)
         if self.light_elements is not None and array.size > self.light_elements:
             self.top.input.append(value_info(tensor))
-        elif self.data is not None and array.dtype != object and nbytes_of(tensor) > SMALL_NBYTES:
+        elif (
+            self.data is not None
+            and array.dtype != object
+            and (values_nbytes(tensor) > SMALL_NBYTES)
+        ):
             proto.initializer.append(self.data.append(tensor))
         else:
             proto.initializer.append(tensor_proto(tensor))

@@ -12,6 +12,7 @@ from onnx import numpy_helper, printer
 
 from .export import LocalFunction
 from .program import Program, constants_of
+from .stored_weight import StoredWeight
 from .weights import array_of, digest, element_type
 
 _SHOWN_ELEMENTS = 8  # integer constants up to this size (shapes, axes) are shown with their values
@@ -83,9 +84,21 @@ def _type(dtype: Any, shape: Any) -> str:
 def _weight(constant: gs.Constant) -> str:
     array = array_of(constant)
     line = f"%{constant.name} {_type(array.dtype, array.shape)} #{digest(constant)[:8]}"
+    if isinstance(constant, StoredWeight):
+        line += f" {_storage(constant)}"
     if array.dtype.kind in "iub" and array.size <= _SHOWN_ELEMENTS:
         line += f" = {_list(array.tolist())}"
     return line
+
+
+def _storage(weight: StoredWeight) -> str:
+    """'in 4 bits, a scale per 32 of axis 1': how a weight is stored."""
+    scales = "one scale"
+    if weight.block:
+        scales = f"a scale per {weight.block} of axis {weight.axis}"
+    elif weight.scales.ndim:
+        scales = f"a scale per channel of axis {weight.axis}"
+    return f"in {weight.bits} bits, {scales}"
 
 
 def _list(value: Any) -> str:

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from .arrays import Array
+from .program import is_standard
 from .stored_weight import StoredWeight
 
 # Bytes of a weight that are looked at in one go: weights may be memory-mapped and larger than RAM.
@@ -59,26 +60,59 @@ def stored_nbytes(onnx_type: int, count: int) -> int:
 
 
 def nbytes_of(constant: gs.Constant) -> int:
-    """Bytes of the constant's content as ONNX stores it (int4 takes half a byte per element).
+    """Bytes of the constant's content as a file stores it (int4 takes half a byte per element).
 
-    Of a weight in few bits those of its codes and scales.
+    Of a stored weight its codes and scales, whatever its values would take.
     """
-    if isinstance(constant, StoredWeight):
-        return constant.stored_nbytes
+    return constant.nbytes if isinstance(constant, StoredWeight) else values_nbytes(constant)
+
+
+def values_nbytes(constant: gs.Constant) -> int:
+    """Bytes of the constant's values: more than `nbytes_of` where they are stored in few bits."""
     array = array_of(constant)
     if array.dtype == object:
         return sum(len(_encoded(text)) for text in array.reshape(-1))
     return stored_nbytes(element_type(array.dtype), array.size)
 
 
+def bits_of(constant: gs.Constant) -> int:
+    """Bits that an element takes in a file; 8 of strings, which are bytes.
+
+    Scales and zero points take those of the codes that DequantizeLinear multiplies out with them.
+    """
+    if isinstance(constant, StoredWeight):
+        return constant.bits
+    codes = [_scaled_by(constant, reader) for reader in constant.outputs]
+    if codes and all(code is not None for code in codes):
+        return max(bits_of(code) for code in codes if code is not None)
+    array = array_of(constant)
+    return 8 if array.dtype == object else element_nbits(element_type(array.dtype))
+
+
+def _scaled_by(constant: gs.Constant, reader: gs.Node) -> gs.Constant | None:
+    """The codes that the reader multiplies out, where their scale or zero point is the constant."""
+    if reader.op != "DequantizeLinear" or not is_standard(reader):
+        return None
+    codes = reader.inputs[0]
+    return codes if isinstance(codes, gs.Constant) and codes is not constant else None
+
+
 def digest(constant: gs.Constant) -> str:
-    """The sha256, in hex, of the constant's type, shape and bytes.
+    """The sha256, in hex, of the constant's type, shape and bytes; of all that is stored.
 
     Two constants with one digest are the same weight: -0.0 and 0.0, and two kinds of NaN,
-    differ. Read in chunks; remembered for as long as the array lives (weights are replaced,
-    never written to).
+    differ. So do a stored weight and a plain one of the same values: taken for one, whichever
+    came first would decide what both cost. Read in chunks; remembered for as long as the array
+    lives (weights are replaced, never written to).
     """
-    array = array_of(constant)
+    if isinstance(constant, StoredWeight):
+        arrays = _digest(constant.codes), _digest(constant.scales)
+        told = f"stored {constant.bits} {constant.axis} {constant.block} {' '.join(arrays)}"
+        return hashlib.sha256(told.encode()).hexdigest()
+    return _digest(array_of(constant))
+
+
+def _digest(array: Array) -> str:
     known = _digests.get(id(array))
     if known is not None and known[0]() is array and known[1] == array.shape:
         return known[2]
@@ -98,6 +132,17 @@ def unique_nbytes(constants: Iterable[gs.Constant]) -> int:
     """Bytes of all constants, equal ones (by content) counted once."""
     sizes = {digest(constant): nbytes_of(constant) for constant in constants}
     return sum(sizes.values())
+
+
+def nbytes_by_bits(sizes: Iterable[tuple[int, int]]) -> dict[str, int]:
+    """Bytes by the bits of an element ("32", "8"), most bits first, of (bits, bytes) pairs.
+
+    By names, as JSON has them. The scales of a stored weight count with its codes.
+    """
+    found: dict[int, int] = {}
+    for bits, nbytes in sizes:
+        found[bits] = found.get(bits, 0) + nbytes
+    return {str(bits): found[bits] for bits in sorted(found, reverse=True) if found[bits]}
 
 
 def held_key(constant: gs.Constant, in_body: bool = False) -> str:

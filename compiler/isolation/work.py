@@ -43,6 +43,7 @@ def _works() -> Callable[[str], Callable[[Message], list[bytes]]]:
     from onnx import checker, numpy_helper, shape_inference, version_converter
 
     from ...runtime import narrow_types
+    from ...runtime.ort import keep_products_float
 
     def parsed(content: bytes) -> onnx.ModelProto:
         proto = onnx.ModelProto()
@@ -64,6 +65,7 @@ def _works() -> Callable[[str], Callable[[Message], list[bytes]]]:
 
     def session(request: Message) -> ort.InferenceSession:
         options = ort.SessionOptions()
+        keep_products_float(options)
         if not request.head["optimised"]:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = options.inter_op_num_threads = 1

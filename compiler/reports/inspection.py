@@ -10,15 +10,13 @@ from typing import Any
 from ...runtime.json_values import JsonValue
 from ..execution.measured_sizes import told_sizes
 from ..graph.cuts import Cut, cuts
-from ..graph.export import named_sizes
+from ..graph.export import held_nbytes_by_bits, named_sizes
 from ..graph.free_size import FreeSize, size_of
 from ..graph.program import Program, is_standard, own_name
 from ..structure.cost import model_cost
-from ..structure.weight_bits import held_weights, nbytes_by_bits
 from ..units import format_bytes, format_count
 from .bundle_contents import SCHEMA, TensorLine, shape_text
-from .precision import bits_text
-from .table import Grid, figures, sizes_text, unknown_sizes_text, words
+from .table import Grid, figures, sizes_text, unknown_sizes_text, weights_text, words
 
 # A deep network has hundreds of cuts; a table shows this many, spread over the depth.
 _CUTS_SHOWN = 24
@@ -41,9 +39,9 @@ class CutLine(JsonValue):
 class ModelInspection:
     """One model: its interface, its nodes by operator, what it needs for one frame, its cuts.
 
-    `weights_by_bits` are bytes by the bits that numbers of weights stand in. `sizes` are what one
-    frame of each input of free size is, for which activations and MACs count;
-    these are None where an input is among `sizes_unknown`.
+    `sizes` are what one frame of each input of free size is, for which activations and MACs count;
+    these are None where an input is among `sizes_unknown`. `weights_by_bits` are the bytes of
+    weights by the bits that an element takes ("32", "8").
     """
 
     name: str
@@ -53,13 +51,13 @@ class ModelInspection:
     outputs: tuple[TensorLine, ...]
     operators: Mapping[str, int]
     weights_nbytes: int
-    weights_by_bits: Mapping[str, int]
     activations_peak_nbytes: int | None
     macs: int | None
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     sizes_unknown: tuple[str, ...] = ()
     unknown_values: tuple[str, ...] = ()
     cuts: tuple[CutLine, ...] = field(default=())
+    weights_by_bits: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def nodes(self) -> int:
@@ -107,9 +105,9 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
     cost = model_cost(program, name)
     told = told_sizes(program)
     unknown = tuple(own for (_, own), sizes in told.items() if sizes is None)
+    nodes = program.nodes_of(name)
     operators = Counter(
-        f"{node.domain}::{node.op}" if not is_standard(node) else node.op
-        for node in program.nodes_of(name)
+        f"{node.domain}::{node.op}" if not is_standard(node) else node.op for node in nodes
     )
     return ModelInspection(
         name=name,
@@ -119,13 +117,13 @@ def inspect_model(program: Program, name: str) -> ModelInspection:
         outputs=tuple(line(own, value) for own, value in model.outputs.items()),
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
         weights_nbytes=cost.weights_nbytes,
-        weights_by_bits=nbytes_by_bits(held_weights(program.nodes_of(name)).values()),
         activations_peak_nbytes=None if unknown else cost.activations_peak_nbytes,
         macs=None if unknown else cost.macs,
         sizes={own: sizes for (_, own), sizes in told.items() if sizes is not None},
         sizes_unknown=unknown,
         unknown_values=() if unknown else tuple(own_name(value) for value in cost.unknown),
         cuts=tuple(cut_line(cut) for cut in cuts(program, name)),
+        weights_by_bits=held_nbytes_by_bits(nodes),
     )
 
 
@@ -138,7 +136,7 @@ def model_grids(found: ModelInspection) -> tuple[Grid, ...]:
         *(("output", str(line)) for line in found.outputs),
         ("opset", str(found.opset)),
         ("nodes", f"{found.nodes} ({operators})"),
-        ("weights", bits_text(found.weights_nbytes, found.weights_by_bits)),
+        ("weights", weights_text(found.weights_nbytes, found.weights_by_bits)),
         ("activations, peak", _per_frame(found.activations_peak_nbytes, format_bytes)),
         ("MACs", _per_frame(found.macs, format_count)),
     ]

@@ -18,15 +18,6 @@ _BETWEEN = 2  # characters between two columns
 _LEAST_ROOM = 36
 
 
-def bits_text(nbytes: int, by_bits: Mapping[str, int]) -> str:
-    """'4.2 MiB', or '1.1 MiB (0.1 MiB in 32 bits, 1 MiB in 8)' where some stand in few bits."""
-    shown = _shown([by_bits])
-    if not _in_few(shown):
-        return format_bytes(nbytes)
-    first, *others = [f"{format_bytes(by_bits[bits])} in {bits}" for bits in shown]
-    return f"{format_bytes(nbytes)} ({', '.join([f'{first} bits', *others])})"
-
-
 def precision_grid(report: Report) -> Grid | None:
     """A row per model: bytes of weights by bits, and what stays in float, and why.
 

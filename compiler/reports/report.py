@@ -71,6 +71,7 @@ _LATER: Mapping[str, Any] = {
     "actions": [],
     "predicted_loss": None,
     "unverified": "",
+    "weights_by_bits": {},
     "sizes": {},
     "sizes_unknown": [],
     "ties": [],
@@ -82,7 +83,6 @@ _LATER: Mapping[str, Any] = {
     "score_change": None,
     "explained": None,
     "strict": False,
-    "weights_by_bits": {},
     "in_float": [],
     "series": "",
 }
@@ -210,10 +210,9 @@ class ModelReport(JsonValue):
     """One model before and after: bytes of weights, MACs per frame, peak bytes of activations.
 
     `weights_after_nbytes` divides a weight that several models read evenly among them, so that
-    the models add up to the total; `weights_by_bits` does so too, by the bits that its numbers
-    stand in ("32", "8"; scales count as the codes that they are of). `unverified` says why the
-    model could not be compared with its file, '' where it was. `in_float` is empty where nobody
-    asked for few bits.
+    the models add up to the total; `weights_by_bits` are the same bytes by the bits that an element
+    takes ("32", "8"), scales with what they scale. `unverified` says why the model could not be
+    compared with its file, '' where it was. `in_float` is empty where nobody asked for few bits.
     """
 
     name: str
@@ -263,9 +262,9 @@ class Report(JsonValue):
     `frames_*` count the calibration frames used. `ties` say which inputs are one, and why. `sizes`
     are what one frame of each input of free size ('model.input') is, for which activations and MACs
     count; of models with an input among `sizes_unknown` neither is known, and they count as
-    nothing. `actions` are the plan's, in the order they are made; `predicted_loss` is what all of
-    them were predicted to lose together. `weights_by_bits` are bytes by the bits that numbers of
-    weights stand in.
+    nothing. `weights_by_bits` are the merged program's weights by the bits that an element takes.
+    `actions` are the plan's, in the order they are made; `predicted_loss` is what all of
+    them were predicted to lose together.
     """
 
     models: tuple[ModelReport, ...]

@@ -15,11 +15,10 @@ from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
 from ..frames.tying import Tying
 from ..graph.export import held_nbytes
-from ..graph.program import Program, model_of, own_name
-from ..graph.weights import nbytes_of
+from ..graph.program import Program, constants_of, constants_of_bodies, model_of, own_name
+from ..graph.weights import bits_of, held_key, nbytes_by_bits, nbytes_of
 from ..planning.plan import Plan, PlannedAction
 from ..structure.cost import model_cost, program_cost
-from ..structure.weight_bits import HeldWeight, held_weights, nbytes_by_bits
 from ..units import Budget
 from .report import (
     MEMORY,
@@ -70,7 +69,6 @@ def report_of(
             mine = sharing.setdefault(planned.action.models[-1], [])
             mine.append(_sharing_of(original, planned.action))
     parts = _divided_weights(program)
-    by_bits = nbytes_by_bits(held_weights(program.graph.nodes).values())
     models: list[ModelReport] = []
     macs_before = 0
     for name in program.models:
@@ -80,7 +78,7 @@ def report_of(
             ModelReport(
                 name,
                 before.weights_nbytes,
-                sum(part.nbytes for part in parts[name]),
+                sum(nbytes for _, nbytes in parts[name]),
                 before.macs,
                 after.macs,
                 before.activations_peak_nbytes,
@@ -113,7 +111,7 @@ def report_of(
         notes=notes,
         actions=tuple(map(_action_report, compiled.plan.actions)),
         predicted_loss=compiled.plan.predicted,
-        weights_by_bits=by_bits,
+        weights_by_bits=nbytes_by_bits(pair for part in parts.values() for pair in part),
     )
 
 
@@ -128,20 +126,26 @@ def _action_report(planned: PlannedAction) -> ActionReport:
     )
 
 
-def _divided_weights(program: Program) -> dict[str, list[HeldWeight]]:
-    """Weights per model, each unique one divided evenly among the models that read it."""
+def _divided_weights(program: Program) -> dict[str, list[tuple[int, int]]]:
+    """Per model (bits, bytes) of each unique weight, divided evenly among those that read it."""
     readers: dict[str, list[str]] = {}
-    weights: dict[str, HeldWeight] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for name in program.models:
-        mine = held_weights(program.nodes_of(name))
-        weights |= mine
-        for key in mine:
-            readers.setdefault(key, []).append(name)
-    parts: dict[str, list[HeldWeight]] = {name: [] for name in program.models}
+        for node in program.nodes_of(name):
+            read = [(tensor, held_key(tensor)) for tensor in constants_of([node])]
+            read += [(t, held_key(t, in_body=True)) for t in constants_of_bodies([node])]
+            for tensor, key in read:
+                # Numbers that happen to be some weight's scales are held with them.
+                bits = max(bits_of(tensor), sizes[key][0] if key in sizes else 0)
+                sizes[key] = bits, nbytes_of(tensor)
+                if name not in readers.setdefault(key, []):
+                    readers[key].append(name)
+    parts: dict[str, list[tuple[int, int]]] = {name: [] for name in program.models}
     for key, names in readers.items():
-        each, rest = divmod(weights[key].nbytes, len(names))
+        bits, nbytes = sizes[key]
+        each, rest = divmod(nbytes, len(names))
         for index, name in enumerate(names):
-            parts[name].append(HeldWeight(weights[key].bits, each + (1 if index < rest else 0)))
+            parts[name].append((bits, each + (1 if index < rest else 0)))
     return parts
 
 

@@ -23,6 +23,9 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")
 WIDTH = 100
 # Ties of inputs that a table lists; report.json has all.
 _TIES = 4
+# Weights of up to so many bits an element are told of, if they are more than this share of all:
+# every model may hold a few truth values or zero points.
+_FEW_BITS, _TOLD = 8, 0.01
 # Outputs that have a line of their own.
 _LISTED = 40
 
@@ -300,7 +303,8 @@ def _title(report: Report) -> str:
 
 def _summary(report: Report) -> tuple[str, ...]:
     lines = [
-        _reduction("weights", report.weights_before_nbytes, report.weights_after_nbytes),
+        _reduction("weights", report.weights_before_nbytes, report.weights_after_nbytes)
+        + _few_bits(report.weights_by_bits),
         _reduction(
             "memory, predicted" + (" without activations" if report.sizes_unknown else ""),
             report.memory_before_nbytes,
@@ -322,6 +326,22 @@ def _summary(report: Report) -> tuple[str, ...]:
         rest = f"; and {more} more" if more > 0 else ""
         lines.append(f"one input: {'; '.join(report.ties[:_TIES])}{rest}")
     return tuple(lines)
+
+
+def weights_text(nbytes: int, by_bits: Mapping[str, int]) -> str:
+    """'3.1 MiB, of them 2.9 MiB in 8 bits': weights, and what of them takes few bits."""
+    return format_bytes(nbytes) + _few_bits(by_bits)
+
+
+def _few_bits(by_bits: Mapping[str, int]) -> str:
+    least = _TOLD * sum(by_bits.values())
+    sizes = {int(bits): nbytes for bits, nbytes in by_bits.items() if bits.isdecimal()}
+    found = ", ".join(
+        f"{format_bytes(sizes[bits])} in {bits} bits"
+        for bits in sorted(sizes, reverse=True)
+        if bits <= _FEW_BITS and sizes[bits] > least
+    )
+    return f", of them {found}" if found else ""
 
 
 def sizes_text(sizes: Mapping[str, Sequence[int]]) -> str:

@@ -190,14 +190,16 @@ def _predicted(
     The activations with what TensorRT-RTX's kernels take; None for segments.
     """
     halved = 1 if precision == "fp32" else 2
+    # What is stored in 8 bits or fewer is kept so.
+    stored = 2 if precision == "fp16" else 1
     if layout == MERGED:
         weights = manifest.memory.get("merged_weights_nbytes")
         peak = manifest.memory.get("merged_activations_peak_nbytes")
         return (
-            None if weights is None else weights // halved,
+            None if weights is None else weights // stored,
             None if peak is None else peak // halved + KERNEL_NBYTES,
         )
     for segment in manifest.segments:
         if set(segment.models) == set(part.models):
-            return segment.weights_nbytes // halved, None
+            return segment.weights_nbytes // stored, None
     return None, None

@@ -5,10 +5,12 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from repsimc.compiler.bundle.lowering import narrow_integers, to_half
+from repsimc.compiler.bundle.lowering import is_quantised, narrow_integers, to_half
+from repsimc.compiler.graph.dequantising import dequantising, stored_weights
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.verifier import verify
+from tests.nets.few_bits import per_channel, put
 from tests.programs import assert_close, program_of, run
 
 NET = """
@@ -73,6 +75,33 @@ def test_weights_beyond_the_range_of_half_stay_whole() -> None:
     lowered = to_half(program_of(NET.replace("{0.1,", "{70000,")))
     assert set(types(lowered).values()) == {np.dtype(np.float32)}
     assert not [node for node in lowered.graph.nodes if node.op == "Cast"]
+
+
+def test_weights_of_few_bits_stay_so_and_are_rounded_once() -> None:
+    program = program_of(NET)
+    weight = put(program, "a/w", per_channel(8, 0))
+    lowered = to_half(program)
+    verify(lowered)
+    assert stored_weights(lowered.graph.nodes)[0].nbytes == weight.nbytes
+    assert types(lowered)["Conv"] == np.float16
+    written = dequantising(lowered)
+    verify(written)
+    onnx.checker.check_model(to_proto(written), full_check=True)
+    assert next(node.op for node in written.graph.nodes) == "DequantizeLinear"
+    model = to_proto(written)
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info("a/w.half"))
+    found, whole = run(model, {"a/x": X}), run(program, {"a/x": X})
+    np.testing.assert_array_equal(found["a/w.half"], weight.values.astype(np.float16))
+    for name, array in whole.items():
+        assert_close(found[name], array, rtol=2e-2, atol=1e-2)
+
+
+def test_a_program_with_weights_in_few_bits_is_quantised() -> None:
+    program = program_of(NET)
+    assert not is_quantised(program)
+    put(program, "a/w", per_channel(8, 0))
+    assert is_quantised(program)
+    assert is_quantised(dequantising(program))
 
 
 QDQ = """

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from repsimc.compiler.bundle.segments import segments_of
+from repsimc.compiler.graph.dequantising import dequantising
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
 from repsimc.runtime.errors import DataError, UsageError
 from repsimc.runtime.manifest import Manifest
 from repsimc.runtime.session import load
 from repsimc.runtime.wire import GraphFile
-from tests.programs import assert_close, joined
+from tests.nets.few_bits import per_channel, put
+from tests.programs import assert_close, joined, run
 from tests.runtime.bundles import bundled, share, tied_pair, trunk_and_pick
 
 X = np.float32([[1, 2, 3], [4, 5, 6]])
@@ -50,14 +52,46 @@ def test_a_trunk_for_what_several_models_need_and_a_head_for_each() -> None:
     assert (trunk.weights_nbytes, head.weights_nbytes) == (64, 32)
 
 
-@pytest.mark.parametrize("make", [four_models, tied_pair, trunk_and_pick])
+def one_weight_in_few_bits() -> Program:
+    """a to d of `four_models`, whose heads all read one weight that is stored in 8 bits."""
+    program = four_models()
+    weight = put(program, "a/v", per_channel(8, 1))
+    for other in ("b", "c", "d"):
+        program.replace_uses(program.weights()[f"{other}/v"], weight)
+    return program
+
+
+def its_file_read_again() -> Program:
+    """The same, as a program read from a file: a node makes the weight."""
+    return dequantising(one_weight_in_few_bits())
+
+
+@pytest.mark.parametrize(
+    "make", [four_models, tied_pair, trunk_and_pick, one_weight_in_few_bits, its_file_read_again]
+)
 def test_the_runtime_cuts_the_file_where_the_compiler_says(make: object) -> None:
     program = make()  # type: ignore[operator]
     wanted = {name: list(model.outputs.values()) for name, model in program.models.items()}
-    parts = GraphFile(to_proto(program).SerializeToString()).parts(wanted)
+    parts = GraphFile(to_proto(dequantising(program)).SerializeToString()).parts(wanted)
     assert parts is not None
     told = [(set(s.models), set(s.inputs), set(s.outputs)) for s in segments_of(program)]
     assert told == [(set(p.models), set(p.inputs), set(p.outputs)) for p in parts]
+
+
+@pytest.mark.parametrize("make", [one_weight_in_few_bits, its_file_read_again])
+def test_a_weight_that_a_node_makes_is_no_value_between_segments(
+    make: object, tmp_path: Path
+) -> None:
+    program = make()  # type: ignore[operator]
+    found = {segment.name: segment for segment in segments_of(program)}
+    assert list(found) == ["a+b+c", "a", "b", "c", "d"]
+    assert found["a+b+c"].outputs == ("a/t",)
+    assert found["b"].inputs == ("a/t",)
+    assert found["b"].weights_nbytes == 8 + 2 * 4  # codes and scales, in each that reads them
+    session = load(bundled(tmp_path, program)).session(layout="trunk-heads")
+    x = np.float32([[1, 2, 3, 4]])
+    for name in ("a", "d"):
+        assert_close(session.run({"x": x}, name)[name]["y"], run(program, {"x": x})[f"{name}/y"])
 
 
 def test_both_layouts_compute_the_same(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import pytest
 from repsimc.compiler.bundle import writing as writer
 from repsimc.compiler.bundle.writing import BundleContents, check_output, write_bundle
 from repsimc.compiler.cli.shell import Stopped
-from repsimc.compiler.errors import UsageError
+from repsimc.compiler.errors import ModelError, UsageError
 from repsimc.runtime import placing
 from repsimc.runtime.manifest import TensorSpec
 from repsimc.runtime.session import load
-from tests.programs import assert_close, joined
+from tests.nets.few_bits import Storing, per_block, per_channel, put
+from tests.programs import assert_close, joined, run
 from tests.runtime.bundles import NEGATIVE, bundled, tied_pair, trunk_and_pick
 
 X = np.float32([[1, 2, 3]])
@@ -71,6 +72,69 @@ def test_the_graph_passes_the_checker_and_nodes_say_where_they_come_from(tmp_pat
     onnx.checker.check_model(model, full_check=True)
     for node in model.graph.node:
         assert {entry.key for entry in node.metadata_props} >= {"repsimc.source"}
+
+
+DENSE = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 4] x) => (float[N, 2] y)
+<float[4, 2] w = {1,2,-3,4,5,-6,7,8}, int64[1] axes = {1}>
+{
+  t = MatMul (x, w)
+  m = ReduceMean <axes = [1], keepdims = 1> (t)
+  y = Sub (t, m)
+}
+"""
+ROW = np.float32([[1, -2, 3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("storing", "opset"),
+    [(per_channel(8, 1), 17), (per_channel(4, 1), 21), (per_block(8, 0, 2), 21)],
+    ids=["8 bits", "4 bits", "blocks"],
+)
+def test_weights_in_few_bits_raise_the_opset_only_where_it_cannot_say_them(
+    tmp_path: Path, storing: Storing, opset: int
+) -> None:
+    program = joined(a=DENSE)
+    weight = put(program, "a/w", storing)
+    contents: list[dict[str, bytes]] = []
+    for _ in range(2):
+        path = bundled(tmp_path, program, overwrite=True, precision="fp16")
+        contents.append(content(path))
+    assert contents[0] == contents[1]
+    assert program.graph.opset == 17
+    for name in ("merged.onnx", "half.onnx"):
+        model = onnx.load(path / name)
+        onnx.checker.check_model(model, full_check=True)
+        assert (model.opset_import[0].version, model.ir_version) == (opset, 10)
+        assert [node.op_type for node in model.graph.node].count("DequantizeLinear") == 1
+    bundle = load(path)
+    assert bundle.manifest.quantised
+    # Since opset 18 the axes of ReduceMean are a constant.
+    axes_nbytes = 8 if opset > 17 else 0
+    assert bundle.manifest.segments[0].weights_nbytes == weight.nbytes + axes_nbytes
+    found = bundle.session().run({"a": {"x": ROW}})["a"]["y"]
+    assert_close(found, run(program, {"a/x": ROW})["a/y"])
+
+
+def test_a_model_that_cannot_be_raised_is_named(tmp_path: Path) -> None:
+    program = joined(
+        a="""
+        <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[N, 4] x) => (float[N, 1] y) <float[4, 2] w = {1,2,-3,4,5,-6,7,8}>
+        { t = MatMul (x, w)  y = own.mean <over = [1]> (t) }
+        <domain: "own", opset_import: ["" : 17]>
+        mean <over> (t) => (m) { m = ReduceMean <axes: ints = @over> (t) }
+        """
+    )
+    put(program, "a/w", per_channel(8, 1))
+    assert load(bundled(tmp_path / "eight", program)).manifest.quantised
+    put(program, "a/w", per_channel(4, 1))
+    with pytest.raises(
+        ModelError, match=r"function 'mean' .* cannot be raised from opset 17 to 21"
+    ):
+        bundled(tmp_path / "four", program)
+    assert list((tmp_path / "four").iterdir()) == []
 
 
 def test_the_same_program_gives_the_same_bytes(tmp_path: Path) -> None:

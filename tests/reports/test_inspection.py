@@ -49,7 +49,7 @@ def test_weights_that_come_quantised_are_told_by_bits() -> None:
     """
     found = inspect_model(program_of(text, "m"), "m")
     assert found.to_json()["weights_by_bits"] == {"32": 8, "8": 16}
-    assert ("weights", "24 B (8 B in 32 bits, 16 B in 8)") in model_grids(found)[0].rows
+    assert ("weights", "24 B, of them 16 B in 8 bits") in model_grids(found)[0].rows
     plain = inspect_model(program_of(CHAIN, "m"), "m")
     assert ("weights", "72 B") in model_grids(plain)[0].rows
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-import pytest
-
-from repsimc.compiler.reports.precision import bits_text, precision_grid
+from repsimc.compiler.reports.precision import precision_grid
 from repsimc.compiler.reports.report import FloatWeight, ModelReport, Report
 from repsimc.compiler.reports.table import Grid
 from tests.reports.test_report import report
@@ -71,19 +69,6 @@ def test_of_several_that_would_lose_the_worst_is_told() -> None:
     assert grid is not None and grid.rows[0][-1] == "3, 3 KiB: would lose up to 2.00 %"
     grid = told(model("a", {"32": 1024}, FloatWeight("c", 1024, "not in the plan")))
     assert grid is not None and grid.rows[0][-1] == "c: not in the plan"
-
-
-@pytest.mark.parametrize(
-    ("by_bits", "said"),
-    [
-        ({}, "0 B"),
-        ({"64": 16, "32": 1008}, "1 KiB"),
-        ({"32": 1024, "8": 2048}, "3 KiB (1 KiB in 32 bits, 2 KiB in 8)"),
-        ({"8": 2048}, "2 KiB (2 KiB in 8 bits)"),
-    ],
-)
-def test_a_line_of_bits(by_bits: Mapping[str, int], said: str) -> None:
-    assert bits_text(sum(by_bits.values()), by_bits) == said
 
 
 def test_what_stays_in_float_survives_json_text() -> None:
