@@ -69,7 +69,6 @@ class SharePrefixAction:
     stage: ClassVar[Stage] = Stage.SHARING
     counted: ClassVar[tuple[str, str]] = ("prefix shared", "prefixes shared")
     takes_channels: ClassVar[bool] = False
-    series: ClassVar[str] = ""
 
     donor: str
     receiver: str
@@ -85,6 +84,11 @@ class SharePrefixAction:
     def place(self) -> str:
         """The receiver's values, and what stands in their place of the donor's."""
         return f"{self.receiver}: {self._ends} of {self.donor}"
+
+    @property
+    def series(self) -> str:
+        """None: each has a line."""
+        return ""
 
     def __str__(self) -> str:
         adapter = f"{self.kernel}x{self.kernel} adapter" if self.kernel else "as it is"
@@ -106,11 +110,8 @@ class SharePrefixAction:
             "receiver": self.receiver,
             "kernel": self.kernel,
             "links": [
-                {
-                    "receiver_value": link.receiver_value,
-                    "donor_values": list(link.donor_values),
-                }
-                for link in self.links
+                {"receiver_value": one.receiver_value, "donor_values": list(one.donor_values)}
+                for one in self.links
             ],
         }
 
