@@ -27,8 +27,8 @@ from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.export import to_proto
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.options import CompileOptions
-from repsimc.compiler.planning.descent import regions_beside
 from repsimc.compiler.planning.plan import Plan, PlannedAction
+from repsimc.compiler.planning.removals import regions_beside
 from repsimc.compiler.planning.workbench import Workbench
 from repsimc.compiler.progress import NoProgress
 from repsimc.compiler.structure.cost import program_cost

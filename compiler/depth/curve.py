@@ -10,21 +10,26 @@ from pathlib import Path
 from ...passes.pipeline import CLEANING, run_passes
 from ..actions.action import Effect
 from ..actions.kinds import chosen
-from ..actions.site import Site
 from ..case import Case, case_of
 from ..driver import CompileResult, compile_models
 from ..errors import FidelityError, ModelError, UsageError
 from ..execution.latency import latencies
 from ..explore.accuracy import Judge, Labelled
-from ..fitting.effort import CURVE, GLANCE, TRIAL, Effort
+from ..fitting.effort import CURVE, TRIAL, Effort
 from ..frontends.read import read_model
 from ..graph.program import own_name
 from ..graph.regions import Refusal, find_regions
 from ..options import CompileOptions
 from ..output_folders import check_output_folder, write_together
-from ..planning.damage import Output
-from ..planning.descent import LOOKS, Descent, Step, Trying, region_sites, regions_beside
+from ..planning.damage import Output, error_of
 from ..planning.plan import Plan, PlannedAction, plan_of
+from ..planning.removals import (
+    Removal,
+    Trying,
+    region_sites,
+    regions_beside,
+    removal_order,
+)
 from ..planning.trial import Trial
 from ..planning.workbench import Workbench
 from ..progress import NoProgress, Progress
@@ -33,9 +38,6 @@ from .plot import depth_png
 from .report import DepthCurve, DepthPoint
 
 RESULT, PICTURE, PLAN, BUNDLE = "depth.json", "depth.png", "plan.json", "bundle"
-# One measurement makes a step of a curve alone (of two or three, its errors are a tenth less, its
-# time a third to a half more).
-_CURVE_LOOKS = 1
 # Beyond this error the outputs tell little of the original's: the curve ends there.
 END_ERROR = 0.5
 
@@ -90,7 +92,7 @@ class _Asked:
 
     @property
     def effort(self) -> Effort:
-        """Which regions go is decided with more care where one of the plans is compiled."""
+        """Points are measured with more care where one of the plans is compiled."""
         return CURVE if self.pick is None and self.keep is None else TRIAL
 
     def check(self, options: CompileOptions) -> None:
@@ -119,7 +121,7 @@ def _depth(
     case = case_of([original], options, progress)
     judge = None if asked.labelled is None else Judge(case, asked.labelled)
     bench = Workbench(case, progress)
-    sites = regions_beside(region_sites(bench, chosen(), asked.effort), bench.bills, ())
+    sites = regions_beside(region_sites(bench, chosen()), bench.bills, ())
     refused = find_regions(case.program).refused
     if not sites:
         raise ModelError(f"{name} has no region that could go: {_why_none(refused)}")
@@ -128,7 +130,7 @@ def _depth(
             f"--pick {asked.pick} is more than the {len(sites)} regions of {name}",
             f"pick at most {len(sites)}",
         )
-    steps, trials = _descended(bench, sites, asked, progress)
+    steps, trials = _measured(bench, removal_order(bench, sites, progress), asked, progress)
     points = _points(case, steps, trials, judge, progress)
     frames = bench.evidence.reference(name, asked.effort).frames.count
     held_out = trials[0].outputs[0].frames if trials[0].outputs else 0
@@ -170,26 +172,18 @@ def _why_none(refused: Sequence[Refusal]) -> str:
     return "no part of it has one value in, one value out and weights of its own"
 
 
-def _descended(
-    bench: Workbench, sites: Sequence[Site], asked: _Asked, progress: Progress
-) -> tuple[list[Step], list[Trial]]:
-    """The steps of the curve and the trial of each, the unchanged program's first."""
+def _measured(
+    bench: Workbench, order: Sequence[Removal], asked: _Asked, progress: Progress
+) -> tuple[list[Removal], list[Trial]]:
+    """The removals of the curve and the trial of each, the unchanged program's first."""
     trying = Trying(bench, asked.effort)
-    progress.stage(f"trying {len(sites)} regions", None)
-    descent = Descent(
-        sites,
-        bench.bills.bill,
-        lambda actions: trying(actions).error,
-        lambda bill: float(bill.macs),
-        glance=lambda actions: bench.measure(actions, GLANCE).error,
-        looks=_CURVE_LOOKS if asked.effort is CURVE else LOOKS,
-    )
-    steps: list[Step] = []
+    progress.stage("measuring points of the curve", len(order) + 1)
     trials = [trying(())]
-    for step in descent.steps():
-        steps.append(step)
-        trials.append(trying.trials[step.actions])
-        if asked.enough(len(steps), step.error, trials[-1].least):
+    steps: list[Removal] = []
+    for removal in order:
+        steps.append(removal)
+        trials.append(trying(tuple(one.site.action for one in steps)))
+        if asked.enough(len(steps), trials[-1].error, trials[-1].least):
             break
     return steps, trials
 
@@ -228,18 +222,20 @@ def _compiled(
             ) from error
 
 
-def _plans(case: Case, steps: Sequence[Step]) -> tuple[Plan, ...]:
+def _plans(case: Case, steps: Sequence[Removal]) -> tuple[Plan, ...]:
     plans = [plan_of(case)]
     for step in steps:
-        saved = step.chosen.saved
-        planned = PlannedAction(step.chosen.action, saved.weights_nbytes, saved.macs, None, None)
+        saved, predicted = step.site.saved, round(error_of(step.cost), 6)
+        planned = PlannedAction(
+            step.site.action, saved.weights_nbytes, saved.macs, None, None, predicted
+        )
         plans.append(plan_of(case, (*plans[-1].actions, planned)))
     return tuple(plans)
 
 
 def _points(
     case: Case,
-    steps: Sequence[Step],
+    steps: Sequence[Removal],
     trials: Sequence[Trial],
     judge: Judge | None,
     progress: Progress,
@@ -276,9 +272,9 @@ def _by_output(accuracy: Mapping[Output, float]) -> dict[str, float]:
     return {own: value for (_, own), value in accuracy.items()}
 
 
-def _gone(case: Case, step: Step) -> tuple[str, str]:
+def _gone(case: Case, step: Removal) -> tuple[str, str]:
     """The region that a step takes out, in the model's own names, and what takes its place."""
-    effect = step.chosen.action.effect(case.program)
+    effect = step.site.action.effect(case.program)
     assert isinstance(effect, Effect)
     (swap,) = effect.swaps
     window = f"a {swap.kernel}x{swap.kernel} map instead" if swap.kernel else ""

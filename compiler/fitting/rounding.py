@@ -109,7 +109,7 @@ def _fed_back_apart(
     groups, fan_in, _ = weight.shape
     diagonal = np.einsum("gii->gi", gram)
     order = np.argsort(-diagonal, axis=1, kind="stable")
-    place: NDArray[np.intp] = np.arange(groups)[:, None]
+    place = np.arange(groups, dtype=np.intp).reshape(-1, 1)
     damped = gram[place[:, :, None], order[:, :, None], order[:, None, :]]
     damped = damped + _damping(diagonal)[:, None, None] * np.eye(fan_in)
     # The upper factor of an inverse, from the lower factor of the matrix turned around.

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..graph.dequantising import makes_weight
 from ..graph.export import held_nbytes
 from ..graph.free_size import sizes_of
 from ..graph.program import Program, is_standard, node_inputs
+from ..graph.stored_weight import StoredWeight
 
 # What ONNX Runtime takes besides weights and activations, for a session and for each of its
 # nodes. Measured (1.31, x86, USS of fresh processes with 1, 4 and 7 sessions; MiB per session):
@@ -38,7 +40,8 @@ class Cost:
     """What it takes to hold and run some nodes for one frame.
 
     `weights_nbytes` counts equal weights once. `activations_peak_nbytes` is the most that live
-    values need at any one time. `unknown` lists values of which not all sizes are known, as the
+    values need at any one time, a weight that is stored in few bits among them, in float32, while
+    a node that reads it runs. `unknown` lists values of which not all sizes are known, as the
     model fixes them or as they were on frames (see `FreeSize`): they count as nothing in the
     peak, and as nothing in `macs` where an operator's size depends on them.
     """
@@ -155,8 +158,12 @@ def _activations_peak(
 
     A value lives from the node that makes it to its last reader, a model's output to the end.
     Graph inputs belong to the caller and count nothing. A node that may work in place takes
-    over the buffer of an input of equal size that dies there, as ONNX Runtime does.
+    over the buffer of an input of equal size that dies there, as ONNX Runtime does. What makes a
+    weight of its codes runs just before whatever reads it, wherever it stands.
     """
+    makers = [n for n in nodes if makes_weight(n) and n.outputs[0].name not in outputs]
+    made_weights = {node.outputs[0].name for node in makers}
+    nodes = [node for node in nodes if node.outputs[0].name not in made_weights]
     last: dict[str, int] = {}
     for index, node in enumerate(nodes):
         for tensor in node_inputs(node):
@@ -180,7 +187,13 @@ def _activations_peak(
                 held -= nbytes
             live[value.name] = nbytes
             held += nbytes
-        peak = max(peak, held)
+        read = {tensor.name: tensor for tensor in node_inputs(node)}
+        restored = [
+            _nbytes(tensor, batch) or 0
+            for name, tensor in read.items()
+            if name in made_weights or isinstance(tensor, StoredWeight)
+        ]
+        peak = max(peak, held + sum(restored))
         dying |= {v.name for v in made if v.name not in last and v.name not in outputs}
         for name in dying:
             held -= live.pop(name)

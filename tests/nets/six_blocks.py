@@ -8,7 +8,7 @@ from repsimc.compiler.actions import take_out_region
 from repsimc.compiler.actions.bill import Bills
 from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.planning.deadline import Deadline
-from repsimc.compiler.planning.descent import regions_beside
+from repsimc.compiler.planning.removals import regions_beside
 from repsimc.compiler.planning.workbench import Workbench
 from tests.nets.evidence import GivenEvidence
 from tests.nets.networks import (

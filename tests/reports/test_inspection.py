@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 
+from repsimc.compiler.graph.dequantising import dequantising
 from repsimc.compiler.reports.inspection import inspect_model, model_grids
+from tests.nets.few_bits import per_channel, put
 from tests.programs import program_of
 
 CHAIN = """
@@ -50,8 +52,19 @@ def test_weights_that_come_quantised_are_told_by_bits() -> None:
     found = inspect_model(program_of(text, "m"), "m")
     assert found.to_json()["weights_by_bits"] == {"32": 8, "8": 16}
     assert ("weights", "24 B, of them 16 B in 8 bits") in model_grids(found)[0].rows
-    plain = inspect_model(program_of(CHAIN, "m"), "m")
-    assert ("weights", "72 B") in model_grids(plain)[0].rows
+
+
+def test_bytes_of_weights_by_the_bits_of_an_element() -> None:
+    program = program_of(CHAIN, "m")
+    found = inspect_model(program, "m")
+    assert found.to_json()["weights_by_bits"] == {"32": 72}
+    assert ("weights", "72 B") in model_grids(found)[0].rows
+    put(program, "m/w", per_channel(8, 1))
+    for read in (program, dequantising(program)):  # as compiled, and as a file has it
+        found = inspect_model(read, "m")
+        assert found.weights_nbytes == sum(found.weights_by_bits.values()) == 12 + 3 * 4 + 24
+        assert found.weights_by_bits == {"32": 24, "8": 24}
+    assert ("weights", "48 B, of them 24 B in 8 bits") in model_grids(found)[0].rows
 
 
 def test_of_many_cuts_some_are_shown_and_the_rest_is_said() -> None:

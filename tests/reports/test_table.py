@@ -94,6 +94,18 @@ def test_the_budget_line_says_what_the_budget_counts() -> None:
     )
 
 
+def test_weights_in_few_bits_are_told_of_where_they_are_more_than_a_few() -> None:
+    first, *others = REPORT.models
+    plain = report_grid(REPORT).summary
+    few = {"32": 10 * MIB, "8": 2 * MIB, "4": MIB // 2, "64": 80}
+    models = (replace(first, weights_by_bits=few), *others)
+    lines = report_grid(replace(REPORT, weights_by_bits=few, models=models)).summary
+    assert lines[0] == f"{plain[0]}, of them 2 MiB in 8 bits, 512 KiB in 4 bits"
+    assert lines[1:] == plain[1:]  # models have a table of their own
+    flags = {"32": 10 * MIB, "8": 40}
+    assert report_grid(replace(REPORT, weights_by_bits=flags)).summary == plain
+
+
 def test_what_could_not_be_compared_is_unverified() -> None:
     first, *others = REPORT.models
     unsure = replace(first, unverified="its outputs are random")

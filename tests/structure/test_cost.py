@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+from repsimc.compiler.graph.dequantising import dequantising
 from repsimc.compiler.structure.cost import (
     NODE_NBYTES,
     SESSION_NBYTES,
@@ -12,6 +13,7 @@ from repsimc.compiler.structure.cost import (
     predicted_memory,
     program_cost,
 )
+from tests.nets.few_bits import per_channel, put
 from tests.programs import joined, program_of
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -133,6 +135,21 @@ PEAKS = [
 def test_live_values(nodes: str, elements: int) -> None:
     program = program_of(f"{HEADER} g (float[10,10] x) => (float[10,10] y) {{ {nodes} }}")
     assert program_cost(program).activations_peak_nbytes == 4 * elements
+
+
+def test_a_weight_in_few_bits_takes_its_floats_while_it_is_read() -> None:
+    text = """g (float[N,8] x) => (float[N,4] y) <float[8,8] w = {SOME}, float[8,4] v = {FEW}>
+    { t = MatMul (x, w)  y = MatMul (t, v) }"""
+    for name, count in (("SOME", 64), ("FEW", 32)):
+        text = text.replace(name, ",".join(str(index) for index in range(count)))
+    program = program_of(HEADER + text)
+    put(program, "a/v", per_channel(8, 1))
+    found = program_cost(program)
+    assert found.activations_peak_nbytes == (8 + 4 + 32) * 4
+    assert found.weights_nbytes == 64 * 4 + 32 + 4 * 4
+    put(program, "a/w", per_channel(8, 1))  # the largest decides, not all of them
+    for one in (program, dequantising(program)):
+        assert program_cost(one).activations_peak_nbytes == (8 + 64) * 4
 
 
 def test_outputs_stay_to_the_end() -> None:
