@@ -25,7 +25,7 @@ from .frames.warnings import frame_warnings
 from .frontends.check import foreign_domains
 from .graph.program import Program
 from .naming import model_names
-from .options import CompileOptions
+from .options import FEW_BITS, CompileOptions
 from .planning.deadline import Deadline
 from .planning.limits import Budgets
 from .planning.plan import Plan, check_plan, plan_from_json, read_plan
@@ -92,6 +92,7 @@ def _compile(
     budgets = Budgets(case, predicted_memory(case.program, apart))
     bench = Workbench(case, progress, deadline)
     told: tuple[str, ...] = ()
+    lost: Mapping[str, float] = {}
     if plan is not None:
         check_plan(plan, case.program)
         trial = bench.replay(plan)
@@ -100,14 +101,17 @@ def _compile(
     else:
         planner = Planner(bench, budgets, progress)
         plan, trial = planner.planned()
-        told = planner.notes
+        told, lost = planner.notes, planner.lost_by_rounding
         _enforce_floors(trial.outputs, case, plan, replayed=False)
 
     compared = _on_blends(case, plan, trial, progress)
     program, frames = trial.program, case.frames
     memory = predicted_memory(program, apart)
     notes = (*told, *_remarks(program), *_notes(case, plan))
-    compiled = Compilation(case.original, program, plan, compared, case.unverified)
+    rounds = options.precision in FEW_BITS and case.frames is not None and not options.exact_only
+    compiled = Compilation(
+        case.original, program, plan, compared, case.unverified, lost if rounds else None
+    )
     report = report_of(compiled, memory, frames, case.tying, notes, options.budget)
     report = replace(report, notes=(*promise_notes(report.models), *report.notes))
     bundle = None
@@ -137,7 +141,7 @@ def _compile(
 
 def _precision_of(asked: str, program: Program) -> str:
     """What engines of the bundle compute in, by what was asked for and what came of it."""
-    if asked not in ("int8", "auto"):
+    if asked not in FEW_BITS:
         return asked
     return "int8" if is_quantised(program) else "fp32"
 
@@ -219,6 +223,10 @@ def _notes(case: Case, plan: Plan) -> tuple[str, ...]:
         notes.append(
             "no frames were given, so only what is exact was shared and no fidelity was measured; "
             "--calib PATH lets models share approximately too"
+        )
+    if frames is None and options.precision in FEW_BITS and not is_quantised(case.program):
+        notes.append(
+            "no frames were given, so no weight was stored in few bits; --calib PATH lets some be"
         )
     notes += case.tying.notes
     if frames is not None and (states := frames.still_states()):

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = "bundle"
 DEFAULT_FLOOR = 0.99
+DEFAULT_PRECISION = "fp32"
 AUTO = "auto"
+# Precisions that are for weights to be stored in, and for the planner to choose.
+FEW_BITS = ("int8", AUTO)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Settings:
     `metrics` override floor and metric for 'model' or 'model/output' ('top1' or 'variance').
     `without` are kinds of rewrites that are left out. `max_latency` and `time_limit` are seconds.
     `tie` counts whatever `tie_inputs` says. `layout` ('merged' or 'trunk-heads') and
-    `precision` are defaults that a build may override. Of the frames used, the share `held_out`
+    `precision` are defaults that a build may override; 'int8' and 'auto' have weights rounded,
+    for which frames are needed. Of the frames used, the share `held_out`
     is kept from every fit.
     """
 
@@ -111,8 +115,8 @@ class Settings:
     only: Annotated[
         str | None,
         Option(
-            "Only share between models, only fold and take regions out, or only store in few "
-            "bits (default: all).",
+            "One means of them: sharing between models, fewer and smaller layers, or weights in "
+            "few bits (default: all).",
             metavar="share|depth|precision",
         ),
     ] = None
@@ -194,11 +198,11 @@ class Settings:
     precision: Annotated[
         str,
         Option(
-            "What weights are stored in: fp16 computes in it, int8 as much in 8 bits as the floors "
-            "allow, auto in 8 or 4 bits as a budget asks for.",
+            "What engines compute in (fp32, fp16); or weights stored in 8 bits as far as the "
+            "floors allow (int8), in 8 or 4 bits as the budget asks for (auto).",
             metavar="|".join((*PRECISIONS, AUTO)),
         ),
-    ] = "fp32"
+    ] = DEFAULT_PRECISION
     size: Annotated[
         Mapping[str, tuple[int, ...]],
         Option(

@@ -131,6 +131,11 @@ class Action(Protocol):
         """Where it is, in the names of the model's file: 'a: relu_3 .. relu_5'."""
         ...
 
+    @property
+    def series(self) -> str:
+        """What it has in common with others that a table may tell in one line; '' is nothing."""
+        ...
+
     def to_json(self) -> dict[str, Any]:
         """The action as JSON types; values and nodes go by program names, 'model/value'."""
         ...
@@ -207,6 +212,11 @@ class OneModel:
         """The model and the value that is rewritten, which is the last of those it names."""
         value = str(getattr(self, self._names()[-1]))
         return f"{self.model}: {own_name(value)}"
+
+    @property
+    def series(self) -> str:
+        """None: each has a line."""
+        return ""
 
     def to_json(self) -> dict[str, Any]:
         """The action as JSON types; values and nodes go by program names, 'model/value'."""

@@ -85,6 +85,11 @@ class SharePrefixAction:
         """The receiver's values, and what stands in their place of the donor's."""
         return f"{self.receiver}: {self._ends} of {self.donor}"
 
+    @property
+    def series(self) -> str:
+        """None: each has a line."""
+        return ""
+
     def __str__(self) -> str:
         adapter = f"{self.kernel}x{self.kernel} adapter" if self.kernel else "as it is"
         return f"{self.receiver} takes from {self.donor}: {self._ends} ({adapter})"
@@ -105,11 +110,8 @@ class SharePrefixAction:
             "receiver": self.receiver,
             "kernel": self.kernel,
             "links": [
-                {
-                    "receiver_value": link.receiver_value,
-                    "donor_values": list(link.donor_values),
-                }
-                for link in self.links
+                {"receiver_value": one.receiver_value, "donor_values": list(one.donor_values)}
+                for one in self.links
             ],
         }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from ...passes.base import Pass
 from ...runtime.json_reader import Reader
@@ -16,7 +17,7 @@ from ..execution.statistics import Range, RangeMeasure, StatisticsObserver
 from ..fitting.effort import SURVEY
 from ..fitting.operators import LinearOperator, linear_operator
 from ..fitting.reference import Reference
-from ..graph.program import Program, own_name
+from ..graph.program import Program, constants_of, constants_of_bodies, own_name
 from ..graph.stored_weight import RANGES, StoredWeight
 from ..graph.weights import nbytes_of
 from .action import Disturbed, Effect, OneModel, Reads, Stage, check_models
@@ -29,6 +30,9 @@ _BITS: Mapping[str, tuple[int, ...]] = {"int8": (8,), "auto": (8, 4)}
 _FEWEST = 64
 # Bytes of a scale, one for each output channel.
 _SCALE_NBYTES = 4
+# What reads scales of codes: they are floats, and no weights.
+_OF_CODES = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"})
+_FLOATS = frozenset(map(np.dtype, (np.float16, np.float32, np.float64)))
 
 
 def _bits(reader: Reader) -> int:
@@ -68,6 +72,11 @@ class StoreInFewBitsAction(OneModel):
     def place(self) -> str:
         """The model and its operators."""
         return f"{self.model}: {_listed(self.nodes)}"
+
+    @property
+    def series(self) -> str:
+        """Weights of one model in as many bits."""
+        return f"{self.model}: weights in {self.bits} bits"
 
     def __str__(self) -> str:
         return f"{self.model} stores {_listed(self.nodes)} in {self.bits} bits"
@@ -193,6 +202,38 @@ def _readers(operator: LinearOperator) -> list[LinearOperator] | str:
     if len({reader.channel_axis for reader in readers}) > 1:
         return f"those that read the weight of '{name}' have their channels on other axes"
     return readers
+
+
+def why_in_float(node: gs.Node) -> Mapping[str, tuple[gs.Constant, str]]:
+    """The large float constants that a node reads, by name, each with why it is not in few bits.
+
+    The reason is '' where its numbers could be rounded, and begins no sentence.
+    """
+    found: dict[str, tuple[gs.Constant, str]] = {}
+    operator = linear_operator(node)
+    if operator is not None:
+        weight = operator.weight
+        found[weight.name] = weight, _why_not(operator)
+    elif node.op not in _OF_CODES:
+        for weight in constants_of([node]):
+            found[weight.name] = weight, f"read by {node.op}"
+    for weight in constants_of_bodies([node]):
+        found.setdefault(weight.name, (weight, f"read inside {node.op}"))
+    return {
+        name: (weight, why)
+        for name, (weight, why) in found.items()
+        if np.dtype(weight.dtype) in _FLOATS
+        and not isinstance(weight, StoredWeight)
+        and (operator is not None or math.prod(weight.shape) >= _FEWEST)
+    }
+
+
+def _why_not(operator: LinearOperator) -> str:
+    if operator.weight.dtype != np.float32:
+        return f"numbers of {np.dtype(operator.weight.dtype).name}"
+    if math.prod(operator.weight.shape) < _FEWEST:
+        return "hardly any weights"
+    return "read by others, too" if isinstance(_readers(operator), str) else ""
 
 
 def _share(operator: LinearOperator, bits: int) -> float:

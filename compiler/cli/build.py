@@ -13,10 +13,10 @@ from ..units import parse_bytes
 from .console import call_of
 from .options import (
     BundleArgument,
+    EnginePrecision,
     FormatOption,
     LayoutOption,
     PluginOption,
-    PrecisionOption,
     Quiet,
     Verbose,
     examples,
@@ -65,7 +65,7 @@ def build(
             "bundle compiles, and needs no GPU.",
         ),
     ] = BuildBackend.tensorrt,
-    precision: PrecisionOption = None,
+    precision: EnginePrecision = None,
     layout: LayoutOption = None,
     workspace: Annotated[
         str | None,
@@ -148,7 +148,7 @@ def export(
         bool, typer.Option("--trtexec", help="Print the trtexec commands that build the engines.")
     ] = False,
     layout: LayoutOption = None,
-    precision: PrecisionOption = None,
+    precision: EnginePrecision = None,
     batch: BatchOption = None,
     shape: ShapeOption = None,
     format: FormatOption = None,

@@ -18,12 +18,13 @@ from .options import CommandSettings, examples
 EXPLORE_EXAMPLES = examples(
     "repsimc explore a.onnx b.onnx --calib frames.npz",
     "repsimc explore a.onnx b.onnx --calib frames.npz --points 20 --measure 6 -o explore/",
+    "repsimc explore a.onnx b.onnx --calib frames.npz --precision auto -o explore/",
     "repsimc explore a.onnx b.onnx --calib frames.npz --data labelled.npz --labels a=digit -o e/",
     "repsimc compile a.onnx b.onnx --calib frames.npz --plan explore/plans/003.json",
 )
 _TAKEN = (
-    *("models", "calib", "min_fidelity", "confidence", "only", "without", "seed", "name"),
-    *("same_frames", "tie_inputs", "tie", "frame_axis", "frames", "allow_script"),
+    *("models", "calib", "min_fidelity", "confidence", "only", "without", "precision"),
+    *("seed", "name", "same_frames", "tie_inputs", "tie", "frame_axis", "frames", "allow_script"),
     *("parse_memory", "parse_seconds"),
 )
 # What only a file says. What else it sets, budgets and outputs, is of compilations.

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from ...runtime.manifest import PRECISIONS
 from ..naming import named
 from ..options import Option, Settings
 from .console import Format
@@ -112,7 +113,14 @@ SETTINGS = _settings()
 
 FormatOption = Annotated[Format | None, SETTINGS["format"].flag]
 LayoutOption = Annotated[str | None, SETTINGS["layout"].flag]
-PrecisionOption = Annotated[str | None, SETTINGS["precision"].flag]
+EnginePrecision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="|".join(PRECISIONS),
+        help="What engines compute in (default: as compiled); int8 is for quantised weights.",
+    ),
+]
 SameFrames = Annotated[bool | None, SETTINGS["same_frames"].flag]
 Frames = Annotated[int | None, SETTINGS["frames"].flag]
 FrameAxis = Annotated[list[str] | None, SETTINGS["frame_axis"].flag]

@@ -222,6 +222,7 @@ class ExploreWishes(TypedDict, total=False):
     metrics: Mapping[str, str]
     only: str | None
     without: Sequence[str]
+    precision: str
     seed: int
     same_frames: bool
     tie_inputs: bool

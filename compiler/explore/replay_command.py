@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..naming import sanitised
-from ..options import DEFAULT_FLOOR, CompileOptions
+from ..options import DEFAULT_FLOOR, DEFAULT_PRECISION, CompileOptions
 from ..units import printable
 from .report import ExploredOutput
 
@@ -60,6 +60,8 @@ def _words(options: CompileOptions) -> Iterator[str]:
             yield from (flag, str(value))
     if options.parse_seconds is not None:
         yield from ("--parse-seconds", f"{options.parse_seconds:g}s")
+    if options.precision != DEFAULT_PRECISION:
+        yield from ("--precision", options.precision)
     if options.seed:
         yield from ("--seed", str(options.seed))
 

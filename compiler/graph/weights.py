@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from .arrays import Array
+from .program import is_standard
 from .stored_weight import StoredWeight
 
 # Bytes of a weight that are looked at in one go: weights may be memory-mapped and larger than RAM.
@@ -75,11 +76,25 @@ def values_nbytes(constant: gs.Constant) -> int:
 
 
 def bits_of(constant: gs.Constant) -> int:
-    """Bits that an element takes in a file, scales aside; 8 of strings, which are bytes."""
+    """Bits that an element takes in a file; 8 of strings, which are bytes.
+
+    Scales and zero points take those of the codes that DequantizeLinear multiplies out with them.
+    """
     if isinstance(constant, StoredWeight):
         return constant.bits
+    codes = [_scaled_by(constant, reader) for reader in constant.outputs]
+    if codes and all(code is not None for code in codes):
+        return max(bits_of(code) for code in codes if code is not None)
     array = array_of(constant)
     return 8 if array.dtype == object else element_nbits(element_type(array.dtype))
+
+
+def _scaled_by(constant: gs.Constant, reader: gs.Node) -> gs.Constant | None:
+    """The codes that the reader multiplies out, where their scale or zero point is the constant."""
+    if reader.op != "DequantizeLinear" or not is_standard(reader):
+        return None
+    codes = reader.inputs[0]
+    return codes if isinstance(codes, gs.Constant) and codes is not constant else None
 
 
 def digest(constant: gs.Constant) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..actions.action import Action
+from ..actions.action import Action, Stage
 from ..actions.bill import NOTHING, Bill
 from ..actions.carry_out import in_order
 from ..actions.kinds import Kind
@@ -292,6 +292,19 @@ class Chooser:
         alone = {name: why for name, why in self.why_alone().items() if name not in busy}
         together = _rounded(predicted.worst) if actions and predicted.together else None
         return plan_of(self._bench.case, planned, alone, together)
+
+    def lost_by_rounding(self) -> Mapping[str, float]:
+        """By node what storing its weight in few bits is predicted to lose, at least.
+
+        The share of the variance of the output that loses most, by that alone.
+        """
+        found: dict[str, float] = {}
+        for one in self._catalogue.candidates():
+            if one.action.stage is Stage.PRECISION:
+                for node, _ in one.action.disturbed(self._bench.program).stored:
+                    lost = self._forecast.alone(one)
+                    found[node] = min(lost, found.get(node, lost))
+        return found
 
     def why_alone(self) -> Mapping[str, str]:
         """By model why nothing was done to it, or no more."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..actions.kinds import chosen
 from ..errors import BudgetError
 from ..progress import Progress
@@ -55,6 +57,14 @@ class Planner:
         """What a report says of how the plan came about."""
         cut_short = "" if self._search is None else self._search.cut_short
         return (cut_short,) if cut_short else ()
+
+    @property
+    def lost_by_rounding(self) -> Mapping[str, float]:
+        """By node what storing its weight in few bits is predicted to lose, where that was asked.
+
+        The share of the variance of the output that loses most, by that alone.
+        """
+        return {} if self._search is None else self._search.lost_by_rounding()
 
     def _planned(self) -> Planned:
         options = self._bench.case.options

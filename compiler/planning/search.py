@@ -77,6 +77,10 @@ class Search:
         """By model why nothing was done to it, or no more."""
         return self._chooser.why_alone()
 
+    def lost_by_rounding(self) -> Mapping[str, float]:
+        """By node what storing its weight in few bits is predicted to lose, at least."""
+        return self._chooser.lost_by_rounding()
+
     def outlook(self, limits: Limits) -> Outlook | None:
         """The least damage within the limits as it is predicted; None where nothing is within."""
         return self._chooser.within(limits)

@@ -83,6 +83,8 @@ _LATER: Mapping[str, Any] = {
     "score_change": None,
     "explained": None,
     "strict": False,
+    "in_float": [],
+    "series": "",
 }
 
 
@@ -190,13 +192,27 @@ class Sharing(JsonValue):
 
 
 @dataclass(frozen=True)
+class FloatWeight(JsonValue):
+    """Weights of one operator that stay in float where few bits were asked for, and why.
+
+    `operator` goes by its own name. `predicted_loss` is the share of the worst output's variance
+    that storing them in as few bits was predicted to lose by itself; None: nothing was.
+    """
+
+    operator: str
+    nbytes: int
+    why: str
+    predicted_loss: Annotated[float | None, _optional_number] = None
+
+
+@dataclass(frozen=True)
 class ModelReport(JsonValue):
     """One model before and after: bytes of weights, MACs per frame, peak bytes of activations.
 
     `weights_after_nbytes` divides a weight that several models read evenly among them, so that
     the models add up to the total; `weights_by_bits` are the same bytes by the bits that an element
     takes ("32", "8"), scales with what they scale. `unverified` says why the model could not be
-    compared with its file, '' where it was.
+    compared with its file, '' where it was. `in_float` is empty where nobody asked for few bits.
     """
 
     name: str
@@ -210,6 +226,7 @@ class ModelReport(JsonValue):
     fidelity: tuple[OutputFidelity, ...] = ()
     unverified: str = ""
     weights_by_bits: Mapping[str, int] = field(default_factory=dict[str, int])
+    in_float: tuple[FloatWeight, ...] = ()
 
     @property
     def worst(self) -> OutputFidelity | None:
@@ -223,7 +240,8 @@ class ActionReport(JsonValue):
 
     `place` is in the names of the models' files. Weight bytes and MACs per frame are saved by it
     alone, after what is exact. `predicted_loss` is the share of the worst output's variance that it
-    alone was predicted to lose, before the plan was fitted; None: nothing was.
+    alone was predicted to lose, before the plan was fitted; None: nothing was. Many of one `series`
+    are one line of a table; '' is none.
     """
 
     kind: str
@@ -231,6 +249,7 @@ class ActionReport(JsonValue):
     weights_saved_nbytes: int
     macs_saved: int
     predicted_loss: Annotated[float | None, _optional_number] = None
+    series: str = ""
 
 
 @dataclass(frozen=True)

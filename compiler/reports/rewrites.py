@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from ..units import format_bytes, format_count
 from .report import ActionReport, Report
@@ -16,18 +17,19 @@ _BETWEEN = 2  # characters between two columns
 # Words of a place are shortened to no less than that, before the place is cut as a whole.
 _LEAST_WORD = 9
 _CUT = "..."
-# Actions that have a line of their own.
-_LISTED = 40
+# Actions that have a line of their own, and of one series before they share one.
+_LISTED, _FEW = 40, 3
 
 
 def rewrites_grid(report: Report) -> Grid | None:
     """A row per action of the plan, and below what all together were to cost, and did.
 
-    None where everything is exact.
+    Many of one series are one row. None where everything is exact.
     """
     if not report.actions:
         return None
-    listed = _listed(report.actions)
+    actions = _in_series(report.actions)
+    listed = _listed(actions)
     rows = [_row(one) for one in listed]
     others = [
         max(len(heading), *(len(row[index]) for row in rows))
@@ -35,7 +37,7 @@ def rewrites_grid(report: Report) -> Grid | None:
         if index != _PLACE
     ]
     room = _WIDTH - sum(others) - _BETWEEN * len(others)
-    more = len(report.actions) - len(listed)
+    more = len(actions) - len(listed)
     return Grid(
         "rewritten inexactly: what each saves alone, and was predicted to lose",
         words(*_HEADINGS[: _PLACE + 1]) + figures(*_HEADINGS[_PLACE + 1 :]),
@@ -49,6 +51,34 @@ def rewrites_grid(report: Report) -> Grid | None:
         ),
         notes=(f"{more} more, none predicted to lose more, are in report.json",) if more else (),
     )
+
+
+def _in_series(actions: tuple[ActionReport, ...]) -> tuple[ActionReport, ...]:
+    """The actions, those of a series as one where they are more than a few, at the first's place.
+
+    What they lose multiplies: of what one leaves the next takes its share.
+    """
+    series: dict[str, list[ActionReport]] = {}
+    for one in actions:
+        series.setdefault(one.series, []).append(one)
+    found: list[ActionReport] = []
+    for one in actions:
+        members = series[one.series]
+        if not one.series or len(members) <= _FEW:
+            found.append(one)
+        elif one is members[0]:
+            losses = [member.predicted_loss for member in members]
+            kept = math.prod(1.0 - loss for loss in losses if loss is not None)
+            found.append(
+                replace(
+                    one,
+                    place=f"{one.series}, {len(members)} times",
+                    weights_saved_nbytes=sum(member.weights_saved_nbytes for member in members),
+                    macs_saved=sum(member.macs_saved for member in members),
+                    predicted_loss=None if None in losses else 1.0 - kept,
+                )
+            )
+    return tuple(found)
 
 
 def _listed(actions: tuple[ActionReport, ...]) -> list[ActionReport]:

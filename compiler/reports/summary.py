@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from ..actions.action import Action, Stage
+from ..actions.bill import LEAST_SHARE
+from ..actions.store_in_few_bits import why_in_float
 from ..execution.measured_sizes import told_sizes, unknown_sizes
 from ..execution.outputs import OutputComparison
 from ..frames.calibration import Frames
 from ..frames.tying import Tying
+from ..graph.export import held_nbytes
 from ..graph.program import Program, constants_of, constants_of_bodies, model_of, own_name
 from ..graph.weights import bits_of, held_key, nbytes_by_bits, nbytes_of
 from ..planning.plan import Plan, PlannedAction
@@ -21,6 +24,7 @@ from .report import (
     MEMORY,
     WEIGHTS,
     ActionReport,
+    FloatWeight,
     ModelReport,
     OutputFidelity,
     Report,
@@ -33,7 +37,8 @@ class Compilation:
     """What a compilation came to: from `original` (as read) to `program` by the plan.
 
     `compared` are the outputs of the two beside each other, `unverified` models that could not be
-    compared with their files, and why.
+    compared with their files, and why. `lost_by_rounding` is by node what storing its weight in few
+    bits was predicted to lose; None where nobody asked for few bits.
     """
 
     original: Program
@@ -41,6 +46,7 @@ class Compilation:
     plan: Plan
     compared: Sequence[OutputComparison]
     unverified: Mapping[str, str] = field(default_factory=dict[str, str])
+    lost_by_rounding: Mapping[str, float] | None = None
 
 
 def report_of(
@@ -81,6 +87,7 @@ def report_of(
                 tuple(OutputFidelity.of(c) for c in compiled.compared if c.model == name),
                 compiled.unverified.get(name, ""),
                 nbytes_by_bits(parts[name]),
+                _in_float(compiled, name),
             )
         )
     counts = [] if frames is None else [frames.fit_rows(s[0]) for s in frames.streams]
@@ -115,6 +122,7 @@ def _action_report(planned: PlannedAction) -> ActionReport:
         planned.weights_saved_nbytes,
         planned.macs_saved,
         planned.predicted,
+        planned.action.series,
     )
 
 
@@ -127,7 +135,9 @@ def _divided_weights(program: Program) -> dict[str, list[tuple[int, int]]]:
             read = [(tensor, held_key(tensor)) for tensor in constants_of([node])]
             read += [(t, held_key(t, in_body=True)) for t in constants_of_bodies([node])]
             for tensor, key in read:
-                sizes[key] = bits_of(tensor), nbytes_of(tensor)
+                # Numbers that happen to be some weight's scales are held with them.
+                bits = max(bits_of(tensor), sizes[key][0] if key in sizes else 0)
+                sizes[key] = bits, nbytes_of(tensor)
                 if name not in readers.setdefault(key, []):
                     readers[key].append(name)
     parts: dict[str, list[tuple[int, int]]] = {name: [] for name in program.models}
@@ -137,6 +147,26 @@ def _divided_weights(program: Program) -> dict[str, list[tuple[int, int]]]:
         for index, name in enumerate(names):
             parts[name].append((bits, each + (1 if index < rest else 0)))
     return parts
+
+
+def _in_float(compiled: Compilation, model: str) -> tuple[FloatWeight, ...]:
+    """Large weights of a model that stay in float, where few bits were asked for."""
+    lost = compiled.lost_by_rounding
+    if lost is None:
+        return ()
+    enough = LEAST_SHARE * held_nbytes(compiled.original.graph.nodes)
+    known = compiled.original.nodes()
+    found: dict[str, FloatWeight] = {}
+    for node in compiled.program.nodes_of(model):
+        for key, (weight, why) in why_in_float(node).items():
+            nbytes, loss = nbytes_of(weight), None
+            if not why and nbytes < enough:
+                why = "saves too little"
+            elif not why:
+                why = "not in the plan" if node.name in known else "made by another rewrite"
+                loss = lost.get(node.name)
+            found.setdefault(key, FloatWeight(own_name(node.name), nbytes, why, loss))
+    return tuple(found.values())
 
 
 def _exact_sharing(program: Program) -> dict[str, list[Sharing]]:

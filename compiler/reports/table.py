@@ -311,12 +311,6 @@ def _summary(report: Report) -> tuple[str, ...]:
             report.memory_after_nbytes,
         ),
     ]
-    if len(report.models) > 1 and _few_bits(report.weights_by_bits):
-        each = (
-            f"{model.name} {weights_text(model.weights_after_nbytes, model.weights_by_bits)}"
-            for model in report.models
-        )
-        lines.append(f"weights by model: {'; '.join(each)}")
     if report.sizes:
         lines.append(f"activations and MACs: one frame of {sizes_text(report.sizes)}")
     spare = report.budget_spare_nbytes

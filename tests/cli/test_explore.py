@@ -36,7 +36,7 @@ def test_every_option_reaches_the_exploration(repsimc: Call, asked: dict[str, An
         *("--same-frames", "--separate-inputs", "--tie", "a.x=net.x", "--frame-axis", "a.x=1"),
         *("--data", "d.npz", "--labels", "a=digit", "--labels", "net=parity"),
         *("--allow-script", "-o", "out", "--overwrite", "--confidence", 0.9),
-        *("--parse-memory", "1GB", "--parse-seconds", "60s"),
+        *("--parse-memory", "1GB", "--parse-seconds", "60s", "--precision", "auto"),
     )
     assert ran.err == "error: explored\n"
     assert asked["options"] == CompileOptions(
@@ -57,6 +57,7 @@ def test_every_option_reaches_the_exploration(repsimc: Call, asked: dict[str, An
         confidence=0.9,
         parse_memory=10**9,
         parse_seconds=60.0,
+        precision="auto",
     )
     labelled = Labelled(Path("d.npz"), {"a": "digit", "net": "parity"})
     assert asked["asked"] == ExploreOptions(7, 3, labelled)

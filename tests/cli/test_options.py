@@ -70,7 +70,7 @@ def test_compile_takes_nothing_that_is_declared_elsewhere() -> None:
     assert set(COMPILE) - set(SETTINGS) == {"config", "verbose", "quiet"}
 
 
-@pytest.mark.parametrize("name", ["format", "layout", "precision", "same_frames", "frames"])
+@pytest.mark.parametrize("name", ["format", "layout", "same_frames", "frames"])
 def test_options_of_other_commands_have_the_same_type(name: str) -> None:
     aliases = {
         get_args(each)[1].help: get_args(each)[0]

@@ -34,6 +34,7 @@ def outputs(*values: float, floor: float = 0.99) -> list[ExploredOutput]:
         {"calibration": Path("f.npz"), "tie_inputs": False, "frame_axis": ("a.x=1",)},
         {"calibration": Path("f.py"), "allow_script": True, "min_fidelity": 0.9},
         {"calibration": Path("f.npz"), "parse_memory": 1 << 30, "parse_seconds": 60.0},
+        {"calibration": Path("f.npz"), "precision": "auto"},
     ],
     ids=str,
 )

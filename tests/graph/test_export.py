@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from repsimc.compiler.errors import ModelError
-from repsimc.compiler.graph.export import to_proto, write_model
+from repsimc.compiler.graph.export import held_nbytes_by_bits, to_proto, write_model
 from repsimc.compiler.graph.program import Program
 from tests.programs import assert_close, feeds_for, joined, program_of, run
 
@@ -243,3 +243,35 @@ def test_large_weights_of_bodies_lie_beside_the_model_too(tmp_path: Path):
     onnx.checker.check_model(str(paths[0]), full_check=True)
     feeds = {"a/c": np.array(True), "a/x": np.ones(2000, np.float32)}
     assert_close(run(paths[0], feeds)["a/y"], weight + 1)
+
+
+DEQUANTISED = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[N, 4] x) => (float[N, 2] y)
+<int8[4, 2] codes = {1,2,3,4,5,6,7,8}, float[2] scales = {0.5, 0.25}, int8[2] zeros = {0, 0},
+ float[2] b = {1, 2}>
+{
+  w = DequantizeLinear <axis = 1> (codes, scales, zeros)
+  h = MatMul (x, w)
+  y = Add (h, b)
+}
+"""
+
+
+def test_scales_and_zero_points_stand_in_the_bits_of_what_they_scale() -> None:
+    program = program_of(DEQUANTISED, "m")
+    found = held_nbytes_by_bits(program.graph.nodes)
+    assert found == {"32": 8, "8": 8 + 8 + 2} and list(found) == ["32", "8"]
+    # A scale that is read as a number too is one.
+    text = DEQUANTISED.replace("y = Add (h, b)", "y = Add (h, scales)")
+    assert held_nbytes_by_bits(program_of(text, "m").graph.nodes) == {"32": 8, "8": 8 + 2}
+    # Those of what is computed are no part of a weight.
+    text = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    g (float[N, 4] x) => (float[N, 4] y) <float s = {0.5}, int8 z = {0}>
+    {
+      q = QuantizeLinear (x, s, z)
+      y = DequantizeLinear (q, s, z)
+    }
+    """
+    assert held_nbytes_by_bits(program_of(text, "m").graph.nodes) == {"32": 4, "8": 1}

@@ -92,7 +92,7 @@ def test_a_lower_floor_starts_from_the_same_evidence(
 NOT_DECIDING = {
     *("budget", "max_macs", "max_latency", "min_fidelity", "output_fidelity", "min_stressed"),
     *("time_limit", "resume", "plan", "exact_only", "dry_run", "output", "overwrite"),
-    *("layout", "precision", "allow_script", "parse_memory", "parse_seconds"),
+    *("layout", "allow_script", "parse_memory", "parse_seconds"),
 }
 # These choose the kinds of rewrites, which are in the key.
 KINDS = {"only", "without"}
@@ -135,7 +135,7 @@ def test_whatever_decides_evidence_changes_its_key(
         {"calibration": smooth_images(40, seed=1)},
         *({"seed": 1}, {"frames": 32}, {"held_out": 0.5}, {"tie_inputs": False}),
         *({"metrics": {"a": "variance"}}, {"confidence": 0.9}, {"strict": True}),
-        *({"without": ("collapse",)}, {"only": "share"}),
+        *({"without": ("collapse",)}, {"only": "share"}, {"precision": "int8"}),
     ]
     keys = {str(key_with(**wishes)) for wishes in others}
     assert len(keys) == len(others) and plain not in keys

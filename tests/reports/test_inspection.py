@@ -38,6 +38,22 @@ def test_a_model_at_a_glance() -> None:
     assert data["cuts"][0] == {"values": ["h"], "shapes": [["N", 3]], "depth": 0.333333}
 
 
+def test_weights_that_come_quantised_are_told_by_bits() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (float[N, 2] y)
+    <int8[4, 2] c = {1,2,3,4,5,6,7,8}, float[2] s = {1, 3}, float[2] b = {1, 2}>
+    {
+      w = DequantizeLinear <axis = 1> (c, s)
+      h = MatMul (x, w)
+      y = Add (h, b)
+    }
+    """
+    found = inspect_model(program_of(text, "m"), "m")
+    assert found.to_json()["weights_by_bits"] == {"32": 8, "8": 16}
+    assert ("weights", "24 B, of them 16 B in 8 bits") in model_grids(found)[0].rows
+
+
 def test_bytes_of_weights_by_the_bits_of_an_element() -> None:
     program = program_of(CHAIN, "m")
     found = inspect_model(program, "m")
@@ -47,9 +63,8 @@ def test_bytes_of_weights_by_the_bits_of_an_element() -> None:
     for read in (program, dequantising(program)):  # as compiled, and as a file has it
         found = inspect_model(read, "m")
         assert found.weights_nbytes == sum(found.weights_by_bits.values()) == 12 + 3 * 4 + 24
-    assert inspect_model(program, "m").weights_by_bits == {"32": 24, "8": 24}
-    assert found.weights_by_bits == {"32": 24 + 12, "8": 12}  # a file's scales are weights, too
-    assert ("weights", "48 B, of them 12 B in 8 bits") in model_grids(found)[0].rows
+        assert found.weights_by_bits == {"32": 24, "8": 24}
+    assert ("weights", "48 B, of them 24 B in 8 bits") in model_grids(found)[0].rows
 
 
 def test_of_many_cuts_some_are_shown_and_the_rest_is_said() -> None:

@@ -75,6 +75,26 @@ def test_of_very_many_those_that_lose_most_have_a_line() -> None:
     assert grid.notes == ("20 more, none predicted to lose more, are in report.json",)
 
 
+def rounded(name: str, series: str, lost: float | None = 0.1) -> ActionReport:
+    return ActionReport("store-in-few-bits", f"a: {name}", 1024, 0, lost, series)
+
+
+def test_more_than_a_few_of_one_series_are_one_row_where_the_first_of_them_was() -> None:
+    eight = [rounded(f"conv{k}", "a: weights in 8 bits") for k in range(4)]
+    four = [rounded(f"fc{k}", "a: weights in 4 bits") for k in range(3)]
+    grid = told(ACTIONS[0], *eight[:2], *four, *eight[2:])
+    assert [row[1:] for row in grid.rows[1:]] == [
+        # Of what the one leaves the next takes its tenth: 1 - 0.9 ** 4.
+        ("a: weights in 8 bits, 4 times", "4 KiB", "-", "34.4 %"),
+        *((f"a: fc{k}", "1 KiB", "-", "10.0 %") for k in range(3)),
+    ]
+    (row,) = told(*eight[1:], rounded("conv9", "a: weights in 8 bits", None)).rows
+    assert row[-1] == "-"
+    # Each action has its entry in the report all the same.
+    value = report(actions=(*eight, *four))
+    assert Report.from_json(json.loads(json.dumps(value.to_json()))) == value
+
+
 @pytest.mark.parametrize(
     ("share", "said"),
     [
@@ -111,4 +131,5 @@ def test_the_actions_of_a_report_survive_json_text() -> None:
         "weights_saved_nbytes": 1_100_000,
         "macs_saved": 41_200_000,
         "predicted_loss": 0.0312,
+        "series": "",
     }

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
+import onnx_graphsurgeon as gs
+
 from repsimc.compiler.frames.tying import Tying
+from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.weights import nbytes_of
 from repsimc.compiler.planning.plan import Plan
 from repsimc.compiler.reports.report import Report
@@ -32,3 +36,71 @@ def test_bytes_by_bits_of_each_model_add_up_to_those_of_all() -> None:
     assert report.weights_by_bits == {"32": 24, "8": 24, "4": 11}
     assert report.weights_after_nbytes == sum(report.weights_by_bits.values())
     assert Report.from_json(report.to_json()) == report
+
+
+def numbers(seed: int) -> str:
+    return ", ".join(f"{one:.3f}" for one in np.random.default_rng(seed).normal(size=256))
+
+
+# Weights are called by what becomes of them.
+WEIGHTS = ("rounded", "dear", "unseen", "both", "table")
+LARGE = f"""
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[16, 16] x, int64[N] i) => (float[16, 16] y, float[N, 16] z)
+<float[16, 1] few = {{ {", ".join("1" * 16)} }}, {
+    ", ".join(f"float[16, 16] {name} = {{ {numbers(k)} }}" for k, name in enumerate(WEIGHTS))
+}>
+{{
+  a = MatMul (x, rounded)
+  b = MatMul (a, dear)
+  c = MatMul (b, unseen)
+  d = MatMul (c, both)
+  e = Mul (d, both)
+  f = MatMul (e, few)
+  y = Mul (e, f)
+  z = Gather (table, i)
+}}
+"""
+
+
+def test_what_stays_in_float_is_told_with_its_reason_where_few_bits_were_asked_for() -> None:
+    original = program_of(LARGE, "m")
+    program = original.copy()
+    put(program, "m/rounded", per_channel(8, 1))
+    dear = program.weights()["m/dear"].outputs[0].name
+    memory = predicted_memory(program, [original])
+
+    def told(lost: dict[str, float] | None) -> list[tuple[int, str, float | None]]:
+        compiled = Compilation(original, program, Plan({}), (), lost_by_rounding=lost)
+        (found,) = report_of(compiled, memory, None, Tying(), (), None).models
+        return [(one.nbytes, one.why, one.predicted_loss) for one in found.in_float]
+
+    assert told({dear: 0.0125}) == [
+        (1024, "not in the plan", 0.0125),
+        (1024, "not in the plan", None),
+        (1024, "read by others, too", None),
+        (64, "hardly any weights", None),
+        (1024, "read by Gather", None),
+    ]
+    assert told({})[0] == (1024, "not in the plan", None)
+    assert told(None) == []
+
+
+def test_an_operator_that_a_rewrite_made_is_told_as_such_and_little_ones_too() -> None:
+    program = program_of(LARGE, "m")
+    for node in program.graph.nodes:
+        if node.name == program.weights()["m/dear"].outputs[0].name:
+            node.name = "m/adapter"
+    memory = predicted_memory(program, [program])
+
+    def why(original: Program) -> list[str]:
+        compiled = Compilation(original, program, Plan({}), (), lost_by_rounding={})
+        (found,) = report_of(compiled, memory, None, Tying(), (), None).models
+        return [one.why for one in found.in_float]
+
+    assert why(program_of(LARGE, "m"))[:2] == ["not in the plan", "made by another rewrite"]
+    # Beside a model of 4 MiB what has 1 KiB is nothing.
+    huge = program_of(LARGE, "m")
+    node = huge.weights()["m/table"].outputs[0]
+    node.inputs[0] = gs.Constant("m/huge", np.zeros((1024, 1024), np.float32))
+    assert why(huge)[0] == "saves too little"
