@@ -12,6 +12,7 @@ from ..compiler.fitting.rounding import WeightGrid
 from ..compiler.fitting.storing import round_alone, round_in_a_walk
 from ..compiler.graph.program import Program
 from ..compiler.graph.stored_weight import StoredWeight
+from ..compiler.graph.weights import nbytes_of
 from .base import Change
 from .refit import refit_operators
 
@@ -35,20 +36,34 @@ class StoreInFewBits:
     def run(self, program: Program) -> list[Change]:
         """One change for every weight that was rounded."""
         grids = {name: WeightGrid(bits) for name, bits in self.stored}
-        fitted = self._fitted(program, set(grids))
+        before = {
+            node.name: nbytes_of(operator.weight)
+            for node in program.graph.nodes
+            if node.name in grids
+            and (operator := linear_operator(node)) is not None
+            and not isinstance(operator.weight, StoredWeight)
+        }
+        fitted = self._fitted(program, set(before))
         found = {operator.node.name for operator, _ in fitted}
-        changes: list[Change] = []
+        done: list[str] = []
         for node in list(program.graph.nodes):
-            operator = linear_operator(node) if node.name in grids else None
-            if operator is None or isinstance(operator.weight, StoredWeight):
+            operator = linear_operator(node) if node.name in before else None
+            if operator is None or node.name in found:
                 continue
-            if node.name not in found and round_alone(program, operator, grids[node.name]):
-                changes.append(_change(node.name, grids[node.name]))
+            # Of several that read one weight the first has rounded it for all.
+            known = isinstance(operator.weight, StoredWeight)
+            if not known and round_alone(program, operator, grids[node.name]):
+                done.append(node.name)
         outputs = [value.name for value in program.graph.outputs]
         for operator in round_in_a_walk(program, fitted, grids, self.reference, outputs):
             program.note_fit(operator.node.name, self.name)
-            changes.append(_change(operator.node.name, grids[operator.node.name]))
-        return changes
+            done.append(operator.node.name)
+        return [self._change(program, name, before[name], grids[name]) for name in done]
+
+    def _change(self, program: Program, name: str, before: int, grid: WeightGrid) -> Change:
+        weight = program.node(name).inputs[1]
+        assert isinstance(weight, StoredWeight)
+        return Change(f"stored in {grid.bits} bits", name, before - nbytes_of(weight))
 
     def _fitted(self, program: Program, names: set[str]) -> list[tuple[LinearOperator, Target]]:
         """The operators that are fitted again, with what they are fitted to."""
@@ -65,7 +80,3 @@ class StoreInFewBits:
             if operator.node.name in names and same:
                 found.append((operator, target))
         return found
-
-
-def _change(node: str, grid: WeightGrid) -> Change:
-    return Change(f"stored in {grid.bits} bits", node)

@@ -20,6 +20,7 @@ from repsimc.compiler.actions.plan_reader import PlanReader
 from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
 from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.store_in_few_bits import StoreInFewBitsAction
 from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.cli import main as cli
@@ -41,6 +42,7 @@ ACTIONS: list[Action] = [
     FreezeBranchAction("a", "a/r"),
     TieWeightsAction("a", ("a/n_c1", "a/n_c2")),
     ReuseAttentionAction("a", "a/s0", "a/s1"),
+    StoreInFewBitsAction("a", ("a/n_c1", "a/n_c2"), 4),
 ]
 
 
@@ -60,6 +62,11 @@ def test_an_action_is_json_and_comes_back(action: Action) -> None:
         (NarrowLayerAction("a", "a/r", 8), "a: r"),
         (TieWeightsAction("a", ("a/n_c1", "a/n_c2")), "a: n_c1, n_c2"),
         (ReuseAttentionAction("a", "a/s0", "a/s1"), "a: s1 <- s0"),
+        (StoreInFewBitsAction("a", ("a/n_c1",), 8), "a: n_c1"),
+        (
+            StoreInFewBitsAction("a", ("a/n_c1", "a/n_c2", "a/n_c3", "a/n_c4"), 4),
+            "a: n_c1 and 3 others",
+        ),
         (CollapseAction("a", "a/b0", "a/b1", 1), "a: b0 .. b1"),
         (
             SharePrefixAction("a", "b", (Link("b/t", ("a/t", "a/u")), Link("b/u", ("a/u",))), 3),
@@ -203,13 +210,14 @@ def test_what_is_no_kind_or_means_is_refused_before_any_work(tmp_path: Path) -> 
     assert caught.value.hint == f"there are {', '.join(NAMES)}"
     with pytest.raises(UsageError, match="--only 'breadth' is no means") as caught:
         compile_models(CompileOptions(models=nowhere, only="breadth"))
-    assert caught.value.hint == "there are share, depth"
+    assert caught.value.hint == "there are share, depth, precision"
 
 
 def test_a_means_is_said_with_only() -> None:
     with pytest.raises(UsageError, match="--without 'share' names a means") as caught:
         chosen(without=("share",))
-    assert "--only share takes it alone, --only depth leaves it out" in caught.value.hint
+    hint = "--only share takes it alone, --only depth or --only precision leaves it out"
+    assert hint in caught.value.hint
     with pytest.raises(UsageError, match="--without '' is no kind"):
         chosen(without=("",))
 
@@ -218,4 +226,4 @@ def test_a_means_without_kinds_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     leave_out(monkeypatch, "share-prefix")
     with pytest.raises(UsageError, match="--only 'share' is no means") as caught:
         chosen("share")
-    assert caught.value.hint == "there are depth"
+    assert caught.value.hint == "there are depth, precision"

@@ -13,6 +13,7 @@ from repsimc.compiler.actions.narrow_layer import NarrowLayerAction
 from repsimc.compiler.actions.prune_channels import PruneChannelsAction
 from repsimc.compiler.actions.reuse_attention import ReuseAttentionAction
 from repsimc.compiler.actions.share_prefix import SharePrefixAction
+from repsimc.compiler.actions.store_in_few_bits import StoreInFewBitsAction
 from repsimc.compiler.actions.take_out_region import CollapseAction
 from repsimc.compiler.actions.tie_weights import TieWeightsAction
 from repsimc.compiler.graph.adapters import Link
@@ -68,6 +69,9 @@ EXAMPLES: dict[str, Example] = {
     ),
     "tie-weights": Example(
         lambda: program_of(twins()), TieWeightsAction("a", ("a/n_t0", "a/n_t1"))
+    ),
+    "store-in-few-bits": Example(
+        lambda: program_of(twins()), StoreInFewBitsAction("a", ("a/n_t0", "a/n_t1"), 8)
     ),
     "narrow-layer": Example(lambda: program_of(sometimes_dead()), NarrowLayerAction("a", "a/r", 7)),
     "narrow-attention": Example(

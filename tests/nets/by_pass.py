@@ -29,6 +29,7 @@ from repsimc.passes.reuse_attention import ReuseAttention
 from repsimc.passes.share_equal_prefixes import ShareEqualPrefixes
 from repsimc.passes.share_equal_weights import ShareEqualWeights
 from repsimc.passes.share_prefix import SharePrefix
+from repsimc.passes.store_in_few_bits import StoreInFewBits
 from repsimc.passes.tie_weights import TieWeights
 from tests.nets.foldable import attention_net, quiet_channels, still_branch, tokens, twins
 from tests.nets.networks import ArrayFrames, Net, smooth_images
@@ -136,6 +137,12 @@ def freeze_branch(program: Program) -> Pass:
     return FreezeBranch("a/d", on_images(program))
 
 
+def store_in_few_bits(program: Program) -> Pass:
+    """One weight of 8 bits, one of 4."""
+    reference = Reference(program.copy(), ArrayFrames({"a/x": smooth_images(64)}))
+    return StoreInFewBits((("a/n_t0", 8), ("a/n_t1", 4)), reference)
+
+
 def tie_weights(program: Program) -> Pass:
     """Two convolutions share one weight."""
     nodes = [node.name for node in program.graph.nodes if node.op == "Conv"][1:3]
@@ -213,6 +220,7 @@ EXAMPLES: dict[str, Example] = {
     "share-equal-prefixes": Example(two_models, lambda _: ShareEqualPrefixes()),
     "share-equal-weights": Example(two_models, lambda _: ShareEqualWeights()),
     "share-prefix": Example(donor_and_receiver, share_prefix, settles=False),
+    "store-in-few-bits": Example(lambda: program_of(twins()), store_in_few_bits),
     "tie-weights": Example(lambda: program_of(twins()), tie_weights),
 }  # fmt: skip
 """By the name of the pass."""
