@@ -62,14 +62,14 @@ def conflict_of(one: Effect, other: Effect) -> str | None:
     if makes_idle(one, other) or makes_idle(other, one):
         return None
     both = one.owns & (other.owns | other.touches) | one.touches & other.owns
-    return min(
-        both | _merged(one) & set(other.stored) | _merged(other) & set(one.stored), default=None
-    )
+    both |= _of_several(one) & set(other.stored) | _of_several(other) & set(one.stored)
+    return min(both, default=None)
 
 
-def _merged(effect: Effect) -> set[str]:
-    """The nodes that become others, whose weights are made anew."""
-    return set() if effect.merging is None else {node.name for node in effect.merging.nodes}
+def _of_several(effect: Effect) -> set[str]:
+    """The nodes whose weight is made of several: what is stored of each is not what is left."""
+    merged = () if effect.merging is None else effect.merging.nodes
+    return {*effect.tied, *(node.name for node in merged)}
 
 
 def check_together(actions: Sequence[Action], program: Program) -> None:

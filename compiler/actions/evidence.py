@@ -87,6 +87,11 @@ class Evidence:
         """What positions are drawn by."""
         return self.case.options.seed
 
+    @property
+    def precision(self) -> str:
+        """What is asked for: see options."""
+        return self.case.options.precision
+
     def constants(self, group: tuple[str, ...]) -> StatisticsObserver:
         """Which addends of the group's models were the same on every frame."""
         return self.seen(group, "constants", lambda: self._constants(group))

@@ -125,7 +125,7 @@ class StoreInFewBitsAction(OneModel):
 
 def request(evidence: Evidence, group: tuple[str, ...]) -> None:
     """Have it measured how much what operators read, and make, varies."""
-    if evidence.case.options.precision in _BITS:
+    if evidence.precision in _BITS:
         evidence.request(group, StoreInFewBitsAction.kind, lambda: _ranges(evidence, group))
 
 
@@ -135,7 +135,7 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     Operators that are too small to matter by themselves go together.
     """
     sites, bills = Sites(), evidence.bills
-    widths = _BITS.get(evidence.case.options.precision, ())
+    widths = _BITS.get(evidence.precision, ())
     if not widths:
         return sites
     whole = bills.bill(())

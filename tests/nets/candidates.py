@@ -45,7 +45,7 @@ class Given:
 
 def given(program: Program, frames: ArrayFrames) -> Given:
     """All sites that the kinds find among the program's models, the spare ones too."""
-    evidence = GivenEvidence(program, frames)
+    evidence = GivenEvidence(program, frames, "auto")
     group = tuple(program.models)
     found: dict[object, Site] = {}
     for kind in KINDS:

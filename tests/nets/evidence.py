@@ -25,13 +25,14 @@ _O = TypeVar("_O", bound=Observer)
 class GivenEvidence:
     """What `Evidence` says, of a program whose models all see the same frames."""
 
-    def __init__(self, program: Program, frames: ArrayFrames) -> None:
+    def __init__(self, program: Program, frames: ArrayFrames, precision: str = "fp32") -> None:
         self.program = program
         self.frames = frames
         self.groups = (tuple(program.models),)
         self.constant_inputs = self.still = frozenset[str]()
         self.bills = Bills(program, self.constant_nbytes)
         self.seed = 0
+        self.precision = precision
         self._seen: dict[str, Observer] = {}
 
     def request(self, group: tuple[str, ...], name: str, make: Callable[[], Observer]) -> None:

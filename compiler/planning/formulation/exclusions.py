@@ -141,9 +141,10 @@ def _owners(pairs: _Pairs, moves: Sequence[Move]) -> None:
             pairs.exclude(mask, others)
     stored = _where(moves, (move.effect.stored if move.folds else () for move in moves))
     for index, move in enumerate(moves):
-        merging = move.effect.merging if move.folds else None
-        for node in () if merging is None else merging.nodes:
-            pairs.exclude(1 << index, stored.get(node.name, 0))
+        merging = move.effect.merging
+        merged = () if merging is None else merging.nodes
+        for name in (*move.effect.tied, *(node.name for node in merged)) if move.folds else ():
+            pairs.exclude(1 << index, stored.get(name, 0))
 
 
 def _idle(pairs: _Pairs, moves: Sequence[Move]) -> None:
