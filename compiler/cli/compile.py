@@ -15,6 +15,7 @@ COMPILE_EXAMPLES = examples(
     "repsimc compile a.onnx b.onnx --budget 2GB",
     "repsimc compile a.onnx b.onnx --budget 60% --calib frames.npz -o bundle/",
     "repsimc compile a.onnx b.onnx --calib a=a.npz --calib b=images/ --same-frames",
+    "repsimc compile a.onnx --calib frames.npz --precision int8 -o bundle/",
     "repsimc compile a.onnx b.onnx --plan plan.json --dry-run --format json",
 )
 

@@ -158,12 +158,14 @@ def _in_float(compiled: Compilation, model: str) -> tuple[FloatWeight, ...]:
     known = compiled.original.nodes()
     found: dict[str, FloatWeight] = {}
     for node in compiled.program.nodes_of(model):
+        before = held_nbytes([known[node.name]]) if node.name in known else 0
+        narrower = held_nbytes([node]) < before
         for key, (weight, why) in why_in_float(node).items():
             nbytes, loss = nbytes_of(weight), None
-            if not why and nbytes < enough:
+            if not why and nbytes < enough and (narrower or node.name not in lost):
                 why = "saves too little"
             elif not why:
-                why = "not in the plan" if node.name in known else "made by another rewrite"
+                why = "not in the plan" if before else "made by another rewrite"
                 loss = lost.get(node.name)
             found.setdefault(key, FloatWeight(own_name(node.name), nbytes, why, loss))
     return tuple(found.values())

@@ -88,19 +88,22 @@ def test_what_stays_in_float_is_told_with_its_reason_where_few_bits_were_asked_f
 
 def test_an_operator_that_a_rewrite_made_is_told_as_such_and_little_ones_too() -> None:
     program = program_of(LARGE, "m")
-    for node in program.graph.nodes:
-        if node.name == program.weights()["m/dear"].outputs[0].name:
-            node.name = "m/adapter"
+    first, dear, *_ = program.graph.nodes
+    dear.name = "m/adapter"
     memory = predicted_memory(program, [program])
 
-    def why(original: Program) -> list[str]:
-        compiled = Compilation(original, program, Plan({}), (), lost_by_rounding={})
+    def why(original: Program, lost: dict[str, float]) -> list[str]:
+        compiled = Compilation(original, program, Plan({}), (), lost_by_rounding=lost)
         (found,) = report_of(compiled, memory, None, Tying(), (), None).models
         return [one.why for one in found.in_float]
 
-    assert why(program_of(LARGE, "m"))[:2] == ["not in the plan", "made by another rewrite"]
-    # Beside a model of 4 MiB what has 1 KiB is nothing.
-    huge = program_of(LARGE, "m")
-    node = huge.weights()["m/table"].outputs[0]
-    node.inputs[0] = gs.Constant("m/huge", np.zeros((1024, 1024), np.float32))
-    assert why(huge)[0] == "saves too little"
+    original = program_of(LARGE, "m")
+    assert why(original, {})[:2] == ["not in the plan", "made by another rewrite"]
+    # Beside a model of 4 MiB 1 KiB is nothing, unless it is stored with others of its like.
+    reader = original.weights()["m/table"].outputs[0]
+    reader.inputs[0] = gs.Constant("m/huge", np.zeros((1024, 1024), np.float32))
+    assert why(original, {})[0] == "saves too little"
+    assert why(original, {first.name: 0.1})[0] == "not in the plan"
+    # What was larger, and could have been stored alone, is nothing now.
+    original.nodes()[first.name].inputs[1] = gs.Constant("m/wide", np.zeros((16, 64), np.float32))
+    assert why(original, {first.name: 0.1})[0] == "saves too little"
