@@ -78,9 +78,7 @@ def test_precision_and_layout_are_recorded(tmp_path: Path) -> None:
     assert "half.onnx" in manifest.files
 
 
-def test_int8_needs_quantised_models(tmp_path: Path) -> None:
-    from repsimc.compiler.errors import UsageError
-
-    with pytest.raises(UsageError, match="none of the models is quantised"):
-        compiled(tmp_path / "bundle", precision="int8")
-    assert not (tmp_path / "bundle").exists()
+def test_int8_is_recorded_where_something_is_stored_so(tmp_path: Path) -> None:
+    path = compiled(tmp_path / "bundle", precision="int8")
+    manifest = load(path).manifest
+    assert manifest.quantised == (manifest.precision == "int8")
