@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,10 +15,11 @@ from ...runtime.json_reader import Reader
 from ..errors import ModelError
 from ..execution.statistics import Range, RangeMeasure, StatisticsObserver
 from ..fitting.effort import SURVEY
-from ..fitting.operators import LinearOperator, linear_operator
+from ..fitting.operators import OPERATORS, LinearOperator, linear_operator
 from ..fitting.reference import Reference
+from ..frontends.opset import raise_opset
 from ..graph.program import Program, constants_of, constants_of_bodies, own_name
-from ..graph.stored_weight import RANGES, StoredWeight
+from ..graph.stored_weight import OPSET_OF_FOUR_BITS, RANGES, StoredWeight
 from ..graph.weights import nbytes_of
 from .action import Disturbed, Effect, OneModel, Reads, Stage, check_models
 from .evidence import Evidence
@@ -30,6 +31,8 @@ _BITS: Mapping[str, tuple[int, ...]] = {"int8": (8,), "auto": (8, 4)}
 _FEWEST = 64
 # Bytes of a scale, one for each output channel.
 _SCALE_NBYTES = 4
+# Bytes of a bias, which is fitted where an operator takes one.
+_BIAS_NBYTES = 4
 # What reads scales of codes: they are floats, and no weights.
 _OF_CODES = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"})
 _FLOATS = frozenset(map(np.dtype, (np.float16, np.float32, np.float64)))
@@ -88,16 +91,16 @@ class StoreInFewBitsAction(OneModel):
 
     def effect(self, program: Program) -> Effect | str:
         """The weights take less."""
-        by_name = program.nodes()
+        by_name, inside = program.nodes(), _inside_bodies(program)
         stored: dict[str, dict[int, float]] = {}
         values: set[str] = set()
         for name in self.nodes:
             operator = linear_operator(by_name[name]) if name in by_name else None
             if operator is None:
                 return f"'{own_name(name)}' has no weight that could be rounded"
-            readers = _readers(operator)
+            readers = _readers(operator, inside)
             if isinstance(readers, str):
-                return readers
+                return f"the weight of '{own_name(name)}' stays as it is: {readers}"
             share = _share(operator, self.bits)
             for reader in readers:
                 stored[reader.node.name] = {1: share}
@@ -135,7 +138,7 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     Operators that are too small to matter by themselves go together.
     """
     sites, bills = Sites(), evidence.bills
-    widths = _BITS.get(evidence.precision, ())
+    widths = _widths(evidence)
     if not widths:
         return sites
     whole = bills.bill(())
@@ -171,52 +174,81 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     return sites
 
 
+def _widths(evidence: Evidence) -> tuple[int, ...]:
+    """The bits that are tried: as asked for, without those that the program cannot say."""
+    found = _BITS.get(evidence.precision, ())
+    if any(bits < 8 for bits in found):
+        try:
+            raise_opset(evidence.program.copy(), OPSET_OF_FOUR_BITS, "the program")
+        except ModelError:
+            return tuple(bits for bits in found if bits == 8)
+    return found
+
+
 def _operators(evidence: Evidence, group: tuple[str, ...]) -> Iterator[tuple[str, LinearOperator]]:
     """The operators of a group whose weights could take fewer bits, each with its model."""
-    owners = owners_of(evidence.program, group)
+    owners, inside = owners_of(evidence.program, group), _inside_bodies(evidence.program)
     for node in evidence.program.graph.nodes:
         model = owners.get(node.outputs[0].name) if node.outputs else None
         operator = linear_operator(node) if model is not None else None
-        if model is None or operator is None or operator.weight.dtype != np.float32:
+        if model is None or operator is None:
             continue
-        readers = _readers(operator)
+        readers = _readers(operator, inside)
         # One weight has one site: that of the first that reads it.
         if isinstance(readers, str) or readers[0].node is not node:
             continue
         yield model, operator
 
 
-def _readers(operator: LinearOperator) -> list[LinearOperator] | str:
-    """All operators that read the weight, in order, or why it can't take fewer bits."""
-    weight, name = operator.weight, own_name(operator.node.name)
+def _readers(operator: LinearOperator, inside: Collection[str]) -> list[LinearOperator] | str:
+    """All operators that read the weight, in order, or why it can't take fewer bits.
+
+    `inside` are the weights that bodies read, by name: a copy of a program has others of that name.
+    """
+    weight = operator.weight
     if isinstance(weight, StoredWeight):
-        return f"the weight of '{name}' is stored in few bits already"
+        return "in few bits already"
+    if weight.dtype != np.float32:
+        return _not_single(weight)
     if math.prod(weight.shape) < _FEWEST:
-        return f"'{name}' has hardly any weights"
-    readers: list[LinearOperator] = []
-    for node in weight.outputs:
-        reader = linear_operator(node)
-        if reader is None or reader.weight is not weight or reader.channel_axis is None:
-            return f"what else reads the weight of '{name}' needs it as it is"
-        readers.append(reader)
-    if len({reader.channel_axis for reader in readers}) > 1:
-        return f"those that read the weight of '{name}' have their channels on other axes"
-    return readers
+        return "hardly any weights"
+    if operator.channel_axis is None:
+        return "groups that share scales"
+    if weight.name in inside:
+        return "read inside a body"
+    readers = [linear_operator(node) for node in weight.outputs]
+    found = [one for one in readers if one is not None and one.weight is weight]
+    if len(found) < len(readers) or {one.channel_axis for one in found} != {operator.channel_axis}:
+        return "read by others, too"
+    return found
 
 
-def why_in_float(node: gs.Node) -> Mapping[str, tuple[gs.Constant, str]]:
+def _inside_bodies(program: Program) -> set[str]:
+    """The constants that bodies (If, Loop, Scan) read, by name."""
+    return {constant.name for constant in constants_of_bodies(program.graph.nodes)}
+
+
+def _not_single(weight: gs.Constant) -> str:
+    return f"numbers of {np.dtype(weight.dtype).name}"
+
+
+def why_in_float(
+    node: gs.Node, inside: Collection[str] = ()
+) -> Mapping[str, tuple[gs.Constant, str]]:
     """The large float constants that a node reads, by name, each with why it is not in few bits.
 
-    The reason is '' where its numbers could be rounded, and begins no sentence.
+    The reason is '' where its numbers could be rounded, and begins no sentence. `inside` are the
+    constants that bodies of the program read, by name.
     """
     found: dict[str, tuple[gs.Constant, str]] = {}
     operator = linear_operator(node)
     if operator is not None:
-        weight = operator.weight
-        found[weight.name] = weight, _why_not(operator)
+        readers = _readers(operator, inside)
+        found[operator.weight.name] = operator.weight, readers if isinstance(readers, str) else ""
     elif node.op not in _OF_CODES:
         for weight in constants_of([node]):
-            found[weight.name] = weight, f"read by {node.op}"
+            single = weight.dtype == np.float32 or node.op not in OPERATORS
+            found[weight.name] = weight, f"read by {node.op}" if single else _not_single(weight)
     for weight in constants_of_bodies([node]):
         found.setdefault(weight.name, (weight, f"read inside {node.op}"))
     return {
@@ -228,21 +260,18 @@ def why_in_float(node: gs.Node) -> Mapping[str, tuple[gs.Constant, str]]:
     }
 
 
-def _why_not(operator: LinearOperator) -> str:
-    if operator.weight.dtype != np.float32:
-        return f"numbers of {np.dtype(operator.weight.dtype).name}"
-    if math.prod(operator.weight.shape) < _FEWEST:
-        return "hardly any weights"
-    return "read by others, too" if isinstance(_readers(operator), str) else ""
-
-
 def _share(operator: LinearOperator, bits: int) -> float:
-    """The bytes of the weight and its scales, as a share of those that it has."""
-    before = nbytes_of(operator.weight)
-    axis = operator.channel_axis
+    """The bytes of the weight and its scales, as a share of those that it has.
+
+    With a bias for each output where there is none: what rounding moves the mean by.
+    """
+    before, axis = nbytes_of(operator.weight), operator.channel_axis
     assert axis is not None
-    scales = _SCALE_NBYTES * int(operator.weight.shape[axis])
-    return (-(-math.prod(operator.weight.shape) * bits // 8) + scales) / before
+    stored = -(-math.prod(operator.weight.shape) * bits // 8)
+    stored += _SCALE_NBYTES * int(operator.weight.shape[axis])
+    if operator.bias is None and operator.fits_bias and len(operator.weight.outputs) == 1:
+        stored += _BIAS_NBYTES * operator.fan_out
+    return stored / before
 
 
 def _ranges(evidence: Evidence, group: tuple[str, ...]) -> StatisticsObserver:

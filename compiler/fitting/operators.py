@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..execution.rows import Rows, value_rows, window_rows
-from ..graph.arrays import Array, Float32, Float64
+from ..graph.arrays import Array, Float32, Float64, Int8
 from ..graph.program import Program, is_standard
 from ..structure.channel_removal import bias_slot
 from ..structure.windows import Window, transposed_window_of, window_of
@@ -124,13 +124,18 @@ class LinearOperator(ABC):
         """
         return 0
 
-    def laid_out(self, matrices: Float64) -> Float64:
-        """Numbers of a weight [groups, fan_in, fan_out / groups] in the layout of the node's."""
-        return self._weight(matrices) * self._weight_factor
+    def codes_of(self, codes: Int8) -> Int8:
+        """Codes [groups, fan_in, fan_out / groups] of its map as those of the node's weight.
+
+        With `scales_of`, which stay positive, they are that weight.
+        """
+        laid_out = self._weight(codes.astype(np.float64)) * abs(self._weight_factor)
+        return np.ascontiguousarray(np.rint(laid_out).astype(np.int8))
 
     def scales_of(self, scales: Float32) -> Float32:
-        """Scales [groups, fan_out / groups] of such numbers as those of the node's weight."""
-        return (scales.reshape(-1) / np.float32(self._weight_factor)).astype(np.float32)
+        """Positive scales [groups, fan_out / groups] of such codes as those of the weight."""
+        found = scales.reshape(-1).astype(np.float64) / abs(self._weight_factor)
+        return np.maximum(found, np.finfo(np.float32).tiny).astype(np.float32)
 
     def resized(
         self, program: Program, fan_in: int | None = None, fan_out: int | None = None

@@ -102,10 +102,9 @@ def _write(
     assert axis is not None
     if not keep_bias:
         operator.write(program, affine)
-    codes = np.rint(operator.laid_out(rounded.codes.astype(np.float64))).astype(np.int8)
     operator.node.inputs[1] = stored(
         program.unique_name(f"{operator.weight.name}_int{grid.bits}"),
-        np.ascontiguousarray(codes),
+        operator.codes_of(rounded.codes),
         operator.scales_of(rounded.scales),
         axis,
         grid.bits,

@@ -15,7 +15,7 @@ from .arrays import Array, Float32, Int8
 RANGES = {8: (-128, 127), 4: (-8, 7)}
 # The first opsets whose DequantizeLinear has a scale per tensor, has an axis, and has blocks and
 # codes of 4 bits.
-_PER_TENSOR, _PER_CHANNEL, _BLOCKS = 10, 13, 21
+_PER_TENSOR, _PER_CHANNEL, OPSET_OF_FOUR_BITS = 10, 13, 21
 
 
 class StoredWeight(gs.Constant):
@@ -69,7 +69,7 @@ class StoredWeight(gs.Constant):
     def opset(self) -> int:
         """The first opset of ONNX that can say this storage."""
         if self.block or self.bits == 4:
-            return _BLOCKS
+            return OPSET_OF_FOUR_BITS
         return _PER_CHANNEL if self.scales.ndim else _PER_TENSOR
 
     def written_codes(self) -> Array:

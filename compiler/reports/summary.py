@@ -156,11 +156,12 @@ def _in_float(compiled: Compilation, model: str) -> tuple[FloatWeight, ...]:
         return ()
     enough = LEAST_SHARE * held_nbytes(compiled.original.graph.nodes)
     known = compiled.original.nodes()
+    inside = {t.name for t in constants_of_bodies(compiled.program.graph.nodes)}
     found: dict[str, FloatWeight] = {}
     for node in compiled.program.nodes_of(model):
         before = held_nbytes([known[node.name]]) if node.name in known else 0
         narrower = held_nbytes([node]) < before
-        for key, (weight, why) in why_in_float(node).items():
+        for key, (weight, why) in why_in_float(node, inside).items():
             nbytes, loss = nbytes_of(weight), None
             if not why and nbytes < enough and (narrower or node.name not in lost):
                 why = "saves too little"
