@@ -128,12 +128,17 @@ def _action_report(planned: PlannedAction) -> ActionReport:
 
 def _divided_weights(program: Program) -> dict[str, list[tuple[int, int]]]:
     """Per model (bits, bytes) of each unique weight, divided evenly among those that read it."""
+    # One that the top level reads too is held there, whatever its size.
+    above = {tensor.name for tensor in constants_of(program.graph.nodes)}
     readers: dict[str, list[str]] = {}
     sizes: dict[str, tuple[int, int]] = {}
     for name in program.models:
         for node in program.nodes_of(name):
             read = [(tensor, held_key(tensor)) for tensor in constants_of([node])]
-            read += [(t, held_key(t, in_body=True)) for t in constants_of_bodies([node])]
+            read += [
+                (tensor, held_key(tensor, in_body=tensor.name not in above))
+                for tensor in constants_of_bodies([node])
+            ]
             for tensor, key in read:
                 # Numbers that happen to be some weight's scales are held with them.
                 bits = max(bits_of(tensor), sizes[key][0] if key in sizes else 0)
