@@ -25,6 +25,7 @@ from tests.nets.foldable import (
     still_branch,
     twins,
 )
+from tests.nets.layers import weight_read_twice
 from tests.nets.networks import ArrayFrames, branches, perturbed, pyramid, smooth_images
 from tests.nets.residual import residual_net
 from tests.programs import joined
@@ -102,6 +103,7 @@ PROGRAMS: dict[str, tuple[Callable[[], Program], Callable[[Program], ArrayFrames
     "four of attention": (lambda: siblings(attention_net(), 3), _tokens),
     "still": (lambda: siblings(still_branch()), _images),
     "twins": (lambda: siblings(twins(), 0), _images),
+    "weight read twice": (lambda: siblings(weight_read_twice()), _images),
 }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
+from repsimc.compiler.actions.kinds import KINDS
 from repsimc.compiler.planning.formulation.candidates import Candidate
 from repsimc.compiler.planning.formulation.combinations import Combinations
 from repsimc.compiler.planning.formulation.linear_program import Ending
@@ -56,3 +58,15 @@ def test_the_least_of_the_expressions_is_the_bill(name: str) -> None:
         ), names
         assert macs == pytest.approx(combination.bill.macs, abs=slack.macs + 1e-3), names
     assert compared > 5
+
+
+def test_draws_have_weights_in_few_bits_beside_every_other_kind() -> None:
+    beside: Counter[str] = Counter()
+    for name in PROGRAMS:
+        found = candidates_of(name)
+        space = Combinations(found.bills, [Candidate(site, {}) for site in found.sites], ())
+        draws = random.Random(name)
+        for _ in range(15):
+            kinds = {space.moves[move].action.kind for move in some_together(space, draws)}
+            beside.update(kinds if "store-in-few-bits" in kinds else ())
+    assert {kind.name for kind in KINDS} <= set(beside), beside
