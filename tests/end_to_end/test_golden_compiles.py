@@ -22,7 +22,7 @@ import pytest
 from repsimc.compiler.driver import CompileResult, compile_models
 from repsimc.compiler.graph.program import Program
 from repsimc.compiler.graph.text import text
-from repsimc.compiler.options import CompileOptions
+from repsimc.compiler.options import FEW_BITS, CompileOptions
 from repsimc.compiler.planning import merge_speed
 from repsimc.compiler.units import parse_budget, parse_macs
 from tests.end_to_end.conftest import siblings
@@ -42,6 +42,8 @@ DIGITS = ROOT / "examples" / "digits"
 # Of a weight's root mean square. Between OpenBLAS's kernels for Prescott, Nehalem, Haswell, Zen and
 # SkylakeX fits differ by up to 5e-4 of it; where classifiers of the digits are fitted, 5e-3.
 NOISE, DIGITS_NOISE = 2e-3, 2e-2
+# A number that lies between two codes may take either: a step is 1 % of the largest number.
+FEW_BITS_NOISE = 5e-2
 # Two figures of four digits each, as they are stored.
 DIGITS_TOLD = 1e-3
 # Of a fidelity or similarity that a plan expects.
@@ -105,6 +107,8 @@ class Case:
     @property
     def noise(self) -> float:
         """What weights may differ by between processors, of their root mean square."""
+        if self.wishes.get("precision") in FEW_BITS:
+            return FEW_BITS_NOISE
         return DIGITS_NOISE if self.models is None else NOISE
 
 
@@ -157,6 +161,11 @@ CASES: dict[str, Case] = {
         two_inputs,
         two_streams,
         {"budget": parse_budget("75%"), "min_fidelity": 0.8, "only": "share"},
+    ),
+    "few_bits": Case(
+        frozen,
+        partial(images, 80),
+        {"precision": "int8", "only": "precision", "min_fidelity": 0.9},
     ),
     "frames_per_model": Case(
         lambda: {"a": sometimes_dead(), "b": attention_net()},
