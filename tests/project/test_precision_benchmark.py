@@ -396,7 +396,7 @@ def test_what_is_refused_misses_every_bar(module: Importer, tmp_path: Path) -> N
 def test_the_float_compilation_is_asked_for_no_precision(module: Importer) -> None:
     cases = module("precision_cases")
     for case in (*cases.CASES.values(), *cases.SHORT.values()):
-        assert case.wishes["precision"] in (cases.WEIGHTS, cases.ARITHMETIC, cases.MIXED)
+        assert case.wishes["precision"] in (cases.EIGHT_BITS, cases.MIXED)
         assert "precision" not in case.float_wishes
 
 
