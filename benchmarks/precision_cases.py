@@ -74,7 +74,9 @@ def _weights(model: str, explained: float) -> Case:
 
 
 def _cifar(model: str, task: str) -> Case:
-    return Case({model: task}, "cifar10", {"precision": EIGHT_BITS, **ALONE}, Bars(0.27, None, 0.1, 0.6))
+    return Case(
+        {model: task}, "cifar10", {"precision": EIGHT_BITS, **ALONE}, Bars(0.27, None, 0.1, 0.6)
+    )
 
 
 def _mixed(
@@ -99,7 +101,9 @@ CASES: dict[str, Case] = {
         "safety_mobilenet_v2", Bars(0.18, 0.99), MIXED, budget="18%"
     ),
     "mixed-ocr2_cls": _real("ocr2_cls", Bars(0.18, 0.99), MIXED, budget="18%"),
-    "int8-ocr5_det": _real("ocr5_det", Bars(None, 0.99, latency=1.0, eight=0.85), EIGHT_BITS, **ALONE),
+    "int8-ocr5_det": _real(
+        "ocr5_det", Bars(None, 0.99, latency=1.0, eight=0.85), EIGHT_BITS, **ALONE
+    ),
     "int8-safety_mobilenet_v2": _real(
         "safety_mobilenet_v2", Bars(None, 0.99, latency=1.0, eight=0.85), EIGHT_BITS, **ALONE
     ),
