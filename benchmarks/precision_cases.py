@@ -98,9 +98,9 @@ CASES: dict[str, Case] = {
     "weights-hand_full": _weights("mp_hand_landmark_full", 0.99),
     "weights-magika": _weights("magika", 0.999),
     "mixed-safety_mobilenet_v2": _real(
-        "safety_mobilenet_v2", Bars(0.18, 0.99), MIXED, budget="18%"
+        "safety_mobilenet_v2", Bars(0.18, 0.99), MIXED, budget="18%", **ALONE
     ),
-    "mixed-ocr2_cls": _real("ocr2_cls", Bars(0.18, 0.99), MIXED, budget="18%"),
+    "mixed-ocr2_cls": _real("ocr2_cls", Bars(0.18, 0.99), MIXED, budget="18%", **ALONE),
     "int8-ocr5_det": _real(
         "ocr5_det", Bars(None, 0.99, latency=1.0, eight=0.85), EIGHT_BITS, **ALONE
     ),
