@@ -9,7 +9,9 @@ from typing import Any
 from planning_cases import NO_FLOOR, REAL, RELATED, THREE, VITS
 
 # What weights are stored in, and operators compute in, where the floor allows it.
-WEIGHTS, ARITHMETIC, MIXED = "int8-weights", "int8", "auto"
+EIGHT_BITS, MIXED = "int8", "auto"
+# Precision by itself, as the quantisers beside have it.
+ALONE = {"only": "precision"}
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,18 @@ def _real(model: str, bars: Bars, precision: str, **wishes: Any) -> Case:
     """Held to what it is judged by: variance, of class scores too."""
     asked = {"precision": precision, "metrics": {model: "variance"}, **wishes}
     beside = {key: asked[key] for key in asked if key not in ("precision", "budget")}
-    return Case({model: ""}, REAL, asked, bars, None, beside, precision == WEIGHTS)
+    return Case({model: ""}, REAL, asked, bars, None, beside)
 
 
 def _weights(model: str, explained: float) -> Case:
-    return _real(model, Bars(0.27, explained, memory=0.4), WEIGHTS)
+    case = _real(model, Bars(0.27, explained, memory=0.4), EIGHT_BITS, **ALONE)
+    return replace(case, plain=True)
 
 
 def _cifar(model: str, task: str) -> Case:
-    return Case({model: task}, "cifar10", {"precision": ARITHMETIC}, Bars(0.27, None, 0.1, 0.6))
+    return Case(
+        {model: task}, "cifar10", {"precision": EIGHT_BITS, **ALONE}, Bars(0.27, None, 0.1, 0.6)
+    )
 
 
 def _mixed(
@@ -93,12 +98,14 @@ CASES: dict[str, Case] = {
     "weights-hand_full": _weights("mp_hand_landmark_full", 0.99),
     "weights-magika": _weights("magika", 0.999),
     "mixed-safety_mobilenet_v2": _real(
-        "safety_mobilenet_v2", Bars(0.18, 0.99), MIXED, budget="18%"
+        "safety_mobilenet_v2", Bars(0.18, 0.99), MIXED, budget="18%", **ALONE
     ),
-    "mixed-ocr2_cls": _real("ocr2_cls", Bars(0.18, 0.99), MIXED, budget="18%"),
-    "int8-ocr5_det": _real("ocr5_det", Bars(None, 0.99, latency=1.0, eight=0.85), ARITHMETIC),
+    "mixed-ocr2_cls": _real("ocr2_cls", Bars(0.18, 0.99), MIXED, budget="18%", **ALONE),
+    "int8-ocr5_det": _real(
+        "ocr5_det", Bars(None, 0.99, latency=1.0, eight=0.85), EIGHT_BITS, **ALONE
+    ),
     "int8-safety_mobilenet_v2": _real(
-        "safety_mobilenet_v2", Bars(None, 0.99, latency=1.0, eight=0.85), ARITHMETIC
+        "safety_mobilenet_v2", Bars(None, 0.99, latency=1.0, eight=0.85), EIGHT_BITS, **ALONE
     ),
     "int8-resnet20": _cifar("cifar10_resnet20", "class10"),
     "int8-resnet44": _cifar("cifar10_resnet44", "class10"),

@@ -338,10 +338,11 @@ def test_turns_are_counted_for_each_side(module: Importer, tmp_path: Path) -> No
 @pytest.mark.skipif(not can_measure(), reason="memory can be measured on Linux only")
 def test_the_memory_of_weights_is_that_of_the_weights(module: Importer, tmp_path: Path) -> None:
     running = module("running")
-    x = np.ones((1, 1024), np.float32)
-    one = graph_of(module, tmp_path / "one.onnx", wide(1024), x=x)
+    # 16 MiB: processes differ by some tenths of one.
+    x = np.ones((1, 2048), np.float32)
+    one = graph_of(module, tmp_path / "one.onnx", wide(2048), x=x)
     held = running.resident([one], 1, tmp_path)
-    assert 3.5 < held.opened_nbytes / 2**20 < 10
+    assert 12 < held.opened_nbytes / 2**20 < 40
     ratio, said = running.weights_memory([one], [one, one], 1, tmp_path)
     assert 0.3 < ratio < 0.8 and "MiB" in said
 
@@ -395,7 +396,7 @@ def test_what_is_refused_misses_every_bar(module: Importer, tmp_path: Path) -> N
 def test_the_float_compilation_is_asked_for_no_precision(module: Importer) -> None:
     cases = module("precision_cases")
     for case in (*cases.CASES.values(), *cases.SHORT.values()):
-        assert case.wishes["precision"] in (cases.WEIGHTS, cases.ARITHMETIC, cases.MIXED)
+        assert case.wishes["precision"] in (cases.EIGHT_BITS, cases.MIXED)
         assert "precision" not in case.float_wishes
 
 
