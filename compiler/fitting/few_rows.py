@@ -27,15 +27,15 @@ def fit_on_few(problem: Problem, start: Affine, fit_bias: bool, ridge: float) ->
     rows = len(problem.x)
     seen = rows - rows // 4
     known, held_back = _part(problem, slice(0, seen)), _part(problem, slice(seen, rows))
-    normal = Normal(known, fit_bias, ridge)
+    ridges = [strength * ridge for strength in _STRENGTHS]
     errors = {
-        strength: _error(held_back, normal.at_ridge(strength * ridge).fit(known, start))
-        for strength in _STRENGTHS
+        strong: _error(held_back, found)
+        for strong, found in Normal(known, fit_bias, ridge).fits_at(known, start, ridges)
     }
     best = min(errors, key=errors.__getitem__)
     if start.weight.any() and _error(held_back, start) <= errors[best]:
         return start
-    return fit(problem, start, fit_bias=fit_bias, ridge=best * ridge)
+    return fit(problem, start, fit_bias=fit_bias, ridge=best)
 
 
 def _part(problem: Problem, rows: slice) -> Problem:
