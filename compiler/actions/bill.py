@@ -63,6 +63,7 @@ class Bills:
         self._values = program.values()
         self._adapters: dict[tuple[tuple[str, ...], str, int], Bill] = {}
         self._effects: dict[Action, Effect | str] = {}
+        self._affected: dict[Action, tuple[str, ...]] = {}
 
     @property
     def bones(self) -> list[Bone]:
@@ -133,6 +134,11 @@ class Bills:
 
     def affected(self, action: Action) -> tuple[str, ...]:
         """The models whose outputs depend on a value the action makes anew, in program order."""
+        if action not in self._affected:
+            self._affected[action] = self._reached(action)
+        return self._affected[action]
+
+    def _reached(self, action: Action) -> tuple[str, ...]:
         effect = self.effect(action)
         reached: set[str] = set()
         if not isinstance(effect, str):

@@ -71,7 +71,13 @@ STILL = "its states were the same in every frame; frames with states of their ow
 
 KINDS: tuple[Kind, ...] = (
     Kind(share_prefix.SharePrefixAction, share_prefix.find, False, "share", share_prefix.request),
-    Kind(take_out_region.CollapseAction, take_out_region.find, False, "depth"),
+    Kind(
+        take_out_region.CollapseAction,
+        take_out_region.find,
+        False,
+        "depth",
+        take_out_region.request,
+    ),
     Kind(
         fold_activation.FoldActivationAction,
         fold_activation.find,

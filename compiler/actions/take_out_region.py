@@ -9,6 +9,8 @@ from typing import ClassVar
 from ...passes.base import Pass
 from ...passes.collapse import Collapse
 from ..errors import ModelError
+from ..execution.samples import SampleObserver
+from ..fitting.affine_ranking import AffineRanking
 from ..fitting.reference import Reference
 from ..graph.adapters import adapter_name
 from ..graph.layout import Layout, layout_of
@@ -22,6 +24,8 @@ from .site import Site, Sites, values_made
 
 # A map put in place of a region may cost this share of what the region did.
 _MAP_SHARE = 0.5
+# What an affine map explains wholly still costs a look: 0 would say that nothing is known.
+_LEAST_DAMAGE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -82,17 +86,24 @@ class CollapseAction(OneModel):
         )
 
 
+def request(evidence: Evidence, group: tuple[str, ...]) -> None:
+    """Have the ends of the regions sampled."""
+    evidence.request(group, CollapseAction.kind, lambda: _samples(evidence, group))
+
+
 def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
     """The outermost regions of a group's models that can go, in order of their exits.
 
     A region of equal shape at both ends becomes nothing (kernel 0); one that changes the shape
-    becomes one affine map, 3x3 for maps and 1x1 for tokens. Damage is measured, not guessed.
+    becomes one affine map, 3x3 for maps and 1x1 for tokens. The damage is what an affine map of the
+    entry does not explain of the exit: it ranks, since the layers around the gap take over more.
     """
     program, bills = evidence.program, evidence.bills
     base = bills.bill(())
     assert base is not None
     regions = find_regions(program)
     sites = Sites(refused={f"{one.entry} .. {one.exit}": one.reason for one in regions.refused})
+    unexplained = _Unexplained(evidence, group)
     for region in _outermost(regions.found):
         if region.model not in group:
             continue
@@ -105,8 +116,31 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
                 continue
         bill = bills.bill((action,))
         if bill is not None:
-            sites.found.append(Site(action, base - bill, 0.0, nodes=region.nodes))
+            damage = unexplained(region)
+            sites.found.append(Site(action, base - bill, damage, nodes=region.nodes))
     return sites
+
+
+class _Unexplained:
+    """What affine maps of regions' entries leave of the variance of their exits."""
+
+    def __init__(self, evidence: Evidence, group: tuple[str, ...]) -> None:
+        seen = evidence.seen(group, CollapseAction.kind, lambda: _samples(evidence, group))
+        self._samples = seen.samples
+        self._ranking = AffineRanking(seen.samples, list(seen.samples.rows))
+
+    def __call__(self, region: Region) -> float:
+        """The share; 0 where it cannot be told."""
+        if not {region.entry, region.exit} <= self._samples.rows.keys():
+            return 0.0
+        best = self._ranking.best(region.exit, among=[region.entry])
+        return max(1.0 - best[0][0], _LEAST_DAMAGE) if best else 0.0
+
+
+def _samples(evidence: Evidence, group: tuple[str, ...]) -> SampleObserver:
+    found = [one for one in _outermost(find_regions(evidence.program).found) if one.model in group]
+    ends = [value for region in found for value in (region.entry, region.exit)]
+    return SampleObserver(evidence.program, ends, evidence.seed)
 
 
 def _kernel(program: Program, region: Region) -> int:

@@ -27,9 +27,6 @@ RIDGE = 3e-3
 # Rounds of the asymmetric target before a ReLU: with six the error on held-out frames is 2 to 3 %
 # lower on resnet44 and sib_full_animal2 with blocks out, and 2 % higher on resnet20.
 ROUNDS = 2
-# Rows per unknown that the rounds after the first go by: they correct the first round's sums by
-# what changes in the targets, which is little, and so is the error of fewer rows.
-_ROUND_ROWS = 24
 # Rows per matrix product: float32 inside, float64 across, so rounding stays at 1e-6.
 _CHUNK = 4096
 # Numbers that a chunk of many small groups may have: they are put in order in the cache.
@@ -128,11 +125,12 @@ class Problem:
 
 
 class _Sums(NamedTuple):
-    """x^T (t - mean) and sum (t - mean) over rows: [groups, fan_in, fan_out], [groups, fan_out]."""
+    """x^T (t - mean) [groups, fan_in, fan_out] and sum (t - mean); the old biases."""
 
     products: Float64
     total: Float64
     mean: Float32
+    old: Float64
 
 
 class Normal:
@@ -184,24 +182,19 @@ class Normal:
 
         Unless `trusted`, the start says nothing of what is below the zeros that a ReLU left.
         """
-        guess = start if trusted and _tells_below(problem) else None
-        sums = self._right(problem, start, guess)
-        solution = self._solution(sums, start)
-        if not problem.rectified:
-            return solution
-        few = self._evenly_spaced()
-        before = problem.targets(few, None if guess is None else self.predict(guess, few), True)
-        for _ in range(rounds):
-            after = problem.targets(few, self.predict(solution, few))
-            sums = self._moved(sums, after - before, few)
-            solution, before = self._solution(sums, start), after
-        return solution
+        return asymmetric(
+            problem,
+            start,
+            rounds,
+            trusted,
+            lambda guess, below: self._round(problem, start, guess, below),
+        )
 
     def fits_at(
         self, problem: Problem, start: Affine, ridges: Sequence[float]
     ) -> Iterator[tuple[float, Affine]]:
         """The first round's map by each of several ridges, which all go by the same sums."""
-        sums = self._right(problem, start, start if _tells_below(problem) else None)
+        sums = self._right(problem, start, first_guess(problem, start), below=True)
         for ridge in ridges:
             yield ridge, self.at_ridge(ridge)._solution(sums, start)
 
@@ -210,8 +203,7 @@ class Normal:
 
         `start` gives W0 (zero when absent): directions the rows do not excite keep it.
         """
-        sums = self._right(replace(self.problem, wanted=t, other=None), start, None)
-        return self._solution(sums, start)
+        return self._round(replace(self.problem, wanted=t, other=None), start, None)
 
     def predict(self, solution: Affine, rows: slice = slice(None)) -> Float32:
         """What `solution` gives on the rows themselves, [rows, groups, fan_out]."""
@@ -230,41 +222,31 @@ class Normal:
             inverse[row + 1 :, row] = inverse[row, row + 1 :]
         return inverse
 
-    def _right(self, problem: Problem, start: Affine | None, guess: Affine | None) -> _Sums:
-        """H and the targets' sum for the targets that follow from `guess`."""
+    def _round(
+        self, problem: Problem, start: Affine | None, guess: Affine | None, below: bool = False
+    ) -> Affine:
+        """The solution for the targets that follow from `guess`."""
+        return self._solution(self._right(problem, start, guess, below), start)
+
+    def _right(
+        self, problem: Problem, start: Affine | None, guess: Affine | None, below: bool
+    ) -> _Sums:
         x = self.problem.x
+        shape = (self._groups, problem.wanted.shape[2])
+        old = np.zeros(shape) if start is None else start.bias
         # Targets about their mean, or so: float32 sums lose less.
-        if self.fit_bias:
-            mean = problem.wanted[:_CHUNK].mean(axis=0)
-        else:
-            mean = np.zeros((self._groups, problem.wanted.shape[2]), np.float32)
-            if start is not None:
-                mean += start.bias.astype(np.float32)
+        mean = problem.wanted[:_CHUNK].mean(axis=0) if self.fit_bias else old.astype(np.float32)
 
         def sums(rows: slice) -> tuple[Float32, Float32]:
             made = None if guess is None else self.predict(guess, rows)
-            t = problem.targets(rows, made, below=True) - mean
+            t = problem.targets(rows, made, below) - mean
             return _product(x[rows], t), t.sum(axis=0)
 
         products, total = _sums(x, sums)
-        return _Sums(products, total, mean)
-
-    def _moved(self, sums: _Sums, change: Float32, rows: slice) -> _Sums:
-        """The sums where targets change by so much in some of the rows, and alike in the others."""
-        x = self.problem.x[rows]
-        share = self._rows / max(len(x), 1)
-        products, total = _sums(
-            x, lambda part: (_product(x[part], change[part]), change[part].sum(axis=0))
-        )
-        return _Sums(sums.products + share * products, sums.total + share * total, sums.mean)
-
-    def _evenly_spaced(self) -> slice:
-        """Rows from everywhere, enough for a round: an odd step, no column of maps rules."""
-        step = self._rows // (_ROUND_ROWS * (self._fan_in + 1))
-        return slice(None, None, max(1, step - 1 + step % 2))
+        return _Sums(products, total, mean, old)
 
     def _solution(self, sums: _Sums, start: Affine | None) -> Affine:
-        right, total, mean = sums.products, sums.total, sums.mean
+        right, total, mean, old = sums
         if self.fit_bias:
             right = right - self._sums[:, :, None] * (total / self._rows)[:, None]
         else:
@@ -273,7 +255,6 @@ class Normal:
         if start is not None:
             weight += start.weight
         if not self.fit_bias:
-            old = np.zeros(mean.shape) if start is None else start.bias
             return Affine(weight, old.copy())
         x_mean = self._centre + self._sums / self._rows
         t_mean = mean + total / self._rows
@@ -284,7 +265,9 @@ class Normal:
         trace = np.trace(self._gram, axis1=1, axis2=2)
         # A dead input (all zero) would make G singular; the floor keeps W0 there.
         damping = np.maximum(ridge * trace / self._fan_in, 1e-12 * self._rows)
-        damped = self._gram + damping[:, None, None] * np.eye(self._fan_in)
+        damped = self._gram.copy()
+        diagonal: Int64 = np.arange(self._fan_in)
+        damped[:, diagonal, diagonal] += damping[:, None]
         if self._groups > 1:
             return damped
         return scipy.linalg.cho_factor(damped[0], lower=True, overwrite_a=True)
@@ -301,6 +284,25 @@ class Normal:
         return self._pulls[id(start)][1]
 
 
+def asymmetric(
+    problem: Problem,
+    start: Affine | None,
+    rounds: int,
+    trusted: bool,
+    solved: Callable[[Affine | None, bool], Affine],
+) -> Affine:
+    """The last of a fit's rounds; `solved(guess, below)` solves one, see Problem.targets."""
+    solution = solved(first_guess(problem, start) if trusted else None, True)
+    for _ in range(rounds if problem.rectified else 0):
+        solution = solved(solution, False)
+    return solution
+
+
+def first_guess(problem: Problem, start: Affine | None) -> Affine | None:
+    """The old weights where exact zeros are the trace of a ReLU: they know best what was below."""
+    return start if problem.rectified and not problem.wanted.all() else None
+
+
 def fit(
     problem: Problem,
     start: Affine | None = None,
@@ -315,11 +317,6 @@ def fit(
     `rounds` times (asymmetric reconstruction, Zhang et al. 2015, arXiv 1505.06798, section 3.2).
     """
     return Normal(problem, fit_bias, ridge).fit(problem, start, rounds)
-
-
-def _tells_below(problem: Problem) -> bool:
-    """Whether exact zeros are the trace of a ReLU: what was below, the old weights know best."""
-    return problem.rectified and not problem.wanted.all()
 
 
 def gram_matrix(x: Array) -> Float64:

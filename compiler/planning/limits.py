@@ -11,7 +11,7 @@ from ..errors import BudgetError, UsageError
 from ..execution.latency import latencies
 from ..execution.measured_sizes import unknown_sizes
 from ..graph.program import Program
-from ..structure.cost import model_cost, program_cost
+from ..structure.cost import model_cost, program_cost, weights_and_macs
 from ..units import format_bytes, format_count
 
 Excess = Callable[[Program], int]
@@ -50,8 +50,7 @@ def fits(program: Program, limits: Limits, excess: Excess) -> bool:
 
 def bill_of(program: Program) -> Bill:
     """What a program really costs."""
-    cost = program_cost(program)
-    return Bill(cost.weights_nbytes, cost.macs)
+    return Bill(*weights_and_macs(program))
 
 
 def too_slow(seconds: float, allowed: float) -> str:

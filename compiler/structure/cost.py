@@ -69,6 +69,12 @@ def program_cost(program: Program, batch: int = 1) -> Cost:
     return _cost(program, list(program.models), batch)
 
 
+def weights_and_macs(program: Program) -> tuple[int, int]:
+    """Of `program_cost` the weight bytes and multiply-accumulates, which are soon counted."""
+    nodes = program.needed_nodes(program.graph.outputs)
+    return held_nbytes(nodes), sum(node_macs(node) for node in nodes)
+
+
 def predicted_memory(merged: Program, apart: Iterable[Program], batch: int = 1) -> dict[str, int]:
     """The `memory` part of a manifest: predicted bytes of one session with the merged graph and
     of one session per original program, and what both consist of."""
