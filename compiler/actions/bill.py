@@ -34,6 +34,10 @@ class Bill:
     def __sub__(self, other: Bill) -> Bill:
         return Bill(self.weights_nbytes - other.weights_nbytes, self.macs - other.macs)
 
+    def share_of(self, whole: Bill) -> float:
+        """Bytes and MACs as shares of the whole's, together."""
+        return self.weights_nbytes / max(whole.weights_nbytes, 1) + self.macs / max(whole.macs, 1)
+
     def matters(self, whole: Bill) -> bool:
         """Whether so much saved of the whole, in bytes or in MACs, is worth a line in a plan."""
         for saved, all_of_it in (

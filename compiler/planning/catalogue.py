@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ..actions.action import Action
+from ..actions.action import Action, Stage
 from ..actions.bill import LEAST_SHARE
 from ..actions.kinds import MOST_DAMAGE, Kind
 from ..actions.site import Site
 from ..progress import Progress
-from .damage import Output, cost_of
+from .damage import Output, cost_of, error_of
 from .formulation.candidates import Candidate
 from .known import KnownCandidate
 from .merge_speed import Merges
@@ -24,10 +24,13 @@ from .sensitivity import Sensitivity
 from .workbench import Workbench
 
 # Damage to outputs by local residual, of a kind of which nothing was looked at yet.
-_BY_RESIDUAL = 0.5
+_BY_RESIDUAL = 0.1
 # Of the ratios that a kind's looks showed the one that its others are expected to have: a low one,
 # so that what may be better than what was seen is looked at before it is passed over.
 _LOW = 0.25
+# Regions that lose so much of an output are of no use; after so many in a row no more are looked at
+# unless the program would take them.
+_USELESS, _ENOUGH_USELESS = 0.25, 3
 # Local residuals that are told apart from none.
 _LEAST_RESIDUAL = 1e-6
 # Looks at a kind after which the worst of them tells what its others cost at most, and costs that
@@ -65,6 +68,34 @@ class Catalogue:
         else:
             self._find(self._kinds)
         self.look(Candidate(site, {}) for site in self._sites if site.damage <= 0)
+        self._look_at_regions()
+
+    def _look_at_regions(self) -> None:
+        """Look at regions, those that promise most first, until several in a row are of no use.
+
+        What their residuals tell differs most of all kinds, between networks and in one, since the
+        layers around a gap may take it over: a plan without these looks lost a third more.
+        """
+        mine = [one for one in self._sites if one.action.stage is Stage.REGIONS and one.damage > 0]
+        whole = self._bench.bills.bill(())
+        assert whole is not None
+        mine.sort(
+            key=lambda one: (one.damage / max(one.saved.share_of(whole), 1e-9), str(one.action))
+        )
+        mine = [site for site in mine if not self.is_known(site)]
+        if mine:
+            self._progress.stage("looking at single rewrites", len(mine))
+        useless = 0
+        for site in mine:
+            if self._bench.deadline.over:
+                break
+            self._look(site)
+            self._progress.advance()
+            errors = self._known.get(site.action)
+            lost = error_of(max(errors.values(), default=0.0)) if errors else 1.0
+            useless = useless + 1 if lost > _USELESS else 0
+            if useless == _ENOUGH_USELESS:
+                break
 
     def known(self) -> tuple[KnownCandidate, ...]:
         """What was found and seen, for later compilations: what is in vain loses all."""

@@ -128,7 +128,8 @@ class Explorer:
         picked = _thinned([self._size(one.bill) for one in proposals], points - 1)
         levels = [proposals[index].predicted.worst for index in picked]
         fitted = self._fitted(search, levels, measured)
-        _, *kept = front_of(exact, [*fitted, *self._predicted(search, losses, fitted)])
+        predicted = self._predicted(search, losses, [exact, *fitted])
+        _, *kept = front_of(exact, [*fitted, *predicted])
         fixed = {index for index, point in enumerate(kept) if point.trial is not None}
         picked = _thinned([self._size(point.bill) for point in kept], points - 1, fixed)
         beaten = len(fitted) - len(fixed)
@@ -136,19 +137,19 @@ class Explorer:
         return Front((exact, *(kept[index] for index in picked)), notes)
 
     def _predicted(
-        self, search: Search, losses: Sequence[float], fitted: Sequence[FrontPoint]
+        self, search: Search, losses: Sequence[float], measured: Sequence[FrontPoint]
     ) -> list[FrontPoint]:
-        """Points at these losses by what fits have taught, but for those that were fitted.
+        """Points at these losses by what fits have taught, but for those that were measured.
 
         A prediction that beats what was measured is left out: the fits did not bear it out.
         """
-        known = {point.trial.actions for point in fitted if point.trial is not None}
+        known = {point.trial.actions for point in measured if point.trial is not None}
         points = [
             FrontPoint(search.plan(one), one.bill, one.predicted.together)
             for one in search.sweep(losses)
             if one.actions not in known
         ]
-        return [one for one in points if not any(map(one.dominates, fitted))]
+        return [one for one in points if not any(map(one.dominates, measured))]
 
     def _fitted(self, search: Search, losses: Sequence[float], count: int) -> list[FrontPoint]:
         """So many points by full fits, each the smallest at one of the losses as then predicted.
@@ -176,7 +177,7 @@ class Explorer:
         """Weight bytes and MACs together, as shares of those of the whole program."""
         whole = self._bench.bills.bill(())
         assert whole is not None
-        return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(whole.macs, 1)
+        return bill.share_of(whole)
 
 
 def _thinned(sizes: Sequence[float], count: int, fixed: Collection[int] = frozenset()) -> list[int]:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..actions.action import Action
-from ..actions.bill import Bill
 from ..actions.kinds import Kind
 from ..fitting.effort import PROPOSAL
 from ..progress import Progress
@@ -302,12 +301,12 @@ class Search:
     def _share(self, outlook: Outlook) -> float:
         whole = self._bench.bills.bill(())
         assert whole is not None
-        return _shares(outlook.bill, whole)
+        return outlook.bill.share_of(whole)
 
     def _size(self, trial: Trial) -> float:
         whole, bill = self._bench.bills.bill(()), bill_of(trial.program)
         assert whole is not None
-        return _shares(bill, whole)
+        return bill.share_of(whole)
 
     # -- measuring -------------------------------------------------------------------------------
 
@@ -359,11 +358,6 @@ def _with_room(limits: Limits, trial: Trial, left: int) -> Limits:
         return limits
     most = trial.bill.weights_nbytes + left
     return replace(limits, weights_nbytes=max(most, limits.weights_nbytes))
-
-
-def _shares(bill: Bill, whole: Bill) -> float:
-    """Bytes and MACs as shares of what they were, together."""
-    return bill.weights_nbytes / max(whole.weights_nbytes, 1) + bill.macs / max(whole.macs, 1)
 
 
 def _between(factor: float, low: float, high: float) -> float:
