@@ -57,13 +57,38 @@ def of_layer(found: Sequence[Candidate], value: str) -> list[Candidate]:
     ]
 
 
-def test_what_has_no_local_residual_is_looked_at_and_nothing_else(looks: Looks) -> None:
+def test_regions_are_looked_at_and_nothing_else(looks: Looks) -> None:
     found = catalogue()
     found.prepare()
     regions = [one for one in found.candidates() if isinstance(one.action, CollapseAction)]
     assert len(regions) >= 6
     assert {one.action for one in regions} == set(looks.asked)
     assert all(one.errors == {OUTPUT: cost_of(0.02)} for one in regions)
+
+
+def test_regions_of_no_use_end_the_looks_at_regions(looks: Looks) -> None:
+    looks.otherwise = 0.4
+    found = catalogue()
+    found.prepare()
+    regions = [one for one in found.candidates() if isinstance(one.action, CollapseAction)]
+    assert len(looks.asked) == 3 < len(regions)
+    # Those that promise most: least damage by what they save.
+    price = {one.action: one.site.damage / one.site.saved.macs for one in regions}
+    assert set(looks.asked) == set(sorted(price, key=lambda action: price[action])[:3])
+    # The others are expected to do what their like did, and looked at where they are chosen.
+    others = [one for one in regions if one.action not in looks.asked]
+    assert all(one.errors[OUTPUT] > 0.1 for one in others)
+    assert found.look(others[:1]) and looks.asked[3:] == [others[0].action]
+
+
+def test_a_region_of_use_goes_on_with_the_looks(looks: Looks) -> None:
+    looks.otherwise = 0.4
+    first = catalogue()
+    first.prepare()
+    looks.lost[looks.asked[2]] = 0.01
+    looks.asked.clear()
+    catalogue().prepare()
+    assert len(looks.asked) == 6
 
 
 def test_rungs_of_one_layer_share_a_look(looks: Looks) -> None:
