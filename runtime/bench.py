@@ -16,7 +16,7 @@ from .memory import Usage
 from .ort import import_onnxruntime
 from .rig import median_usage, rig
 from .session import Bundle
-from .timing import Latency, Ratio, Samples
+from .timing import Latency, Ratio, RunTimes
 
 SCHEMA = "repsimc.bench/1"
 
@@ -35,7 +35,7 @@ class Side(JsonValue):
     processor: Latency
     memory: Usage | None
     predicted_nbytes: int | None
-    samples: Samples
+    samples: RunTimes
     uss_nbytes: tuple[int, ...] = ()
 
 

@@ -25,7 +25,7 @@ from .manifest import Manifest, ModelEntry
 from .memory import Usage, can_measure
 from .ort import import_onnxruntime
 from .session import Bundle, load
-from .timing import Ratio, Samples
+from .timing import Ratio, RunTimes
 from .wire import external_files
 
 # glibc raises this threshold as a process frees large blocks, and what lies below it comes from
@@ -40,9 +40,9 @@ Case = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Timed:
-    """Runs in one fresh process, a Samples for every side; the yardstick's come last."""
+    """Runs in one fresh process, a RunTimes for every side; the yardstick's come last."""
 
-    samples: tuple[Samples, ...]
+    samples: tuple[RunTimes, ...]
     conditions: Conditions
 
     def ratio(self, one: int, other: int) -> Ratio:
@@ -75,7 +75,7 @@ class Rig:
         found = _child({**job, "cases": self._cases})
         samples = zip(found["seconds"], found["processor_seconds"])
         return Timed(
-            tuple(Samples(tuple(wall), tuple(used)) for wall, used in samples),
+            tuple(RunTimes(tuple(wall), tuple(used)) for wall, used in samples),
             Conditions.of(found["conditions"]),
         )
 

@@ -37,7 +37,7 @@ class Latency(JsonValue):
 
 
 @dataclass(frozen=True)
-class Samples(JsonValue):
+class RunTimes(JsonValue):
     """Every timed run, in order: seconds on the clock, and of processor time on all threads."""
 
     seconds: tuple[float, ...]
