@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from .json_values import JsonValue
 
@@ -35,11 +35,13 @@ class Conditions(JsonValue):
     @staticmethod
     def of(told: dict[str, Any]) -> Conditions:
         """The conditions that a measured process told as JSON."""
+        load, frequencies = told["load"], told["frequencies_hz"]
         return Conditions(
-            **{
-                k: tuple(cast("list[Any]", v)) if isinstance(v, list) else v
-                for k, v in told.items()
-            }
+            told["cores"],
+            None if load is None else (load[0], load[1]),
+            told["waited"],
+            None if frequencies is None else (frequencies[0], frequencies[1]),
+            told["governor"],
         )
 
     @property

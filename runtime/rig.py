@@ -45,6 +45,16 @@ class Timed:
     samples: tuple[RunTimes, ...]
     conditions: Conditions
 
+    def share(self, one: int, other: int) -> float:
+        """The 10th percentile of one side's seconds by that of another's."""
+        p10s = (np.percentile(self.samples[k].seconds, 10) for k in (one, other))
+        return _share(*map(float, p10s))
+
+    def processor_share(self, one: int, other: int) -> float:
+        """The same of processor time."""
+        p10s = (np.percentile(self.samples[k].processor_seconds, 10) for k in (one, other))
+        return _share(*map(float, p10s))
+
     def ratio(self, one: int, other: int) -> Ratio:
         """The time of one side by that of another."""
         return Ratio.of(self.samples[one].seconds, self.samples[other].seconds)
@@ -120,7 +130,7 @@ def rig(
         frame = _noise_text(manifest, feeds)
     else:
         feeds = arrange(manifest, names, inputs)
-    found, notes = _find_originals(opened, originals or {})
+    found, notes = find_originals(opened, originals or {})
     keys = {value: f"arr{index}" for index, value in enumerate(feeds)}
     cases = [[_model(inside(opened.path, manifest.graph), {v: v for v in feeds}, keys)]]
     if found is not None:
@@ -133,6 +143,11 @@ def rig(
         arrays: dict[str, Any] = {keys[value]: _plain(array) for value, array in feeds.items()}
         np.savez(path, **arrays)
         yield Rig(manifest, frame, threads, tuple(notes), cases, path)
+
+
+def _share(one: float, other: float) -> float:
+    # A clock that ticks rarely may say that nothing took any time.
+    return max(one, 1e-9) / max(other, 1e-9)
 
 
 def median_usage(found: Sequence[Usage]) -> Usage:
@@ -211,7 +226,7 @@ def _noise_text(manifest: Manifest, feeds: Mapping[str, Array]) -> str:
     return f"{NOISE}; {told}" if told else NOISE
 
 
-def _find_originals(
+def find_originals(
     bundle: Bundle, given: Mapping[str, str | Path]
 ) -> tuple[dict[str, Path] | None, list[str]]:
     """Every model's own file; None, and why, if one is missing or not the one compiled."""

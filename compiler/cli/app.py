@@ -15,6 +15,7 @@ from . import bundle as cli_bundle
 from . import compile as cli_compile
 from . import depth as cli_depth
 from . import explore as cli_explore
+from . import gate as cli_gate
 from . import inspect as cli_inspect
 from . import similarity as cli_similarity
 from .console import Call, guarded
@@ -31,7 +32,7 @@ app = typer.Typer(
     )
     + "\n\n"
     + "Exit codes: 0 done, 1 internal error, 2 usage, 3 bad model or data, 4 fidelity floor not "
-    "met, 5 budget not met, 6 backend missing.",
+    "met, 5 budget not met, 6 backend missing, 7 regressed, 8 can't be judged.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,6 +65,7 @@ app.command(epilog=cli_similarity.SIMILARITY_EXAMPLES)(cli_similarity.similarity
 app.command(epilog=cli_bundle.VERIFY_EXAMPLES)(cli_bundle.verify)
 app.command(epilog=cli_bundle.RUN_EXAMPLES)(cli_bundle.run)
 app.command(epilog=cli_bundle.BENCH_EXAMPLES)(cli_bundle.bench)
+app.command(epilog=cli_gate.CHECK_EXAMPLES)(cli_gate.check)
 app.command(epilog=cli_build.BUILD_EXAMPLES)(cli_build.build)
 app.command(epilog=cli_build.EXPORT_EXAMPLES)(cli_build.export)
 app.command(epilog=cli_build.DOCTOR_EXAMPLES)(cli_build.doctor)

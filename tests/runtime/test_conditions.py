@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,11 @@ def test_words() -> None:
     assert said == (
         "2 cores, load 0.5 before and 8.1 after, waited for a core 73 % of the time, 2.00 GHz"
     )
+
+
+def test_what_a_process_tells_is_what_it_saw() -> None:
+    for found in (
+        Conditions(2, (0.5, 8.1), 0.73, (1, 2), "schedutil"),
+        Conditions(2, None, None, None, None),
+    ):
+        assert Conditions.of(json.loads(json.dumps(found.to_json()))) == found
