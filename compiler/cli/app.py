@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
+from . import baselines as cli_baselines
 from . import build as cli_build
 from . import bundle as cli_bundle
 from . import compile as cli_compile
 from . import depth as cli_depth
 from . import explore as cli_explore
-from . import gate as cli_gate
 from . import inspect as cli_inspect
 from . import similarity as cli_similarity
 from .console import Call, guarded
@@ -65,7 +65,7 @@ app.command(epilog=cli_similarity.SIMILARITY_EXAMPLES)(cli_similarity.similarity
 app.command(epilog=cli_bundle.VERIFY_EXAMPLES)(cli_bundle.verify)
 app.command(epilog=cli_bundle.RUN_EXAMPLES)(cli_bundle.run)
 app.command(epilog=cli_bundle.BENCH_EXAMPLES)(cli_bundle.bench)
-app.command(epilog=cli_gate.CHECK_EXAMPLES)(cli_gate.check)
+app.command(epilog=cli_baselines.CHECK_EXAMPLES)(cli_baselines.check)
 app.command(epilog=cli_build.BUILD_EXAMPLES)(cli_build.build)
 app.command(epilog=cli_build.EXPORT_EXAMPLES)(cli_build.export)
 app.command(epilog=cli_build.DOCTOR_EXAMPLES)(cli_build.doctor)

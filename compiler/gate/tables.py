@@ -1,9 +1,11 @@
-"""What the gate found, as a table."""
+"""What the gate found, as a table and as build services read it."""
 
 from __future__ import annotations
 
+from ..reports.outcome import FAILED, PASSED, TOLD, UNDECIDED, Finding, Measured, Outcome
 from ..reports.table import Grid, figures, words
-from .judging import Check, amount_text
+from .judging import Check, amount_text, verdict_text
+from .verdicts import KEPT, MISSED, REGRESSED, SAME, TOO_FEW, TOO_NOISY
 
 
 def check_grid(found: Check) -> Grid:
@@ -29,3 +31,40 @@ def check_grid(found: Check) -> Grid:
         ),
         notes=found.notes,
     )
+
+
+_STATES = {
+    **dict.fromkeys((REGRESSED, MISSED), FAILED),
+    **dict.fromkeys((TOO_FEW, TOO_NOISY), UNDECIDED),
+    **dict.fromkeys((SAME, KEPT), PASSED),
+}
+
+
+def check_outcome(found: Check) -> Outcome:
+    """A finding per verdict and per note; figures of which less is better."""
+    findings = [
+        Finding(one.name, _STATES.get(one.verdict, TOLD), f"{one.verdict}: {verdict_text(one)}")
+        for one in found.verdicts
+    ]
+    findings += [Finding("note", TOLD, note) for note in found.notes]
+    measured = [
+        Measured(f"{one.name}, lost", 1 - one.value, one.unit)
+        if one.more_is_better
+        else Measured(one.name, one.value, one.unit)
+        for one in found.measured.figures
+    ]
+    if uss := sorted(found.measured.uss_nbytes):
+        measured.append(
+            Measured("memory, measured", uss[len(uss) // 2], "B", f"{uss[0]} to {uss[-1]}")
+        )
+    for yardstick, shares in found.measured.latency.items():
+        clock = sorted(shares.clock)
+        measured.append(
+            Measured(
+                f"latency / {yardstick}",
+                clock[len(clock) // 2],
+                "ratio",
+                f"{clock[0]:.4g} to {clock[-1]:.4g}",
+            )
+        )
+    return Outcome("check", tuple(findings), tuple(measured))

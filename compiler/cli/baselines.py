@@ -73,7 +73,7 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Hold a bundle against a baseline; exit 7 if it regressed, 8 if nobody can tell."""
-    call = call_of(ctx).take(format, verbose, quiet)
+    call = call_of(ctx).take(format, verbose, quiet, judges=True)
     floors = _floors(min_accuracy, data, labels)
     if baseline is None and (update or (budget is None and not floors)):
         raise UsageError(
@@ -85,7 +85,7 @@ def check(
     from ...runtime.session import load
     from ..gate.baseline import read_baseline, write_baseline
     from ..gate.judging import GateOptions, check_bundle
-    from ..gate.tables import check_grid
+    from ..gate.tables import check_grid, check_outcome
 
     opened = load(bundle)
     options = GateOptions(rounds, runs, threads=threads, most_slower=most, budget=limit)
@@ -111,7 +111,7 @@ def check(
     value = found.to_json() | {"written": None if written is None else str(written)}
     if error is not None:
         value |= {"error": error_json(error)}
-    call.show(value, check_grid(found))
+    call.show(value, check_grid(found), outcome=check_outcome(found))
     if written is not None:
         call.say(f"baseline written to {written}: {_changed(found, known is not None)}")
     if error is not None:
