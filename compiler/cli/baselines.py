@@ -1,4 +1,4 @@
-"""The command that holds a bundle against a baseline: check."""
+"""Commands that hold a bundle against another time: check, diff."""
 
 from __future__ import annotations
 
@@ -117,6 +117,28 @@ def check(
     if error is not None:
         tell_error(error)
         raise typer.Exit(error.exit_code)
+
+
+DIFF_EXAMPLES = examples(
+    "repsimc diff released/ bundle/",
+    "repsimc diff released/ bundle/ --format json",
+)
+
+
+def diff(
+    ctx: typer.Context,
+    before: Annotated[Path, typer.Argument(metavar="A", help="A compiled bundle.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="The one to compare with it.")],
+    format: FormatOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Tell what changed from one bundle to another, and why."""
+    call = call_of(ctx).take(format, verbose)
+    from ...runtime.session import load
+    from ..reports.bundle_difference import difference_grids, difference_of
+
+    found = difference_of(load(before), load(after))
+    call.show(found.to_json(), *difference_grids(found))
 
 
 def _changed(found: Check, known: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,3 +102,43 @@ def test_what_makes_no_sense(
 ) -> None:
     ran = repsimc("check", bundle, *words)
     assert ran.code == code and said in ran.err
+
+
+@pytest.mark.parametrize("format", ["github", "junit", "gha-benchmark"])
+def test_formats_of_build_services(
+    repsimc: Call, bundle: Path, frames: Path, written: Path, format: str
+) -> None:
+    calls = [
+        (("check", bundle, "--baseline", written, *FAST), 8),
+        (("verify", bundle, "--data", frames), 0),
+        (("bench", bundle, "--runs", "2", "--warmup", "0"), 0),
+        (("check", bundle, "--baseline", "none.json"), 2),
+    ]
+    for words, code in calls:
+        ran = repsimc(*words, "--format", format)
+        assert ran.code == code, ran.err
+        if format == "junit":
+            assert ElementTree.fromstring(ran.out.encode())[0].attrib["name"] == (
+                f"repsimc {words[0]}"
+            )
+        elif format == "github":
+            assert all(line.startswith("::") for line in ran.out.splitlines())
+        else:
+            assert all({"name", "unit", "value"} <= set(one) for one in json.loads(ran.out))
+            assert json.loads(ran.out) or code == 2
+    ran = repsimc("inspect", bundle, "--format", format)
+    assert ran.code == 2 and "is for check, verify, bench and compile" in ran.err
+    assert ran.out == ""
+
+
+def test_an_error_before_anything_ran_has_its_format(repsimc: Call) -> None:
+    ran = repsimc("check", "--frobnicate", "--format=github")
+    assert ran.code == 2 and ran.out.startswith("::error title=check%3A UsageError::")
+
+
+def test_diff(repsimc: Call, bundle: Path, tmp_path: Path) -> None:
+    ran = repsimc("diff", bundle, bundle)
+    assert ran.code == 0 and "nothing differs" in ran.out
+    assert json.loads(repsimc("diff", bundle, bundle, "--format", "json").out)["same"] is True
+    ran = repsimc("diff", bundle, tmp_path / "none")
+    assert ran.code == 3 and "is not a bundle" in ran.err
