@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..reports.outcome import FAILED, PASSED, TOLD, UNDECIDED, Finding, Measured, Outcome
+from ..reports.outcome import FAILED, PASSED, TOLD, UNDECIDED, BuildFigure, Finding, Outcome
 from ..reports.table import Grid, figures, words
 from .judging import Check, amount_text, verdict_text
 from .verdicts import KEPT, MISSED, REGRESSED, SAME, TOO_FEW, TOO_NOISY
@@ -48,19 +48,19 @@ def check_outcome(found: Check) -> Outcome:
     ]
     findings += [Finding("note", TOLD, note) for note in found.notes]
     measured = [
-        Measured(f"{one.name}, lost", 1 - one.value, one.unit)
+        BuildFigure(f"{one.name}, lost", 1 - one.value, one.unit)
         if one.more_is_better
-        else Measured(one.name, one.value, one.unit)
+        else BuildFigure(one.name, one.value, one.unit)
         for one in found.measured.figures
     ]
     if uss := sorted(found.measured.uss_nbytes):
         measured.append(
-            Measured("memory, measured", uss[len(uss) // 2], "B", f"{uss[0]} to {uss[-1]}")
+            BuildFigure("memory, measured", uss[len(uss) // 2], "B", f"{uss[0]} to {uss[-1]}")
         )
     for yardstick, shares in found.measured.latency.items():
         clock = sorted(shares.clock)
         measured.append(
-            Measured(
+            BuildFigure(
                 f"latency / {yardstick}",
                 clock[len(clock) // 2],
                 "ratio",

@@ -37,7 +37,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BuildFigure:
     """One figure of which less is better."""
 
     name: str
@@ -52,7 +52,7 @@ class Outcome:
 
     command: str
     findings: tuple[Finding, ...] = ()
-    measured: tuple[Measured, ...] = ()
+    measured: tuple[BuildFigure, ...] = ()
 
 
 def error_outcome(command: str, error: RepsimcError) -> Outcome:
@@ -149,33 +149,33 @@ FORMATS: Mapping[str, Callable[[Outcome], str]] = {
 def verification_outcome(found: Sequence[OutputVerification]) -> Outcome:
     """A finding per output, and how much of its fidelity each lacks."""
     findings: list[Finding] = []
-    measured: list[Measured] = []
+    measured: list[BuildFigure] = []
     for item in found:
         one, name = item.fidelity, f"fidelity {item.model}/{item.fidelity.output}"
         text = f"{one.metric} {one.value:.6g}, floor {one.floor:g}, {one.frames} frames"
         findings.append(Finding(name, PASSED if one.met else FAILED, text))
-        measured.append(Measured(f"{name}, lost", 1 - one.value, "share"))
+        measured.append(BuildFigure(f"{name}, lost", 1 - one.value, "share"))
         if item.accuracy_compiled is not None:
             name = f"error rate {item.model}"
-            measured.append(Measured(name, 1 - item.accuracy_compiled, "share"))
+            measured.append(BuildFigure(name, 1 - item.accuracy_compiled, "share"))
     return Outcome("verify", tuple(findings), tuple(measured))
 
 
 def bench_outcome(result: BenchResult) -> Outcome:
     """The latency beside the models apart, whether that tells anything, and the figures."""
-    measured: list[Measured] = []
+    measured: list[BuildFigure] = []
     for name, side in (("merged", result.merged), ("apart", result.apart)):
         if side is None:
             continue
         low, high = side.latency.p10_seconds, side.latency.p90_seconds
         spread = f"p90 {1e3 * high:.4g}"
-        measured.append(Measured(f"latency {name}, p10", 1e3 * low, "ms", spread))
+        measured.append(BuildFigure(f"latency {name}, p10", 1e3 * low, "ms", spread))
         if side.memory is not None:
-            measured.append(Measured(f"memory {name}", side.memory.uss_nbytes, "B"))
+            measured.append(BuildFigure(f"memory {name}", side.memory.uss_nbytes, "B"))
     findings: list[Finding] = []
     if (ratio := result.ratio) is not None:
         spread = f"{ratio.low:.3f} to {ratio.high:.3f}"
-        measured.insert(0, Measured("latency merged / apart", ratio.value, "ratio", spread))
+        measured.insert(0, BuildFigure("latency merged / apart", ratio.value, "ratio", spread))
         state = UNDECIDED if result.doubt else PASSED
         text = result.doubt or f"{ratio.value:.3f} ({spread})"
         findings.append(Finding("latency merged / apart", state, text))
@@ -200,4 +200,4 @@ def report_outcome(report: Report) -> Outcome:
     ]
     if not report.sizes_unknown:
         measured.append(("MACs", report.macs_after, "MACs"))
-    return Outcome("compile", tuple(findings), tuple(Measured(*one) for one in measured))
+    return Outcome("compile", tuple(findings), tuple(BuildFigure(*one) for one in measured))

@@ -18,8 +18,8 @@ from repsimc.compiler.reports.outcome import (
     PASSED,
     TOLD,
     UNDECIDED,
+    BuildFigure,
     Finding,
-    Measured,
     Outcome,
     bench_outcome,
     error_outcome,
@@ -43,7 +43,7 @@ OUTCOME = Outcome(
         Finding("noise", UNDECIDED, EVIL),
         Finding("note", TOLD, EVIL),
     ),
-    (Measured(EVIL, 0.5, "ms", "0.4 to 0.6"), Measured("lost", math.nan, "share")),
+    (BuildFigure(EVIL, 0.5, "ms", "0.4 to 0.6"), BuildFigure("lost", math.nan, "share")),
 )
 
 
