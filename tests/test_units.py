@@ -16,6 +16,7 @@ from repsimc.compiler.units import (
     parse_bytes,
     parse_duration,
     parse_macs,
+    parse_share,
     parse_sizes,
     printable,
     printable_line,

@@ -5,14 +5,19 @@ from __future__ import annotations
 from ..reports.outcome import FAILED, PASSED, TOLD, UNDECIDED, BuildFigure, Finding, Outcome
 from ..reports.table import Grid, figures, words
 from .judging import Check, amount_text, verdict_text
-from .verdicts import KEPT, MISSED, REGRESSED, SAME, TOO_FEW, TOO_NOISY
+from .verdicts import KEPT, MISSED, REGRESSED, SAME, TOO_FEW, TOO_NOISY, Verdict
 
 
 def check_grid(found: Check) -> Grid:
     """A row per figure: what it was, what it is, the verdict and why."""
     measured = found.measured
+    # A first baseline has nothing to be held against: what it is made of is shown.
+    verdicts = found.verdicts or tuple(
+        Verdict(one.name, one.unit, None, one.value, "measured") for one in measured.figures
+    )
+    held = "held against the baseline and what was asked for" if found.verdicts else "measured"
     return Grid(
-        f"{len(found.verdicts)} figures held against the baseline and what was asked for",
+        f"{len(verdicts)} figures {held}",
         words("figure") + figures("before", "now") + words("verdict", "why"),
         tuple(
             (
@@ -22,7 +27,7 @@ def check_grid(found: Check) -> Grid:
                 one.verdict,
                 one.why,
             )
-            for one in found.verdicts
+            for one in verdicts
         ),
         summary=(
             f"latency in {len(next(iter(measured.latency.values())).clock)} fresh processes on "

@@ -43,6 +43,7 @@ def test_without_a_baseline_nothing_is_judged(measured: Check) -> None:
     figures = {one.name: one.value for one in measured.measured.figures}
     assert figures["operators"] == 2 and figures["memory, predicted"] == 3000
     assert list(measured.measured.latency) == [FIXED]
+    assert {row[3] for row in check_grid(measured).rows} == {"measured"}
 
 
 def test_one_round_is_too_few(bundle: Bundle, measured: Check) -> None:
