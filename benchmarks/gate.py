@@ -147,9 +147,9 @@ def alarms(checks: Sequence[Check]) -> int:
 
 def measure(quick: bool) -> list[Record]:
     """All figures; a quick round has one gate of each kind, and the bars of as many."""
-    times, options = (
-        (2, GateOptions(rounds=6, runs=40, repeats=1)) if quick else (10, GateOptions())
-    )
+    times, options = 10, GateOptions()
+    if quick:
+        times, options = 1, GateOptions(rounds=6, runs=40, repeats=1)
     with tempfile.TemporaryDirectory(prefix="repsimc-gate-") as scratch:
         folder = Path(scratch)
         bundle = compiled(

@@ -26,11 +26,6 @@ class Shift:
     low: float
     high: float
 
-    @property
-    def half_width(self) -> float:
-        """How far the interval reaches from the value, at its longer side."""
-        return max(self.high - self.value, self.value - self.low)
-
 
 def shift_of(now: Sequence[float], before: Sequence[float]) -> Shift | None:
     """The shift from `before` to `now`; None where there are too few values to tell anything."""

@@ -116,7 +116,8 @@ def judge_latency(
     if not busy and found.high < 0 and found.value < -bound and used.value < -bound / 2:
         return replace(verdict, verdict=IMPROVED)
     # Nothing beyond the limit in sight, and the interval is narrow enough to see it.
-    if found.value <= bound and found.half_width <= bound and (not busy or found.value >= -bound):
+    reach = found.high - found.value
+    if found.value <= bound and reach <= bound and (not busy or found.value >= -bound):
         return verdict
     if busy:
         told += f"; other programs had the cores {' and '.join(busy)}"
