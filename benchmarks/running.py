@@ -28,7 +28,7 @@ from repsimc.runtime.ort import session_options
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 WARMUP = 5
-# A threshold that glibc would raise by chance, see runtime/bench.
+# A threshold that glibc would raise by chance, see runtime/rig.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 

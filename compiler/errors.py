@@ -32,6 +32,18 @@ class BudgetError(RepsimcError):
     exit_code = 5
 
 
+class RegressionError(RepsimcError):
+    """A figure of a bundle that is worse than its baseline allows."""
+
+    exit_code = 7
+
+
+class UndecidedError(RepsimcError):
+    """Figures that scatter too much, or are too few, to be judged: no regression was seen."""
+
+    exit_code = 8
+
+
 __all__ = [
     "BackendError",
     "BudgetError",
@@ -39,6 +51,8 @@ __all__ = [
     "FidelityError",
     "InternalFault",
     "ModelError",
+    "RegressionError",
     "RepsimcError",
+    "UndecidedError",
     "UsageError",
 ]

@@ -139,6 +139,20 @@ def parse_macs(text: str) -> MacsLimit:
     return MacsLimit(count=count)
 
 
+def parse_share(text: str, option: str) -> float:
+    """A share from '5%' or '0.05', above 0 and at most 1. Raises UsageError."""
+    match = _SHARE.fullmatch(text)
+    if match is not None:
+        share = float(match.group(1)) / 100
+    else:
+        share = float(text) if _BARE.fullmatch(text) else 0.0
+    if not 0 < share <= 1:
+        raise UsageError(
+            f"{option} {text} is not a share above 0 and up to 1", "write it as 5% or 0.05"
+        )
+    return share
+
+
 def parse_seconds(text: str) -> float:
     """Seconds from '8ms', '500us' or '0.1s'. Raises UsageError."""
     match = _TIME.fullmatch(text)

@@ -8,7 +8,7 @@ class RepsimcError(Exception):
 
     `str(error)` is the message followed by the hint; the CLI prints it and exits with
     `exit_code` (1 internal error, 2 usage, 3 bad model or data, 4 fidelity floor not met,
-    5 budget not met, 6 backend missing).
+    5 budget not met, 6 backend missing, 7 regressed, 8 can't be judged).
     """
 
     exit_code = 1

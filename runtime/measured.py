@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .conditions import Watch
 from .memory import usage
 from .ort import import_onnxruntime, session_options
+from .yardstick import YARDSTICK_SHAPE, yardstick
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -32,6 +34,10 @@ _TRIVIAL = (
 )
 
 
+# Runs of the yardstick in one turn: beyond that a turn is long enough for anything.
+_MOST = 64
+
+
 class _Case:
     """Models that run one after another on one frame, each in a session of its own."""
 
@@ -40,7 +46,9 @@ class _Case:
         self._runs: list[tuple[onnxruntime.InferenceSession, Feeds]] = []
         for model in models:
             session = ort.InferenceSession(
-                model["path"], session_options(threads), providers=["CPUExecutionProvider"]
+                model.get("content") or model["path"],
+                session_options(threads),
+                providers=["CPUExecutionProvider"],
             )
             wanted = {value.name for value in session.get_inputs()}
             inputs: dict[str, str] = model["inputs"]
@@ -60,17 +68,49 @@ def _measure_memory(job: dict[str, Any], frame: Feeds) -> dict[str, Any]:
 
 
 def _measure_latency(job: dict[str, Any], frame: Feeds) -> dict[str, Any]:
-    """Seconds of every run of every case; cases take turns, so that drift hits all alike."""
+    """Seconds of every run of every case; cases take turns, so that drift hits all alike.
+
+    A job with a yardstick has it run as a last case, as often in a turn as the first case takes
+    time for: what disturbs the one then disturbs the other as likely.
+    """
     cases = [_Case(models, job["threads"], frame) for models in job["cases"]]
+    for case in cases:  # what is made in the first run is no part of the others
+        case.run()
+    times = [1] * len(cases)
+    if job.get("yardstick"):
+        cases.append(_yardstick(job["threads"]))
+        cases[-1].run()
+        first, last = (min(_timed(case, 1)[0] for _ in range(5)) for case in (cases[0], cases[-1]))
+        times.append(max(1, min(_MOST, round(first / last))))
     seconds: list[list[float]] = [[] for _ in cases]
-    order = list(zip(cases, seconds))
+    processor_seconds: list[list[float]] = [[] for _ in cases]
+    order = list(zip(cases, times, seconds, processor_seconds))
+    watch = Watch()
     for turn in range(job["warmup"] + job["runs"]):
-        for case, found in order if turn % 2 == 0 else reversed(order):
-            start = time.perf_counter()
-            case.run()
+        for case, often, found, processor in order if turn % 2 == 0 else reversed(order):
+            wall, used = _timed(case, often)
             if turn >= job["warmup"]:
-                found.append(time.perf_counter() - start)
-    return {"seconds": seconds}
+                found.append(wall / often)
+                processor.append(used / often)
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor_seconds,
+        "conditions": watch.saw().to_json(),
+    }
+
+
+def _timed(case: _Case, often: int) -> tuple[float, float]:
+    """Seconds on the clock, and of processor time, of so many runs of a case."""
+    start, used = time.perf_counter(), time.process_time()
+    for _ in range(often):
+        case.run()
+    return time.perf_counter() - start, time.process_time() - used
+
+
+def _yardstick(threads: int | None) -> _Case:
+    shape = YARDSTICK_SHAPE
+    models = [{"content": yardstick(), "inputs": {"x": "yardstick"}}]
+    return _Case(models, threads, {"yardstick": np.full(shape, 0.5, np.float32)})
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from repsimc.compiler.units import (
     parse_bytes,
     parse_duration,
     parse_macs,
+    parse_share,
     parse_sizes,
     printable,
     printable_line,
@@ -101,3 +102,14 @@ def test_sizes() -> None:
             parse_sizes([text])
     with pytest.raises(UsageError, match="two sizes"):
         parse_sizes(["x=1x3", "x=1x4"])
+
+
+@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.91", 0.91), ("100 %", 1), ("1", 1)])
+def test_shares(text: str, share: float) -> None:
+    assert parse_share(text, "--x") == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "5", "0", "0%", "101%", "-5%", "five", "nan", "1e-2"])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(UsageError, match="--x"):
+        parse_share(text, "--x")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ...runtime.bench import check_original
 from ...runtime.manifest import ModelEntry, TensorSpec
 from ...runtime.ort import import_onnxruntime, session_options
+from ...runtime.rig import check_original
 from ...runtime.session import Bundle
 from ..errors import BackendError, DataError, ModelError, UsageError
 from ..execution.executable import BATCH_NBYTES

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from . import baselines as cli_baselines
 from . import build as cli_build
 from . import bundle as cli_bundle
 from . import compile as cli_compile
@@ -31,7 +32,7 @@ app = typer.Typer(
     )
     + "\n\n"
     + "Exit codes: 0 done, 1 internal error, 2 usage, 3 bad model or data, 4 fidelity floor not "
-    "met, 5 budget not met, 6 backend missing.",
+    "met, 5 budget not met, 6 backend missing, 7 regressed, 8 can't be judged.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,6 +65,8 @@ app.command(epilog=cli_similarity.SIMILARITY_EXAMPLES)(cli_similarity.similarity
 app.command(epilog=cli_bundle.VERIFY_EXAMPLES)(cli_bundle.verify)
 app.command(epilog=cli_bundle.RUN_EXAMPLES)(cli_bundle.run)
 app.command(epilog=cli_bundle.BENCH_EXAMPLES)(cli_bundle.bench)
+app.command(epilog=cli_baselines.CHECK_EXAMPLES)(cli_baselines.check)
+app.command(epilog=cli_baselines.DIFF_EXAMPLES)(cli_baselines.diff)
 app.command(epilog=cli_build.BUILD_EXAMPLES)(cli_build.build)
 app.command(epilog=cli_build.EXPORT_EXAMPLES)(cli_build.export)
 app.command(epilog=cli_build.DOCTOR_EXAMPLES)(cli_build.doctor)

@@ -66,12 +66,13 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Compare every output of a bundle with the original's; exit 4 below the recorded floor."""
-    call = call_of(ctx).take(format, verbose, quiet)
+    call = call_of(ctx).take(format, verbose, quiet, judges=True)
     settings = load_config(config, Path.cwd())
     from ...runtime.session import load
     from ..bundle.verification import VerificationOptions, verify_bundle
     from ..frames.calibration import FrameOptions
     from ..reports.measurements import missed_floor, verification_grid, verification_json
+    from ..reports.outcome import verification_outcome
 
     opened = load(bundle)
     names = list(opened.models)
@@ -97,7 +98,7 @@ def verify(
     error = missed_floor(found)
     if error is not None:
         value |= {"error": error_json(error)}
-    call.show(value, verification_grid(found))
+    call.show(value, verification_grid(found), outcome=verification_outcome(found))
     if error is not None:
         # The result on stdout holds the error already: one JSON document per call.
         tell_error(error)
@@ -180,7 +181,8 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure latency and memory in fresh processes, the merged graph beside the models apart."""
-    call = call_of(ctx).take(format, verbose, quiet)
+    # Engines on a device have no models of ours beside them to be judged by.
+    call = call_of(ctx).take(format, verbose, quiet, judges=backend == "onnxruntime")
     if backend not in ("onnxruntime", "tensorrt"):
         raise UsageError(f"there is no backend '{backend}'", "there are onnxruntime, tensorrt")
     if backend == "tensorrt":
@@ -205,6 +207,7 @@ def bench(
     from ...runtime.bench import bench as measure
     from ...runtime.session import load
     from ..reports.measurements import bench_grid
+    from ..reports.outcome import bench_outcome
 
     opened = load(bundle)
     paths = None
@@ -220,7 +223,7 @@ def bench(
             paths,
             sizes=parse_sizes(size or []),
         )
-    call.show(result.to_json(), bench_grid(result))
+    call.show(result.to_json(), bench_grid(result), outcome=bench_outcome(result))
 
 
 def _bench_engines(

@@ -15,11 +15,14 @@ from .console import call_of
 from .options import SETTINGS, ConfigOption, FormatOption, Quiet, Verbose
 
 
-def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_settings(
+    *names: str, judges: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command for typer of a function `run(call, settings, its own options)`.
 
     It takes the function's own options, then the settings of these names, then --config,
-    --format, -v and -q. `settings` are what the command line says, then what the file does.
+    --format, -v and -q. `settings` are what the command line says, then what the file does. One
+    that `judges` shows an outcome too.
     """
 
     def command_of(run: Callable[..., None]) -> Callable[..., None]:
@@ -32,11 +35,11 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
             quiet: Quiet = False,
             **words: Any,
         ) -> None:
-            call = call_of(ctx).take(format, verbose, quiet)
+            call = call_of(ctx).take(format, verbose, quiet, judges)
             call.config = config
             said = {name: words.pop(name) for name in names}
             settings = load_config(config, Path.cwd(), said)
-            run(call.take(format or settings.format), settings, **words)
+            run(call.take(format or settings.format, judges=judges), settings, **words)
 
         context, *last, _ = inspect.signature(command, eval_str=True).parameters.values()
         _, _, *own = inspect.signature(run, eval_str=True).parameters.values()

@@ -27,6 +27,7 @@ COMPILE_EXAMPLES = examples(
     *("same_frames", "tie_inputs", "tie", "frame_axis", "size"),
     *("layout", "precision", "frames", "allow_script", "overwrite", "parse_memory"),
     "parse_seconds",
+    judges=True,
 )
 def compile(call: Call, settings: CommandSettings) -> None:
     """Merge models into one bundle that needs less memory and less compute than they do apart."""
@@ -42,6 +43,7 @@ def compile(call: Call, settings: CommandSettings) -> None:
 
     start()  # its imports go on beside ours
     from ..driver import compile_models
+    from ..reports.outcome import report_outcome
     from ..reports.precision import precision_grid
     from ..reports.rewrites import rewrites_grid
     from ..reports.table import fidelity_grid, report_grid
@@ -52,7 +54,11 @@ def compile(call: Call, settings: CommandSettings) -> None:
     value = {"plan": result.plan.to_json(), "bundle": str(written) if written else None}
     told = result.report
     grids = [f(told) for f in (report_grid, precision_grid, rewrites_grid, fidelity_grid)]
-    call.show(told.to_json() | value, *(grid for grid in grids if grid is not None))
+    call.show(
+        told.to_json() | value,
+        *(grid for grid in grids if grid is not None),
+        outcome=report_outcome(told),
+    )
     where = f"{written}/".replace("//", "/")
     call.say(f"bundle written to {where}" if written else "dry run: nothing was written")
 

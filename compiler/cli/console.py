@@ -25,6 +25,7 @@ from .shell import Stopped, discard
 
 if TYPE_CHECKING:
     from ..progress import Progress
+    from ..reports.outcome import Outcome
     from ..reports.table import Grid
 
 ERROR_SCHEMA = "repsimc.error/1"
@@ -39,6 +40,14 @@ class Format(str, Enum):  # noqa: UP042 (StrEnum is of Python 3.11; JetPack 6 ha
     table = "table"
     json = "json"
     markdown = "markdown"
+    github = "github"
+    junit = "junit"
+    gha_benchmark = "gha-benchmark"
+
+    @property
+    def for_builds(self) -> bool:
+        """Whether a build service reads it, of the commands that have an outcome."""
+        return self in (Format.github, Format.junit, Format.gha_benchmark)
 
     def __str__(self) -> str:
         return self.value
@@ -48,7 +57,8 @@ class Format(str, Enum):  # noqa: UP042 (StrEnum is of Python 3.11; JetPack 6 ha
 class Call:
     """What is true of a whole call: the form of its results, and how much it tells besides.
 
-    `doing` is the stage that it is in, in words; `config` the file of options that was named.
+    `doing` is the stage that it is in, in words; `config` the file of options that was named;
+    `command` the first word of the command line.
     """
 
     format: Format = Format.table
@@ -56,10 +66,26 @@ class Call:
     quiet: bool = False
     doing: str = ""
     config: Path | None = None
+    command: str = ""
 
-    def take(self, format: Format | None, verbose: bool = False, quiet: bool = False) -> Call:
-        """The call, with what a command was told on top."""
+    def take(
+        self,
+        format: Format | None,
+        verbose: bool = False,
+        quiet: bool = False,
+        judges: bool = False,
+    ) -> Call:
+        """The call, with what a command was told on top; one that `judges` has an outcome.
+
+        Raises UsageError for a format of outcomes where there is none.
+        """
         self.format = format or self.format
+        if self.format.for_builds and not judges:
+            told, self.format = self.format, Format.table
+            raise UsageError(
+                f"--format {told} is for check, verify, bench and compile",
+                "this command has table, json and markdown",
+            )
         self.verbose = verbose or self.verbose
         self.quiet = quiet or self.quiet
         return self
@@ -75,8 +101,12 @@ class Call:
         finally:
             found.done()
 
-    def show(self, value: dict[str, Any], *grids: Grid) -> None:
-        """Print a result: the grids as tables or Markdown, or the value as JSON."""
+    def show(self, value: dict[str, Any], *grids: Grid, outcome: Outcome | None = None) -> None:
+        """Print a result: the grids as tables or Markdown, the value as JSON, or the outcome."""
+        if self.format.for_builds:
+            assert outcome is not None
+            print_outcome(self.format, outcome)
+            return
         if self.format is Format.json:
             print(json_text(value))
             return
@@ -91,8 +121,8 @@ class Call:
                 print_grid(grid)
 
     def say(self, text: str) -> None:
-        """Print a line for people; JSON readers never see it."""
-        if self.format is not Format.json:
+        """Print a line for people; what programs read never has it."""
+        if self.format is not Format.json and not self.format.for_builds:
             print(printable(text))
 
     def warn(self, text: str) -> None:
@@ -120,6 +150,19 @@ class _Followed:
 
     def done(self) -> None:
         self.shown.done()
+
+
+def print_outcome(format: Format, outcome: Outcome) -> None:
+    """Print what a command found as a build service reads it; nothing leaves the encoding."""
+    from ..reports.outcome import FORMATS
+
+    text = FORMATS[format.value](outcome)
+    encoding = sys.stdout.encoding or "utf-8"
+    if "utf" not in encoding.lower():
+        # A document in XML says UTF-8 of itself, and has words of its own for other characters.
+        how = "xmlcharrefreplace" if format is Format.junit else "backslashreplace"
+        text = text.encode("ascii", how).decode()
+    print(text.encode("utf-8", "backslashreplace").decode(), end="")
 
 
 def json_text(value: Any) -> str:
@@ -178,9 +221,14 @@ def _told(error: BaseException, call: Call) -> int:
         _tell("".join(traceback.format_exception(error)).rstrip())
     shown = _as_shown(error, call)
     tell_error(shown)
-    if call.format is Format.json:
+    if call.format is Format.json or call.format.for_builds:
         try:
-            print(json_text({"schema": ERROR_SCHEMA, "error": error_json(shown)}))
+            if call.format.for_builds:
+                from ..reports.outcome import error_outcome
+
+                print_outcome(call.format, error_outcome(call.command, shown))
+            else:
+                print(json_text({"schema": ERROR_SCHEMA, "error": error_json(shown)}))
             sys.stdout.flush()
         except OSError:
             discard("stdout")
@@ -226,11 +274,13 @@ def _shortened(text: str) -> str:
 def _asked(arguments: Sequence[str]) -> Call:
     """What the raw command line asks for: a command line that can't be parsed has a form too."""
     words = list(arguments)
-    as_json = "--format=json" in words or any(
-        pair == ("--format", "json") for pair in pairwise(words)
-    )
+    # Of two the last counts, as it does for the command.
+    said = [pair[1] for pair in pairwise([*words, ""]) if pair[0] == "--format"]
+    said += [word.partition("=")[2] for word in words if word.startswith("--format=")]
+    known = [Format(word) for word in said if word in tuple(Format)]
     return Call(
-        Format.json if as_json else Format.table,
+        known[-1] if known else Format.table,
+        command=words[0] if words else "",
         verbose=bool({"-v", "--verbose"} & set(words)),
         quiet=bool({"-q", "--quiet"} & set(words)),
     )

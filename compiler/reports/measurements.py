@@ -159,30 +159,42 @@ def bench_grid(result: BenchResult) -> Grid:
         sides.append(("apart", result.apart))
     rows = [_side_row(name, side) for name, side in sides]
     threads = "all cores" if result.threads is None else f"threads: {result.threads}"
+    summary = [
+        f"fed with {result.frame}; processor is p10 of the time on all threads, memory is USS "
+        "above an empty process",
+        f"the machine: {result.conditions}",
+    ]
+    if (ratio := result.ratio) is not None:
+        summary.insert(
+            0,
+            f"latency, merged / apart: {ratio.value:.3f} of the p10s ({ratio.low:.3f} to "
+            f"{ratio.high:.3f} with {100 * ratio.confidence:g} % confidence)",
+        )
     return Grid(
         f"one frame through all models: {result.runs} runs, {threads}, "
         f"ONNX Runtime {result.onnxruntime}",
-        words("") + figures("p50", "p90", "p99", "mean", "memory, measured", "predicted"),
+        words("") + figures("p10", "p50", "p90", "p99", "processor", "memory", "predicted"),
         tuple(rows),
         total=None if result.apart is None else _share_row(result.merged, result.apart),
-        summary=(f"fed with {result.frame}; memory is USS above an empty process",),
-        notes=result.notes,
+        summary=tuple(summary),
+        notes=(*result.notes, *([result.doubt] if result.doubt else [])),
     )
 
 
 def _side_row(name: str, side: Side) -> tuple[str, ...]:
-    *_, measured, predicted = _figures(side)
+    *seconds, measured, predicted = _figures(side)
     return (
         name,
-        *(f"{1000 * seconds:.3g} ms" for seconds in astuple(side.latency)),
+        *("-" if value is None else f"{1000 * value:.3g} ms" for value in seconds),
         *("-" if nbytes is None else format_bytes(nbytes) for nbytes in (measured, predicted)),
     )
 
 
 def _figures(side: Side) -> tuple[float | None, ...]:
-    """Seconds at the percentiles and their mean; bytes measured and predicted."""
+    """Seconds at the percentiles and of the processor; bytes measured and predicted."""
+    *percentiles, _ = astuple(side.latency)
     measured = None if side.memory is None else side.memory.uss_nbytes
-    return (*astuple(side.latency), measured, side.predicted_nbytes)
+    return (*percentiles, side.processor.p10_seconds, measured, side.predicted_nbytes)
 
 
 def _share_row(merged: Side, apart: Side) -> tuple[str, ...]:

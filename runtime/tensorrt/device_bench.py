@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bench import NOISE, Latency, check_original, with_noise
 from ..errors import ModelError, RepsimcError
 from ..feeds import one_frame
 from ..files import read_manifest
 from ..json_values import JsonValue
 from ..manifest import Manifest, ModelEntry
 from ..memory import release_memory
+from ..rig import NOISE, check_original, with_noise
+from ..timing import Latency
 from ..wire import GraphFile
 from .building import BuildOptions, EngineGraph, Stages, build_job, chosen, engine_file_of
 from .checking import read_references

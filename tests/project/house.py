@@ -26,6 +26,7 @@ COLUMN: tuple[tuple[str, ...], ...] = (
     ("compiler.planning",),
     ("compiler.reports",),
     ("compiler.similarity", "compiler.bundle"),
+    ("compiler.gate",),
     ("compiler.driver",),
     ("compiler.explore",),
     ("compiler.depth",),

@@ -11,9 +11,10 @@ import pytest
 from repsimc.compiler.frontends.join import join
 from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.program import Program
-from repsimc.runtime import bench as module
-from repsimc.runtime.bench import GIVEN, NOISE, BenchOptions, bench, check_original
+from repsimc.runtime import rig as module
+from repsimc.runtime.bench import BenchOptions, bench
 from repsimc.runtime.errors import BackendError, ModelError, UsageError
+from repsimc.runtime.rig import GIVEN, NOISE, check_original
 from repsimc.runtime.session import load
 from tests.programs import model_of_text
 from tests.runtime.bundles import NEGATIVE, PLAIN, bundled
@@ -68,6 +69,23 @@ def test_merged_beside_apart_measured_beside_predicted(tmp_path: Path) -> None:
     data = json.loads(json.dumps(result.to_json()))
     assert data["schema"] == "repsimc.bench/1"
     assert data["merged"]["memory"]["uss_nbytes"] == result.merged.memory.uss_nbytes
+    assert data["merged"]["uss_nbytes"] == [result.merged.memory.uss_nbytes]
+
+
+def test_every_run_is_told_and_the_ratio_with_its_doubt(pair: Path) -> None:
+    result = bench(pair, BenchOptions(runs=5, warmup=0, threads=1, repeats=1))
+    assert result.ratio is not None and result.apart is not None
+    assert result.ratio.low <= result.ratio.value <= result.ratio.high
+    assert "5 runs are too few to tell" in result.doubt
+    data = json.loads(json.dumps(result.to_json()))
+    for side in ("merged", "apart"):
+        samples = data[side]["samples"]
+        assert [len(samples[key]) for key in ("seconds", "processor_seconds")] == [5, 5]
+        assert min(samples["seconds"]) <= data[side]["latency"]["p10_seconds"]
+        assert data[side]["processor"]["p10_seconds"] > 0
+    ratio = result.merged.latency.p10_seconds / result.apart.latency.p10_seconds
+    assert data["ratio"]["value"] == pytest.approx(ratio)
+    assert data["conditions"]["cores"] >= 1
 
 
 def test_a_given_frame_and_a_missing_original(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
