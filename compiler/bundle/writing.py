@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ... import __version__
-from ...runtime.files import file_entry, is_utf8, read_manifest
+from ...runtime.files import check_files, file_entry, is_utf8, read_manifest
 from ...runtime.manifest import (
     DTYPES,
     GRAPH,
@@ -54,7 +54,7 @@ class BundleContents:
     output) go into the manifest, as do the `layout` and the `precision` that the bundle is meant
     for; any but fp32 puts a graph in half precision beside the plain one. `references` are what
     engines will be checked against. `check` is asked whether the finished folder may be put in
-    place, and raises if not.
+    place, and raises if not. `made_from` is the digest of what the compilation was made from.
     """
 
     program: Program
@@ -68,13 +68,16 @@ class BundleContents:
     precision: str = "fp32"
     references: References | None = None
     check: Callable[[Path], None] | None = None
+    made_from: str = ""
 
 
 def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = False) -> Path:
     """The folder `directory`, holding the contents as a bundle that `repsimc.load` opens.
 
     All is written into a hidden folder beside `directory`, which then takes its place, so that
-    whatever happens there is either the old bundle or the new. Equal contents give equal bytes.
+    whatever happens there is either the old bundle or the new. Equal contents give equal bytes,
+    wherever the folder is. A bundle of the same bytes stays, engines and all, and its manifest is
+    touched; of another, files whose bytes are the same keep their times.
     Raises UsageError if `directory` exists and is not empty, unless it is a bundle and
     `overwrite` is given; or if it cannot be written, say because the disk is full.
     """
@@ -91,14 +94,18 @@ def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = Fa
             raise_opset(program, opset_of_stored(program), "the bundle")
             narrow_integers(program)
             ready = replace(contents, program=program)
-            _fill(partial, manifest_of(ready, target), ready)
+            _fill(partial, manifest_of(ready), ready)
             if contents.check is not None:
                 contents.check(partial)
             (partial / _MARK).unlink()
             sync(partial)
             check_output(target, overwrite)
-            put_in_place(partial, target)
-            sync(target.parent)
+            if holds_the_same(target, partial):
+                touch_manifest(target)
+            else:
+                _keep_times(partial, target)
+                put_in_place(partial, target)
+                sync(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
@@ -135,15 +142,15 @@ def check_output(directory: Path, overwrite: bool) -> None:
         )
 
 
-def manifest_of(contents: BundleContents, directory: Path) -> Manifest:
-    """The manifest of the contents as a bundle at `directory`; its `files` are still empty.
+def manifest_of(contents: BundleContents) -> Manifest:
+    """The manifest of the contents as a bundle; its `files` are still empty.
 
     Raises ModelError if an input has a type that the runtime has no word for.
     """
     program, references = contents.program, contents.references
     return Manifest(
         models=tuple(
-            _model_entry(program, model, directory, contents.fidelity.get(model.name, ()))
+            _model_entry(program, model, contents.fidelity.get(model.name, ()))
             for model in program.models.values()
         ),
         files={},
@@ -159,6 +166,7 @@ def manifest_of(contents: BundleContents, directory: Path) -> Manifest:
             for (model, own), sizes in told_sizes(program).items()
             if sizes is not None
         },
+        made_from=contents.made_from,
     )
 
 
@@ -212,11 +220,45 @@ def _check_model(path: Path) -> None:
         raise InternalFault(f"the merged graph does not pass onnx.checker: {error}") from error
 
 
+# -- what is there already -----------------------------------------------------------------
+
+
+def holds_the_same(target: Path, other: Path) -> bool:
+    """True if the bundle at `target` is whole, and of the bytes of the bundle at `other`."""
+    try:
+        if (target / MANIFEST).read_bytes() != (other / MANIFEST).read_bytes():
+            return False
+        check_files(target, read_manifest(target))
+    except (ModelError, OSError):
+        return False
+    return True
+
+
+def touch_manifest(bundle: Path) -> None:
+    """Say by the manifest's time that the bundle was found to be up to date now. Raises OSError.
+
+    Make calls again what is older than its inputs; all other files keep their times, for what
+    is built from them.
+    """
+    os.utime(bundle / MANIFEST)
+
+
+def _keep_times(partial: Path, target: Path) -> None:
+    """Give new files the times of those of `target` with the same name and the same bytes."""
+    for path in partial.iterdir():
+        old = target / path.name
+        if path.name == MANIFEST or not old.is_file() or old.stat().st_size != path.stat().st_size:
+            continue
+        if file_entry(old) == file_entry(path):
+            found = old.stat()
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
 # -- the manifest ------------------------------------------------------------------------
 
 
 def _model_entry(
-    program: Program, model: Model, directory: Path, fidelity: Sequence[Mapping[str, Any]]
+    program: Program, model: Model, fidelity: Sequence[Mapping[str, Any]]
 ) -> ModelEntry:
     values = program.values()
     own = {*model.inputs.values()}.union(*(m.optional.values() for m in program.models.values()))
@@ -225,7 +267,6 @@ def _model_entry(
         name=model.name,
         source=SourceFile(
             file=_unicode(model.source.path.name),
-            path=_relative(model.source.path, directory),
             sha256=model.source.sha256,
             nbytes=model.source.nbytes,
         ),
@@ -238,14 +279,6 @@ def _model_entry(
         unused=tuple(name for name, value in model.inputs.items() if value not in behind),
         fidelity=tuple(dict(entry) for entry in fidelity),
     )
-
-
-def _relative(path: Path, directory: Path) -> str:
-    try:
-        found = Path(os.path.relpath(path.resolve(), directory)).as_posix()
-    except ValueError:  # Windows, another drive
-        found = path.resolve().as_posix()
-    return _unicode(found)
 
 
 def _unicode(name: str) -> str:
