@@ -100,8 +100,8 @@ def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = Fa
             (partial / _MARK).unlink()
             sync(partial)
             check_output(target, overwrite)
-            if holds_the_same(target, partial):
-                touch_manifest(target)
+            if _holds_the_same(target, partial):
+                os.utime(target / MANIFEST)  # Make calls again what is older than its inputs
             else:
                 _keep_times(partial, target)
                 put_in_place(partial, target)
@@ -223,7 +223,7 @@ def _check_model(path: Path) -> None:
 # -- what is there already -----------------------------------------------------------------
 
 
-def holds_the_same(target: Path, other: Path) -> bool:
+def _holds_the_same(target: Path, other: Path) -> bool:
     """True if the bundle at `target` is whole, and of the bytes of the bundle at `other`."""
     try:
         if (target / MANIFEST).read_bytes() != (other / MANIFEST).read_bytes():
@@ -232,15 +232,6 @@ def holds_the_same(target: Path, other: Path) -> bool:
     except (ModelError, OSError):
         return False
     return True
-
-
-def touch_manifest(bundle: Path) -> None:
-    """Say by the manifest's time that the bundle was found to be up to date now. Raises OSError.
-
-    Make calls again what is older than its inputs; all other files keep their times, for what
-    is built from them.
-    """
-    os.utime(bundle / MANIFEST)
 
 
 def _keep_times(partial: Path, target: Path) -> None:

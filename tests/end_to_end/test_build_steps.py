@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -63,3 +66,62 @@ def test_the_same_inputs_give_the_same_bytes_wherever_they_and_the_bundle_lie(
     assert verify_bundle(load(two / second), one / "frames.npz")
     measured = bench(load(two / second), BenchOptions(runs=1, warmup=0, repeats=1))
     assert measured.apart is not None
+
+
+def test_files_whose_bytes_stay_keep_their_times(family: Path, tmp_path: Path) -> None:
+    models = moved(family, tmp_path / "models")
+    bundle = compiled(models, tmp_path / "bundle")
+    (bundle / "engines").mkdir()
+    before = content(bundle)
+    for name in before:
+        os.utime(bundle / name, (1e9, 1e9))
+    compiled(models, bundle, overwrite=True)  # the same bytes: what lies beside them stays
+    (bundle / "engines").rmdir()
+    assert content(bundle) == before
+    times = {name: (bundle / name).stat().st_mtime for name in before}
+    assert times.pop("manifest.json") > 1e9 + 1
+    assert set(times.values()) == {1e9}
+
+    compiled(models, bundle, overwrite=True, confidence=0.9)
+    after = content(bundle)
+    for name in before:
+        kept = (bundle / name).stat().st_mtime == 1e9
+        assert kept is (after[name] == before[name] and name != "manifest.json"), name
+    assert after["merged.onnx"] == before["merged.onnx"]
+    assert after["report.json"] != before["report.json"]
+
+
+# Whatever of these was imported would fail.
+LIGHT = """
+import sys
+for heavy in ("onnx", "onnxruntime", "onnx_graphsurgeon", "scipy", "networkx", "PIL"):
+    sys.modules[heavy] = None
+from repsimc.compiler.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def call(*words: str, program: str = "from repsimc.compiler.cli.main import main; main()") -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_step_that_has_nothing_to_do_loads_nothing_heavy(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(moved(family, tmp_path / "models"))
+    words = ["compile", "a.onnx", "b.onnx", "--calib", "frames.npz", "--frames", "100"]
+    words += ["--min-fidelity", "0.9", "-o", "../bundle", "--depfile", "../bundle.d", "-q"]
+    assert call(*words).endswith("bundle written to ../bundle/\n")
+    depfile = (tmp_path / "bundle.d").read_text()
+    assert depfile.startswith("../bundle/manifest.json: \\\n  a.onnx \\\n  b.onnx \\\n  b.bin \\\n")
+    (tmp_path / "bundle.d").unlink()
+    assert call(*words, program=LIGHT) == "nothing to do: ../bundle/ is up to date\n"
+    assert (tmp_path / "bundle.d").read_text() == depfile
+    data = bytearray((tmp_path / "models" / "b.bin").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "models" / "b.bin").write_bytes(data)
+    assert call(*words, "--overwrite").endswith("bundle written to ../bundle/\n")
