@@ -69,14 +69,15 @@ def compile(
 
         chosen(options.only, options.without)  # told now, not after models were read
     inputs = None
-    if options.output is not None and not options.dry_run:
+    output = None if options.dry_run else options.output
+    if output is not None:
         from ..bundle.compile_inputs import inputs_of
 
         inputs = inputs_of(options, config=config_file(call.config, Path()))
-        options = _against(options, options.output, inputs, depfile)
-        if not force and _nothing_to_do(call, options, options.output, inputs, depfile):
+        options = _against(options, output, inputs, depfile)
+        if not force and _nothing_to_do(call, options, output, inputs, depfile):
             return
-        _refuse_present(options.output, options.overwrite)
+        _refuse_present(output, options.overwrite)
     elif depfile is not None:
         raise UsageError("a dry run writes nothing", "leave out --depfile or --dry-run")
     from ..isolation.process import start

@@ -71,8 +71,8 @@ def test_the_same_inputs_give_the_same_bytes_wherever_they_and_the_bundle_lie(
 def test_files_whose_bytes_stay_keep_their_times(family: Path, tmp_path: Path) -> None:
     models = moved(family, tmp_path / "models")
     bundle = compiled(models, tmp_path / "bundle")
-    (bundle / "engines").mkdir()
     before = content(bundle)
+    (bundle / "engines").mkdir()
     for name in before:
         os.utime(bundle / name, (1e9, 1e9))
     compiled(models, bundle, overwrite=True)  # the same bytes: what lies beside them stays
