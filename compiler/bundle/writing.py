@@ -17,10 +17,12 @@ import onnx_graphsurgeon as gs
 
 from ... import __version__
 from ...runtime.files import check_files, file_entry, is_utf8, read_manifest
+from ...runtime.json_reader import Reader, read_json
 from ...runtime.manifest import (
     DTYPES,
     GRAPH,
     MANIFEST,
+    MAX_NBYTES,
     MERGED,
     PLAN,
     REFERENCES,
@@ -38,11 +40,16 @@ from ..graph.dequantising import opset_of_stored
 from ..graph.export import any_rank_allowed, write_model
 from ..graph.opaque import NonTensorValue
 from ..graph.program import Model, Program, node_inputs
+from ..reports.report import SCHEMA as REPORT_SCHEMA
 from .lowering import is_quantised, narrow_integers, to_half
 from .references import References, write_references
 from .segments import segments_of
 
 HALF = "half"  # stem of the graph in half precision
+# What a folder holds that is left of a bundle; weights of a large graph are in files beside it.
+_NAMES = frozenset(
+    {GRAPH, f"{GRAPH}.data", f"{HALF}.onnx", f"{HALF}.onnx.data", PLAN, REPORT, REFERENCES}
+)
 _MARK = ".being-written"  # tells our unfinished folders from anyone else's
 
 
@@ -132,7 +139,7 @@ def check_output(directory: Path, overwrite: bool) -> None:
         raise UsageError(f"{directory} exists and is no folder", "choose another output folder")
     if not any(directory.iterdir()):
         return
-    if not _is_bundle(directory):
+    if not _is_bundle(directory) and not _is_left_of_one(directory):
         raise UsageError(
             f"{directory} exists and is not a repsimc bundle", "choose another output folder"
         )
@@ -358,6 +365,22 @@ def _is_bundle(directory: Path) -> bool:
     except (RepsimcError, OSError):
         return False
     return True
+
+
+def _is_left_of_one(directory: Path) -> bool:
+    """True for a bundle without its manifest, which Ninja removes when it is interrupted.
+
+    Its report is one of ours, and nothing else lies there.
+    """
+    if not {path.name for path in directory.iterdir()} <= _NAMES:
+        return False
+    try:
+        with (directory / REPORT).open("rb") as file:
+            report = read_json(file.read(MAX_NBYTES), REPORT, "")
+        schema = Reader(REPORT, "", report).get("schema", Reader.text)
+    except (ModelError, OSError):
+        return False
+    return schema == REPORT_SCHEMA
 
 
 def _remove_leftovers(target: Path) -> None:

@@ -183,6 +183,25 @@ def test_a_foreign_folder_is_never_replaced(tmp_path: Path, manifest: str | None
     assert (tmp_path / "bundle" / "thesis.tex").read_text() == "years of work"
 
 
+def test_what_is_left_of_a_bundle_without_its_manifest_may_be_replaced(tmp_path: Path) -> None:
+    # Ninja removes the outputs of a step that it interrupts.
+    path = bundled(tmp_path, tied_pair(), report={"schema": "repsimc.report/1"})
+    (path / "manifest.json").unlink()
+    (path / "merged.onnx").unlink()
+    with pytest.raises(UsageError, match="bundle exists") as caught:
+        check_output(path, overwrite=False)
+    assert "may be replaced" in caught.value.hint
+    (path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="is not a repsimc bundle"):
+        check_output(path, overwrite=True)
+    (path / "notes.txt").unlink()
+    bundled(tmp_path, joined(c=NEGATIVE), overwrite=True, report={"schema": "another"})
+    assert load(path).models == ("c",)
+    (path / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="is not a repsimc bundle"):
+        check_output(path, overwrite=True)
+
+
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bundle").write_text("")
     with pytest.raises(UsageError, match="is no folder"):
