@@ -42,7 +42,21 @@ def test_a_bundle_is_whole_if_every_file_is(tmp_path: Path, name: str) -> None:
     content = (path / name).read_bytes()
     (path / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert not is_whole(path, manifest)
+    os.utime(path / name, (1e9, 1e9))  # of its size, and older than the manifest: taken for whole
+    assert is_whole(path, manifest)
+    (path / name).write_bytes(content + b"\0")
+    os.utime(path / name, (1e9, 1e9))
+    assert not is_whole(path, manifest)
     (path / name).unlink()
+    assert not is_whole(path, manifest)
+
+
+def test_a_file_that_leads_out_of_the_bundle_is_not_one_of_it(tmp_path: Path) -> None:
+    path = bundled(tmp_path, tied_pair(), made_from=DIGEST)
+    manifest = bundle_from(path, made())
+    assert manifest is not None
+    (path / "plan.json").rename(tmp_path / "plan.json")
+    (path / "plan.json").symlink_to(tmp_path / "plan.json")
     assert not is_whole(path, manifest)
 
 
