@@ -27,6 +27,7 @@ SHIPPED = ROOT / "repsimc" / "cmake"
 EXAMPLE = ROOT / "examples" / "integration"
 BIN = Path(sys.executable).parent
 REPSIMC = BIN / "repsimc"
+PATH = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # the extra `dev` brings CMake and Ninja
 DIGITS = ("digit.onnx", "parity.onnx", "frames.npz", "labelled.npz")
 COMPILING, NOTHING = "Compiling the bundle", "nothing to do"
 STAND_IN = Path(__file__).with_name("onnxruntime_cxx_api.h")
@@ -34,20 +35,19 @@ STAND_IN = Path(__file__).with_name("onnxruntime_cxx_api.h")
 
 def need(*tools: str) -> None:
     for tool in tools:
-        if shutil.which(tool) is None:
+        if shutil.which(tool, path=PATH) is None:
             pytest.skip(f"there is no {tool} here")
 
 
 def call(*words: object, cwd: Path | None = None, ok: bool = True) -> str:
     """What a command prints, errors too; it has to end well unless told otherwise."""
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         [str(word) for word in words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PATH": PATH, "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert (done.returncode == 0) is ok, done.stdout
