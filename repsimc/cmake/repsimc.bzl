@@ -22,10 +22,13 @@ def _repsimc_bundle_impl(ctx):
     words.add(ctx.attr.tool)
     words.add("compile")
     words.add_all([model.path for model in ctx.files.models])
-    for index, frames in enumerate(ctx.files.calib):
-        model = ctx.attr.calib_of[index] if ctx.attr.calib_of else ""
-        words.add("--calib")
-        words.add((model + "=" if model else "") + frames.path)
+    for target, names in ctx.attr.calib.items():
+        found = target.files.to_list()
+        if len(found) != 1:
+            fail("calib: name one file or folder, not a group of files")
+        for model in names.split(" "):
+            words.add("--calib")
+            words.add((model + "=" if model else "") + found[0].path)
     for flag, file in (("--config", ctx.file.config), ("--plan", ctx.file.plan)):
         if file:
             words.add(flag)
@@ -54,8 +57,7 @@ _repsimc_bundle = rule(
     implementation = _repsimc_bundle_impl,
     attrs = {
         "models": attr.label_list(allow_files = True),
-        "calib": attr.label_list(allow_files = True),
-        "calib_of": attr.string_list(),
+        "calib": attr.label_keyed_string_dict(allow_files = True),
         "data": attr.label_list(allow_files = True),
         "config": attr.label(allow_single_file = True),
         "plan": attr.label(allow_single_file = True),
@@ -71,8 +73,10 @@ def repsimc_bundle(name, models = [], calib = [], **options):
 
     Further options: budget, precision, plan, config, flags, data (further inputs), tool.
     """
-    of = []
+    of = {}  # the models of each set of frames; a set is named once, whoever takes it
     if type(calib) == "dict":
-        of = list(calib.keys())
-        calib = list(calib.values())
-    _repsimc_bundle(name = name, models = models, calib = calib, calib_of = of, **options)
+        for model, frames in calib.items():
+            of[frames] = of[frames] + " " + model if frames in of else model
+    else:
+        of = {frames: "" for frames in calib}
+    _repsimc_bundle(name = name, models = models, calib = of, **options)

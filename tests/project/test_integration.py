@@ -1,7 +1,7 @@
 """Bundles in other people's builds: what is shipped for them, and examples/integration, run.
 
-What is missing here (CMake, Ninja, Make, a C++ compiler, systemd, ONNX Runtime's headers) is
-skipped by name. No container, no Bazel and no GitHub runner is started: what they would call is.
+What is missing here (CMake, Ninja, Make, a C++ compiler, Bazel, systemd, ONNX Runtime's headers) is
+skipped by name. No container and no GitHub runner is started: what they would call is.
 """
 
 from __future__ import annotations
@@ -266,7 +266,10 @@ class Bazel:
         attr = SimpleNamespace(
             **{
                 kind: lambda default=None, **_: default
-                for kind in ("label_list", "string_list", "label", "string")
+                for kind in (
+                    *("label_list", "string_list", "label", "string"),
+                    "label_keyed_string_dict",
+                )
             }
         )
         self.scope = starlark(
@@ -283,7 +286,10 @@ class Bazel:
     def rule(self, implementation: Callable[..., Any], attrs: dict[str, Any]) -> Callable[..., Any]:
         def target(name: str, **given: Any) -> None:
             assert set(given) <= set(attrs), "an attribute that the rule does not have"
-            lists = {key: given.get(key, []) for key in ("models", "calib", "data")}
+            frames = given.pop("calib")
+            lists = {"models": given.get("models", []), "calib": list(frames)}
+            lists["data"] = given.get("data", [])
+            targets = {Target(self.file(one)): names for one, names in frames.items()}
             actions = SimpleNamespace(
                 declare_directory=lambda name: self.file(f"out/{name}"),
                 args=Words,
@@ -295,6 +301,7 @@ class Bazel:
                     actions=actions,
                     attr=SimpleNamespace(
                         **{key: given.get(key, default) for key, default in attrs.items()}
+                        | {"calib": targets}
                     ),
                     files=SimpleNamespace(
                         **{key: [self.file(name) for name in value] for key, value in lists.items()}
@@ -314,6 +321,13 @@ class Bazel:
     def run_shell(self, *, command: str, arguments: list[Any], inputs: Any, **_: Any) -> None:
         self.inputs = [file.path for file in inputs]
         self.command = ["sh", "-c", command, "sh", *arguments[0].words]
+
+
+class Target:
+    """What a label of one file stands for."""
+
+    def __init__(self, file: SimpleNamespace) -> None:
+        self.files = SimpleNamespace(to_list=lambda: [file])
 
 
 class Words:
@@ -342,21 +356,49 @@ def test_the_bazel_macro_asks_for_a_compilation_that_ends_well(digits: Path) -> 
     assert load(digits / "out" / "nets").models == ("digit", "parity")
 
 
+BUILD = """
+load("//tools:repsimc.bzl", "repsimc_bundle")
+
+repsimc_bundle(
+    name = "nets",
+    models = ["digit.onnx", "parity.onnx"],
+    calib = {"digit": "frames.npz", "parity": "frames.npz"},
+    flags = ["-q", "--exact-only"],
+)
+"""
+
+
+def test_bazel_builds_the_bundle(tmp_path: Path) -> None:
+    need("bazel")
+    work = tmp_path / "workspace"
+    (work / "tools").mkdir(parents=True)
+    for name in ("WORKSPACE", "tools/BUILD"):
+        (work / name).touch()
+    shutil.copy(SHIPPED / "repsimc.bzl", work / "tools")
+    shutil.copytree(ROOT / "examples" / "digits", work / "nets")
+    (work / "nets" / "BUILD").write_text(BUILD)
+    bazel = ("bazel", "--batch", f"--output_user_root={tmp_path / 'root'}")
+    call(*bazel, "build", "//nets:nets", "--action_env=PATH", "--verbose_failures", cwd=work)
+    assert load(work / "bazel-bin" / "nets" / "nets").models == ("digit", "parity")
+    subprocess.run(["chmod", "-R", "u+w", tmp_path / "root"], check=True)  # for who cleans up
+
+
 def test_the_bazel_macro_takes_frames_by_model_and_files_of_options(tmp_path: Path) -> None:
     bazel = Bazel(tmp_path)
     bazel.scope["repsimc_bundle"](
         name="nets",
         models=["a.onnx"],
-        calib={"a": "a.npz"},
+        calib={"a": "a.npz", "c": "c.npz", "b": "a.npz"},
         config="own.toml",
         plan="plan.json",
         precision="int8",
         data=["a.bin"],
         tool="own/repsimc",
     )
-    assert bazel.inputs == ["a.onnx", "a.npz", "a.bin", "own.toml", "plan.json"]
+    assert bazel.inputs == ["a.onnx", "a.npz", "c.npz", "a.bin", "own.toml", "plan.json"]
     assert bazel.command[4:] == shlex.split(
-        "own/repsimc compile a.onnx --calib a=a.npz --config own.toml --plan plan.json "
+        "own/repsimc compile a.onnx --calib a=a.npz --calib b=a.npz --calib c=c.npz "
+        "--config own.toml --plan plan.json "
         "--precision int8 --output out/nets"
     )
 
