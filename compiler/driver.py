@@ -12,6 +12,7 @@ import numpy as np
 from ..runtime import arguments
 from ..runtime.session import Bundle, load
 from .actions.kinds import chosen
+from .bundle.compile_inputs import CompileInputs, inputs_of, remember_models
 from .bundle.lowering import is_quantised
 from .bundle.references import references_of
 from .bundle.rehearsal import Rehearsal
@@ -60,29 +61,38 @@ def compile_models(
     progress: Progress | None = None,
     plan: Plan | None = None,
     deadline: Deadline | None = None,
+    inputs: CompileInputs | None = None,
 ) -> CompileResult:
     """Compile the models as `options` say; writes the bundle unless it is a dry run.
 
     `plan` is replayed as the file `options.plan` would be. `deadline` is that of the time limit,
-    where it began to run before this call.
+    where it began to run before this call. `inputs` are those of these options, where the caller
+    has looked already.
 
     Raises UsageError, ModelError, DataError, FidelityError (a replayed plan misses the floor) or
     BudgetError (no plan within the floors meets the budget); nothing is written then.
     """
     progress = progress or NoProgress()
     try:
-        return _compile(options, progress, plan, deadline or Deadline(options.time_limit))
+        deadline = deadline or Deadline(options.time_limit)
+        return _compile(options, progress, plan, deadline, inputs)
     finally:
         progress.done()
 
 
 def _compile(
-    options: CompileOptions, progress: Progress, plan: Plan | None, deadline: Deadline
+    options: CompileOptions,
+    progress: Progress,
+    plan: Plan | None,
+    deadline: Deadline,
+    inputs: CompileInputs | None,
 ) -> CompileResult:
     writing = options.output is not None and not options.dry_run
     if writing:
         assert options.output is not None
         check_output(options.output, options.overwrite)
+        # Before anything is read: what changes from now on makes the next digest another.
+        inputs = inputs or inputs_of(options, None if plan is None else plan.to_json())
     if options.plan is not None:
         plan = read_plan(options.plan)
 
@@ -116,7 +126,7 @@ def _compile(
     report = replace(report, notes=(*promise_notes(report.models), *report.notes))
     bundle = None
     if writing:
-        assert options.output is not None
+        assert options.output is not None and inputs is not None
         progress.stage("writing the bundle", None)
         bundle = write_bundle(
             options.output,
@@ -133,9 +143,11 @@ def _compile(
                 _precision_of(options.precision, program),
                 None if frames is None else references_of(program, frames),
                 _check_of(case, program, _moved(bench, plan)),
+                inputs.digest,
             ),
             options.overwrite,
         )
+        remember_models(inputs)
     return CompileResult(report, plan, program, bundle)
 
 

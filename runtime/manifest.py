@@ -25,6 +25,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 MAX_NBYTES = 16 * 2**20  # of manifest.json; a bundle is untrusted
 _HINT = "the bundle is damaged or was edited: compile it again"
 _NOT_IN_OLDER = ("layout", "precision", "segments", "references", "lowered", "quantised")
+_LATER = ("sizes", "made_from")  # fields that bundles of the same schema may lack: older ones
 
 Dimension = int | str | None
 Shape = tuple[Dimension, ...]
@@ -94,6 +95,10 @@ def _files(reader: Reader) -> Any:
     return reader.read_as(dict[str, FileEntry])
 
 
+def _digest_or_none(reader: Reader) -> str:
+    return "" if reader.value == "" else reader.sha256()
+
+
 def _layout(reader: Reader) -> str:
     return reader.one_of(LAYOUTS)
 
@@ -119,15 +124,27 @@ class TensorSpec(JsonValue):
 
 @dataclass(frozen=True)
 class SourceFile(JsonValue):
-    """The file a model came from: its name, its path relative to the bundle, size and sha256.
+    """The file a model came from: its name, size and sha256.
 
-    Size and digest cover the .onnx file and then its external data files, in order of name.
+    Size and digest cover the .onnx file and then its external data files, in order of name. `path`,
+    relative to the bundle, is of older bundles only: a bundle's bytes do not depend on where it
+    or its models lie.
     """
 
     file: str
-    path: str
     sha256: Sha256
     nbytes: int
+    path: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as JSON values."""
+        found = super().to_json()
+        return found if self.path else {k: v for k, v in found.items() if k != "path"}
+
+
+def _source(reader: Reader) -> SourceFile:
+    there = "path" in reader.entries(Reader.anything)
+    return reader.record(SourceFile, absent=() if there else ("path",))
 
 
 @dataclass(frozen=True)
@@ -141,7 +158,7 @@ class ModelEntry(JsonValue):
     """
 
     name: ModelName
-    source: SourceFile
+    source: Annotated[SourceFile, _source]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     needs: tuple[Annotated[tuple[str, str], _need], ...] = ()
@@ -214,7 +231,9 @@ class Manifest(JsonValue):
     `references` say what `references.npz` holds; empty where there were no frames. `lowered`
     names graphs for a precision other than float32; `quantised` says that the graph has
     QuantizeLinear or DequantizeLinear nodes. `sizes` are what one frame of each input value with
-    free sizes was when the bundle was compiled, where that is known.
+    free sizes was when the bundle was compiled, where that is known. `made_from` is the sha256 of
+    all that decides a compilation: what its inputs hold, its options, versions; '' where nobody
+    can tell.
     """
 
     repsimc: str
@@ -231,6 +250,7 @@ class Manifest(JsonValue):
     lowered: dict[str, FileName] = field(default_factory=dict[str, str])
     quantised: bool = False
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    made_from: Annotated[str, _digest_or_none] = ""
 
     def model(self, name: str) -> ModelEntry:
         """The entry of that model. Raises KeyError."""
@@ -263,8 +283,8 @@ class Manifest(JsonValue):
                 "compile it again, or use the repsimc that wrote it",
             )
         absent = () if schema == SCHEMA else _NOT_IN_OLDER
-        if "sizes" not in cast("dict[str, Any]", data):  # written before sizes were
-            absent = (*absent, "sizes")
+        known = cast("dict[str, Any]", data)
+        absent = (*absent, *(name for name in _LATER if name not in known))
         found = top.record(Manifest, absent)
         _check(found)
         return found

@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .conditions import Conditions
-from .errors import BackendError, ModelError, RepsimcError, UsageError
+from .errors import BackendError, RepsimcError, UsageError
 from .feeds import Array, Inputs, Sizes, arrange, placeholder, sizes_of_inputs
-from .files import check_files, file_entry, inside
-from .manifest import Manifest, ModelEntry
+from .files import check_files, inside
+from .manifest import Manifest
 from .memory import Usage, can_measure
+from .originals import check_original, find_original
 from .ort import import_onnxruntime
 from .session import Bundle, load
 from .timing import Ratio, RunTimes
-from .wire import external_files
 
 # glibc raises this threshold as a process frees large blocks, and what lies below it comes from
 # a heap with holes: the same sessions then hold 0 to 2 % more, as it happens. Fixed at its first
@@ -237,37 +237,15 @@ def find_originals(
     found: dict[str, Path] = {}
     notes: list[str] = []
     for entry in bundle.manifest.models:
-        path = Path(given.get(entry.name, bundle.path / entry.source.path))
         try:
-            check_original(path, entry)
+            if entry.name in given:
+                path = Path(given[entry.name])
+                check_original(path, entry)
+            else:
+                path = find_original(bundle.path, entry)
             found[entry.name] = path.resolve()
         except RepsimcError as error:
             if entry.name in given:
                 raise
             notes.append(f"apart: not measured, {error.message}")
     return (None if notes else found), notes
-
-
-def check_original(path: Path, entry: ModelEntry) -> None:
-    """Nothing, if this is the file the model was compiled from. Raises ModelError."""
-    source = entry.source
-    if not path.is_file():
-        raise ModelError(
-            f"the original of model '{entry.name}' ({source.file}) is not at {path}",
-            "say where it is",
-        )
-    differs = ModelError(
-        f"{path} is not the file that model '{entry.name}' was compiled from: its content differs",
-        "give that file",
-    )
-    # Sizes first: a manifest is untrusted and may name a file that has no end.
-    if path.stat().st_size > source.nbytes:
-        raise differs
-    named = {path.parent / name for name in external_files(path.read_bytes())}
-    weights = sorted(named, key=lambda weight: weight.name)
-    for weight in weights:
-        if not weight.resolve().is_relative_to(path.parent.resolve()) or not weight.is_file():
-            raise ModelError(f"{path} keeps weights in {weight}, which is missing", "put it there")
-    nbytes = path.stat().st_size + sum(weight.stat().st_size for weight in weights)
-    if nbytes != source.nbytes or file_entry(path, *weights).sha256 != source.sha256:
-        raise differs

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ...runtime.manifest import ModelEntry, TensorSpec
+from ...runtime.originals import check_original, find_original
 from ...runtime.ort import import_onnxruntime, session_options
-from ...runtime.rig import check_original
 from ...runtime.session import Bundle
 from ..errors import BackendError, DataError, ModelError, UsageError
 from ..execution.executable import BATCH_NBYTES
@@ -41,7 +41,7 @@ class VerificationOptions:
     """What a bundle is compared by beside frames.
 
     `originals` is a folder that holds the models that were compiled, by file name; without one
-    they are where the manifest says. `labels` names the array of class indices in the data: one
+    they are found by `find_original`. `labels` names the array of class indices in the data: one
     for all models, or by model. `metrics` ('model' or 'model/output') overrides the manifest's.
     `frames` says how the data is read; all of it is held out.
     """
@@ -127,11 +127,10 @@ def verify_bundle(
 
 def original_path(bundle: Bundle, entry: ModelEntry, originals: Path | None) -> Path:
     """Where the model's original lies. Raises ModelError if it is missing or another file."""
-    if originals is not None:
-        path = originals / Path(entry.source.file.replace("\\", "/")).name
-    else:
-        path = bundle.path / entry.source.path
     try:
+        if originals is None:
+            return find_original(bundle.path, entry)
+        path = originals / Path(entry.source.file.replace("\\", "/")).name
         check_original(path, entry)
     except ModelError as error:
         raise ModelError(

@@ -16,11 +16,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ... import __version__
-from ...runtime.files import file_entry, is_utf8, read_manifest
+from ...runtime.files import check_files, file_entry, is_utf8, read_manifest
+from ...runtime.json_reader import Reader, read_json
 from ...runtime.manifest import (
     DTYPES,
     GRAPH,
     MANIFEST,
+    MAX_NBYTES,
     MERGED,
     PLAN,
     REFERENCES,
@@ -38,11 +40,16 @@ from ..graph.dequantising import opset_of_stored
 from ..graph.export import any_rank_allowed, write_model
 from ..graph.opaque import NonTensorValue
 from ..graph.program import Model, Program, node_inputs
+from ..reports.report import SCHEMA as REPORT_SCHEMA
 from .lowering import is_quantised, narrow_integers, to_half
 from .references import References, write_references
 from .segments import segments_of
 
 HALF = "half"  # stem of the graph in half precision
+# What a folder holds that is left of a bundle; weights of a large graph are in files beside it.
+_NAMES = frozenset(
+    {GRAPH, f"{GRAPH}.data", f"{HALF}.onnx", f"{HALF}.onnx.data", PLAN, REPORT, REFERENCES}
+)
 _MARK = ".being-written"  # tells our unfinished folders from anyone else's
 
 
@@ -54,7 +61,7 @@ class BundleContents:
     output) go into the manifest, as do the `layout` and the `precision` that the bundle is meant
     for; any but fp32 puts a graph in half precision beside the plain one. `references` are what
     engines will be checked against. `check` is asked whether the finished folder may be put in
-    place, and raises if not.
+    place, and raises if not. `made_from` is the digest of what the compilation was made from.
     """
 
     program: Program
@@ -68,13 +75,16 @@ class BundleContents:
     precision: str = "fp32"
     references: References | None = None
     check: Callable[[Path], None] | None = None
+    made_from: str = ""
 
 
 def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = False) -> Path:
     """The folder `directory`, holding the contents as a bundle that `repsimc.load` opens.
 
     All is written into a hidden folder beside `directory`, which then takes its place, so that
-    whatever happens there is either the old bundle or the new. Equal contents give equal bytes.
+    whatever happens there is either the old bundle or the new. Equal contents give equal bytes,
+    wherever the folder is. A bundle of the same bytes stays, engines and all, and its manifest is
+    touched; of another, files whose bytes are the same keep their times.
     Raises UsageError if `directory` exists and is not empty, unless it is a bundle and
     `overwrite` is given; or if it cannot be written, say because the disk is full.
     """
@@ -91,14 +101,18 @@ def write_bundle(directory: Path, contents: BundleContents, overwrite: bool = Fa
             raise_opset(program, opset_of_stored(program), "the bundle")
             narrow_integers(program)
             ready = replace(contents, program=program)
-            _fill(partial, manifest_of(ready, target), ready)
+            _fill(partial, manifest_of(ready), ready)
             if contents.check is not None:
                 contents.check(partial)
             (partial / _MARK).unlink()
             sync(partial)
             check_output(target, overwrite)
-            put_in_place(partial, target)
-            sync(target.parent)
+            if _holds_the_same(target, partial):
+                os.utime(target / MANIFEST)  # Make calls again what is older than its inputs
+            else:
+                _keep_times(partial, target)
+                put_in_place(partial, target)
+                sync(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
@@ -125,7 +139,7 @@ def check_output(directory: Path, overwrite: bool) -> None:
         raise UsageError(f"{directory} exists and is no folder", "choose another output folder")
     if not any(directory.iterdir()):
         return
-    if not _is_bundle(directory):
+    if not _is_bundle(directory) and not _is_left_of_one(directory):
         raise UsageError(
             f"{directory} exists and is not a repsimc bundle", "choose another output folder"
         )
@@ -135,15 +149,15 @@ def check_output(directory: Path, overwrite: bool) -> None:
         )
 
 
-def manifest_of(contents: BundleContents, directory: Path) -> Manifest:
-    """The manifest of the contents as a bundle at `directory`; its `files` are still empty.
+def manifest_of(contents: BundleContents) -> Manifest:
+    """The manifest of the contents as a bundle; its `files` are still empty.
 
     Raises ModelError if an input has a type that the runtime has no word for.
     """
     program, references = contents.program, contents.references
     return Manifest(
         models=tuple(
-            _model_entry(program, model, directory, contents.fidelity.get(model.name, ()))
+            _model_entry(program, model, contents.fidelity.get(model.name, ()))
             for model in program.models.values()
         ),
         files={},
@@ -159,6 +173,7 @@ def manifest_of(contents: BundleContents, directory: Path) -> Manifest:
             for (model, own), sizes in told_sizes(program).items()
             if sizes is not None
         },
+        made_from=contents.made_from,
     )
 
 
@@ -212,11 +227,36 @@ def _check_model(path: Path) -> None:
         raise InternalFault(f"the merged graph does not pass onnx.checker: {error}") from error
 
 
+# -- what is there already -----------------------------------------------------------------
+
+
+def _holds_the_same(target: Path, other: Path) -> bool:
+    """True if the bundle at `target` is whole, and of the bytes of the bundle at `other`."""
+    try:
+        if (target / MANIFEST).read_bytes() != (other / MANIFEST).read_bytes():
+            return False
+        check_files(target, read_manifest(target))
+    except (ModelError, OSError):
+        return False
+    return True
+
+
+def _keep_times(partial: Path, target: Path) -> None:
+    """Give new files the times of those of `target` with the same name and the same bytes."""
+    for path in partial.iterdir():
+        old = target / path.name
+        if path.name == MANIFEST or not old.is_file() or old.stat().st_size != path.stat().st_size:
+            continue
+        if file_entry(old) == file_entry(path):
+            found = old.stat()
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
 # -- the manifest ------------------------------------------------------------------------
 
 
 def _model_entry(
-    program: Program, model: Model, directory: Path, fidelity: Sequence[Mapping[str, Any]]
+    program: Program, model: Model, fidelity: Sequence[Mapping[str, Any]]
 ) -> ModelEntry:
     values = program.values()
     own = {*model.inputs.values()}.union(*(m.optional.values() for m in program.models.values()))
@@ -225,7 +265,6 @@ def _model_entry(
         name=model.name,
         source=SourceFile(
             file=_unicode(model.source.path.name),
-            path=_relative(model.source.path, directory),
             sha256=model.source.sha256,
             nbytes=model.source.nbytes,
         ),
@@ -238,14 +277,6 @@ def _model_entry(
         unused=tuple(name for name, value in model.inputs.items() if value not in behind),
         fidelity=tuple(dict(entry) for entry in fidelity),
     )
-
-
-def _relative(path: Path, directory: Path) -> str:
-    try:
-        found = Path(os.path.relpath(path.resolve(), directory)).as_posix()
-    except ValueError:  # Windows, another drive
-        found = path.resolve().as_posix()
-    return _unicode(found)
 
 
 def _unicode(name: str) -> str:
@@ -334,6 +365,22 @@ def _is_bundle(directory: Path) -> bool:
     except (RepsimcError, OSError):
         return False
     return True
+
+
+def _is_left_of_one(directory: Path) -> bool:
+    """True for a bundle without its manifest, which Ninja removes when it is interrupted.
+
+    Its report is one of ours, and nothing else lies there.
+    """
+    if not {path.name for path in directory.iterdir()} <= _NAMES:
+        return False
+    try:
+        with (directory / REPORT).open("rb") as file:
+            report = read_json(file.read(MAX_NBYTES), REPORT, "")
+        schema = Reader(REPORT, "", report).get("schema", Reader.text)
+    except (ModelError, OSError):
+        return False
+    return schema == REPORT_SCHEMA
 
 
 def _remove_leftovers(target: Path) -> None:

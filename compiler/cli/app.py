@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands, so that `repsimc --help` answers
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,11 +48,28 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _cmake_dir(asked: bool) -> None:
+    if asked:
+        from ... import __file__ as home
+
+        print(Path(home).parent / "cmake")
+        raise typer.Exit
+
+
 @app.callback()
 def top(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    cmake_dir: Annotated[
+        bool,
+        typer.Option(
+            "--cmake-dir",
+            callback=_cmake_dir,
+            is_eager=True,
+            help="Print the folder of repsimc-config.cmake, repsimc.mk and repsimc.bzl.",
+        ),
     ] = False,
 ) -> None:
     """Make several neural networks fit on one edge device."""

@@ -55,18 +55,24 @@ def load_config(
     it does not say. Raises UsageError for a missing or broken file, an unknown key or a value of
     the wrong type.
     """
-    found = path if path is not None else folder / FILE_NAME
+    found = config_file(path, folder)
     values: dict[str, Any] = {}
-    table = _parsed(found) if path is not None or found.is_file() else {}
-    for key, value in table.items():
-        if key not in _READERS:
-            raise UsageError(f"{found}: unknown key '{key}'", _suggestion(key, _READERS))
-        name, read = _READERS[key]
-        values[name] = read(value, f"{found}: '{key}'", found.parent)
+    if found is not None:
+        for key, value in _parsed(found).items():
+            if key not in _READERS:
+                raise UsageError(f"{found}: unknown key '{key}'", _suggestion(key, _READERS))
+            name, read = _READERS[key]
+            values[name] = read(value, f"{found}: '{key}'", found.parent)
     for name, words in (said or {}).items():
         if words is not None and words != []:
             values[name] = SETTINGS[name].said(words)
     return CommandSettings(**values)
+
+
+def config_file(path: Path | None, folder: Path) -> Path | None:
+    """The file of options: `path`, else repsimc.toml in `folder` if there is one."""
+    default = folder / FILE_NAME
+    return path or (default if default.is_file() else None)
 
 
 def preprocessings(settings: CommandSettings, models: Iterable[str]) -> dict[str, Preprocessing]:

@@ -27,6 +27,9 @@ from .regression import (
 
 # Rows per unknown from which on the rows decide alone.
 ENOUGH = 32
+# The share of the squares that rounding makes of an error: what is no better than that moves nothing,
+# on any processor.
+_NOISE = 1e-9
 # Ridges that are tried, as multiples of the usual one.
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 
@@ -45,7 +48,8 @@ def fit_on_few(problem: Problem, start: Affine, fit_bias: bool, ridge: float) ->
         strong: _error(held_back, found) for strong, found in solver.fits_at(known, start, ridges)
     }
     best = min(errors, key=errors.__getitem__)
-    if start.weight.any() and _error(held_back, start) <= errors[best]:
+    power = float(np.square(held_back.wanted, dtype=np.float64).sum())
+    if start.weight.any() and _error(held_back, start) <= errors[best] + _NOISE * power:
         return start
     if _is_wide(problem):
         return Dual(problem, fit_bias).fit(problem, start, best)

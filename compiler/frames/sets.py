@@ -138,6 +138,17 @@ def read_set(
     raise DataError(f"{path} is of no kind that holds frames", _ACCEPTED)
 
 
+def frame_files(path: Path) -> list[Path]:
+    """The files that `read_set` reads frames from at `path`, in its order.
+
+    What a script reads besides itself is unknown. Raises DataError where a folder cannot be read.
+    """
+    if not path.is_dir():
+        return [path]
+    suffixes = IMAGE_SUFFIXES | _ARRAY_SUFFIXES
+    return [file for file in _files_under(path) if file.suffix.lower() in suffixes]
+
+
 def _read_folder(folder: Path, allowance: Allowance) -> Table | ImageFiles:
     files = _files_under(folder)
     arrays = [path for path in files if path.suffix.lower() in _ARRAY_SUFFIXES]

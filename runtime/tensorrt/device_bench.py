@@ -20,7 +20,8 @@ from ..files import read_manifest
 from ..json_values import JsonValue
 from ..manifest import Manifest, ModelEntry
 from ..memory import release_memory
-from ..rig import NOISE, check_original, with_noise
+from ..originals import check_original, find_original
+from ..rig import NOISE, with_noise
 from ..timing import Latency
 from ..wire import GraphFile
 from .building import BuildOptions, EngineGraph, Stages, build_job, chosen, engine_file_of
@@ -130,8 +131,11 @@ def device_bench(
             build = _original_job(manifest, device, precision) | {"plugins": options.libraries}
             groups: list[dict[str, Any]] = []
             for entry in manifest.models:
-                path = (originals or {}).get(entry.name, bundle / entry.source.path)
-                check_original(path, entry)
+                if originals and entry.name in originals:
+                    path = originals[entry.name]
+                    check_original(path, entry)
+                else:
+                    path = find_original(bundle, entry)
                 stages.stage(f"building an engine of the original '{entry.name}'", None)
                 groups.append(_apart(entry, path, build, scratch, keys, manifest.sizes))
             cases.append(("originals apart", groups))

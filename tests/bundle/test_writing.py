@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -56,7 +55,7 @@ def test_the_manifest_tells_models_tensors_files_and_figures(tmp_path: Path) -> 
     assert [spec.value for spec in trunk.outputs] == ["trunk/y", "trunk/z"]
     assert pick.inputs[1] == TensorSpec("index", "pick/index", "int64", ("K",))
     assert pick.needs == ()
-    assert pick.source.path == os.path.relpath("pick.onnx", path)
+    assert (pick.source.file, pick.source.path) == ("pick.onnx", "")
     assert pick.fidelity == tuple(fidelity["pick"])
     assert manifest.memory == {"merged_nbytes": 77}
     assert json.loads((path / "plan.json").read_text()) == {"b": 1, "a": [2]}
@@ -182,6 +181,25 @@ def test_a_foreign_folder_is_never_replaced(tmp_path: Path, manifest: str | None
     with pytest.raises(UsageError, match="is not a repsimc bundle"):
         bundled(tmp_path, tied_pair(), overwrite=True)
     assert (tmp_path / "bundle" / "thesis.tex").read_text() == "years of work"
+
+
+def test_what_is_left_of_a_bundle_without_its_manifest_may_be_replaced(tmp_path: Path) -> None:
+    # Ninja removes the outputs of a step that it interrupts.
+    path = bundled(tmp_path, tied_pair(), report={"schema": "repsimc.report/1"})
+    (path / "manifest.json").unlink()
+    (path / "merged.onnx").unlink()
+    with pytest.raises(UsageError, match="bundle exists") as caught:
+        check_output(path, overwrite=False)
+    assert "may be replaced" in caught.value.hint
+    (path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="is not a repsimc bundle"):
+        check_output(path, overwrite=True)
+    (path / "notes.txt").unlink()
+    bundled(tmp_path, joined(c=NEGATIVE), overwrite=True, report={"schema": "another"})
+    assert load(path).models == ("c",)
+    (path / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="is not a repsimc bundle"):
+        check_output(path, overwrite=True)
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:

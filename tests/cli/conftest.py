@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from repsimc.compiler.bundle.compile_inputs import CompileInputs
 from repsimc.compiler.bundle.writing import BundleContents, write_bundle
 from repsimc.compiler.cli import main as cli
 from repsimc.compiler.frontends.join import join
@@ -94,7 +95,7 @@ def bundle(tmp_path: Path) -> Path:
     return bundle_of(tmp_path, a=SCORES, b=MAP)
 
 
-def bundle_of(folder: Path, tied: bool = True, **models: str) -> Path:
+def bundle_of(folder: Path, tied: bool = True, made_from: str = "", **models: str) -> Path:
     """A bundle of the models, whose originals lie beside it; nothing was rewritten."""
     from tests.reports.test_table import REPORT
 
@@ -112,6 +113,7 @@ def bundle_of(folder: Path, tied: bool = True, **models: str) -> Path:
                 for name, metric in (("a", "top-1 agreement"), ("b", "explained variance"))
                 if name in models
             },
+            made_from=made_from,
         ),
     )
 
@@ -131,14 +133,20 @@ class Driver:
     def __init__(self) -> None:
         self.options: CompileOptions | None = None
         self.deadline: Deadline | None = None
+        self.inputs: CompileInputs | None = None
         self.fails: BaseException | None = None
 
     def __call__(
-        self, options: CompileOptions, progress: Any = None, *, deadline: Deadline | None = None
+        self,
+        options: CompileOptions,
+        progress: Any = None,
+        *,
+        deadline: Deadline | None = None,
+        inputs: CompileInputs | None = None,
     ) -> Compiled:
         from tests.reports.test_table import REPORT
 
-        self.options, self.deadline = options, deadline
+        self.options, self.deadline, self.inputs = options, deadline, inputs
         progress.stage("working", None)
         if self.fails is not None:
             raise self.fails

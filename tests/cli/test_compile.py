@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from repsimc.compiler.bundle.compile_inputs import inputs_of
 from repsimc.compiler.options import CompileOptions
 from repsimc.compiler.units import Budget, MacsLimit
-from tests.cli.conftest import MAP, Driver, Ran, bundle_of
+from tests.cli.conftest import MAP, Driver, Ran, bundle_of, save
 
 Call = Callable[..., Ran]
 
@@ -175,3 +177,118 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(
     ran = repsimc("compile", "a.onnx", "--overwrite")
     assert ran.code == 2 and driver.options is None
     assert "not a repsimc bundle" in ran.err
+
+
+# -- as a step of a build --------------------------------------------------------------------
+
+
+@pytest.fixture
+def current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """bundle/, which is what `compile a.onnx` would write; its files are of long ago."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path, a=MAP)
+    inputs = inputs_of(CompileOptions(models=(("a", Path("a.onnx")),)))
+    bundle = bundle_of(tmp_path, made_from=inputs.digest, a=MAP)
+    for path in bundle.iterdir():
+        os.utime(path, (1e9, 1e9))
+    return bundle
+
+
+def test_where_nothing_changed_nothing_is_done(
+    repsimc: Call, driver: Driver, current: Path
+) -> None:
+    ran = repsimc("compile", "a.onnx")
+    assert (ran.code, ran.out, ran.err) == (0, "nothing to do: bundle/ is up to date\n", "")
+    assert driver.options is None
+    # Make would call for ever what stays older than its inputs; what is built of the rest stays.
+    times = {path.name: path.stat().st_mtime for path in current.iterdir()}
+    assert times.pop("manifest.json") > 1e9 + 1
+    assert set(times.values()) == {1e9}
+
+
+def test_a_program_is_told_the_same_as_if_it_had_been_compiled(
+    repsimc: Call, driver: Driver, current: Path
+) -> None:
+    same = json.loads(repsimc("compile", "a.onnx", "--format", "json").out)
+    assert (same["schema"], same["compiled"], same["bundle"]) == (
+        "repsimc.report/1",
+        False,
+        "bundle",
+    )
+    again = json.loads(repsimc("compile", "a.onnx", "--force", "--format", "json").out)
+    assert again["compiled"] and set(again) == set(same)
+
+
+def test_force_and_what_changed_are_compiled(repsimc: Call, driver: Driver, current: Path) -> None:
+    assert repsimc("compile", "a.onnx", "--force").code == 0
+    assert driver.options is not None and driver.options.overwrite  # it is of the same inputs
+    assert driver.inputs is not None and driver.inputs.models
+    driver.options = None
+    for words in (["--seed", "1"], ["--budget", "90%"]):
+        ran = repsimc("compile", "a.onnx", *words)  # of others it is not
+        assert ran.code == 2 and "hint: replace it with --overwrite" in ran.err
+        assert driver.options is None
+        assert repsimc("compile", "a.onnx", "--overwrite", *words).code == 0
+        assert driver.options is not None
+        driver.options = None
+    assert repsimc("compile", "a.onnx", "--parse-memory", "4GB", "--resume").code == 0
+    assert driver.options is None  # these decide nothing
+    assert repsimc("compile", "a.onnx", "--dry-run").code == 0
+    assert driver.options is not None
+
+
+def test_a_search_that_goes_on_has_something_to_do(repsimc: Call, driver: Driver) -> None:
+    models = save(Path(), a=MAP)
+    options = CompileOptions(models=tuple(models.items()), time_limit=60.0)
+    bundle_of(Path(), made_from=inputs_of(options).digest, a=MAP)
+    assert "nothing to do" in repsimc("compile", "a.onnx", "--time-limit", "60s").out
+    assert driver.options is None
+    assert repsimc("compile", "a.onnx", "--time-limit", "60s", "--resume").code == 0
+    assert driver.options is not None
+
+
+@pytest.mark.parametrize("harm", ["changed", "gone", "longer"])
+def test_a_damaged_bundle_is_compiled_again(
+    repsimc: Call, driver: Driver, current: Path, harm: str
+) -> None:
+    graph = current / "merged.onnx"
+    content = graph.read_bytes()
+    if harm == "gone":
+        graph.unlink()
+    else:
+        graph.write_bytes(content[:-1] + b"?" if harm == "changed" else content + b"?")
+    assert repsimc("compile", "a.onnx").code == 0
+    assert driver.options is not None
+
+
+def test_the_depfile_is_written_whether_or_not_there_was_something_to_do(
+    repsimc: Call, driver: Driver, current: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "repsimc.toml").write_text("seed = 0\n")
+    told: list[str] = []
+    for words in ([], ["--force"]):
+        assert repsimc("compile", "a.onnx", "--depfile", "d/out.d", *words).code == 0
+        assert (driver.options is not None) == bool(words)
+        told.append((tmp_path / "d" / "out.d").read_text())
+        (tmp_path / "d" / "out.d").unlink()
+    assert told[0] == told[1]
+    assert told[0].startswith("bundle/manifest.json: \\\n  a.onnx \\\n  repsimc.toml\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--depfile", "a.onnx"], "a.onnx is what the bundle is compiled from"),
+        (["--depfile", "bundle/out.d"], "would lie in the bundle"),
+        (["--depfile", "."], "is a folder"),
+        (["--depfile", "out.d", "--dry-run"], "a dry run writes nothing"),
+        (["--depfile", "a.onnx/out.d"], "a.onnx/out.d cannot be written"),
+    ],
+)
+def test_where_a_depfile_cannot_be(
+    repsimc: Call, driver: Driver, current: Path, words: list[str], said: str
+) -> None:
+    before = Path("a.onnx").read_bytes()
+    ran = repsimc("compile", "a.onnx", *words)
+    assert ran.code == 2 and said in ran.err
+    assert driver.options is None and Path("a.onnx").read_bytes() == before

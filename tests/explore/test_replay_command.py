@@ -43,7 +43,7 @@ def test_the_command_says_what_was_asked(
 ) -> None:
     seen: list[CompileOptions] = []
 
-    def compile_models(options: CompileOptions, progress: object, deadline: object) -> None:
+    def compile_models(options: CompileOptions, progress: object, **_: object) -> None:
         seen.append(options)
         raise DataError("asked")
 

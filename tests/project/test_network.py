@@ -72,9 +72,9 @@ def test_compile_verify_and_bench_open_no_connection(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert not (tmp_path / "connections").exists(), (tmp_path / "connections").read_text()
     # Nor did ONNX Runtime's uploader start: it would have made itself an identifier.
-    kept = tmp_path / "home" / "cache" / "repsimc" / "evidence"  # our own, as the README says
-    left = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
-    assert [path.parent for path in left] == [kept], left
+    kept = tmp_path / "home" / "cache" / "repsimc"  # our own, as README and docs/ say
+    left = {path.parent for path in (tmp_path / "home").rglob("*") if path.is_file()}
+    assert left == {kept / "evidence", kept / "models"}, left
 
 
 def test_the_hook_sees_a_connection(tmp_path: Path) -> None:

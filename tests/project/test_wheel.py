@@ -59,6 +59,8 @@ def wheel(built: Path) -> zipfile.ZipFile:
 def sources() -> set[str]:
     """Every source file under the name it is installed with."""
     found = {"repsimc/py.typed"}
+    found |= {f"repsimc/cmake/{path.name}" for path in (ROOT / "repsimc" / "cmake").iterdir()}
+    assert {f"repsimc/cmake/repsimc.{kind}" for kind in ("cmake", "mk", "bzl")} <= found
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*.py"):
             found.add(f"{package}/{path.relative_to(ROOT / folder).as_posix()}")

@@ -13,9 +13,8 @@ from repsimc.compiler.frontends.read import read_model
 from repsimc.compiler.graph.program import Program
 from repsimc.runtime import rig as module
 from repsimc.runtime.bench import BenchOptions, bench
-from repsimc.runtime.errors import BackendError, ModelError, UsageError
-from repsimc.runtime.rig import GIVEN, NOISE, check_original
-from repsimc.runtime.session import load
+from repsimc.runtime.errors import BackendError, UsageError
+from repsimc.runtime.rig import GIVEN, NOISE
 from tests.programs import model_of_text
 from tests.runtime.bundles import NEGATIVE, PLAIN, bundled
 
@@ -102,33 +101,11 @@ def test_a_given_frame_and_a_missing_original(pair: Path, monkeypatch: pytest.Mo
     assert result.apart is None and result.measured_saving_nbytes is None
     assert result.frame == GIVEN
     assert result.merged.memory is None
-    assert any("original of model 'b' (b.onnx) is not at" in note for note in result.notes)
+    assert any(
+        "original of model 'b' (b.onnx) is not where it was" in note for note in result.notes
+    )
     assert any("Linux only" in note for note in result.notes)
     assert moved.apart is not None
-
-
-def test_an_original_that_changed_is_not_measured(pair: Path, tmp_path: Path) -> None:
-    entry = load(pair).manifest.model("a")
-    check_original(pair.parent / "a.onnx", entry)
-    changed = bytearray((pair.parent / "a.onnx").read_bytes())
-    changed[-1] ^= 1
-    for content in (bytes(changed), bytes(changed) + b"\0"):
-        (tmp_path / "a.onnx").write_bytes(content)
-        with pytest.raises(ModelError, match="its content differs"):
-            check_original(tmp_path / "a.onnx", entry)
-        with pytest.raises(ModelError, match="its content differs"):
-            bench(pair, BenchOptions(runs=1), originals={"a": tmp_path / "a.onnx"})
-
-
-def test_external_data_is_part_of_an_original(tmp_path: Path) -> None:
-    onnx.save(heavy(0), tmp_path / "a.onnx", save_as_external_data=True, location="a.bin")
-    program = read_model(tmp_path / "a.onnx", "a")
-    entry = load(bundled(tmp_path, program)).manifest.model("a")
-    check_original(tmp_path / "a.onnx", entry)
-    with (tmp_path / "a.bin").open("r+b") as file:
-        file.write(b"\1\2\3")
-    with pytest.raises(ModelError, match="its content differs"):
-        check_original(tmp_path / "a.onnx", entry)
 
 
 def test_nonsense_is_refused(pair: Path) -> None:

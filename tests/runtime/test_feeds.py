@@ -170,7 +170,7 @@ def any_size() -> Manifest:
         TensorSpec("x", "x", "float32", ("N", 3, "H", "W")),
         TensorSpec("w", "a/w", "float32", ("N", 2)),
     )
-    source = SourceFile("a.onnx", "../a.onnx", "0" * 64, 1)
+    source = SourceFile("a.onnx", "0" * 64, 1)
     outputs = (TensorSpec("y", "a/y", "float32", None),)
     return Manifest(repsimc="0", models=(ModelEntry("a", source, inputs, outputs),), files={})
 

@@ -22,7 +22,7 @@ DIGEST = "0123456789abcdef" * 4
 
 def entry(name: str, **changes: Any) -> ModelEntry:
     fields: dict[str, Any] = {
-        "source": SourceFile(f"{name}.onnx", f"../{name}.onnx", DIGEST, 10),
+        "source": SourceFile(f"{name}.onnx", DIGEST, 10),
         "inputs": (TensorSpec("x", "x", "float32", ("N", 3, None)),),
         "outputs": (TensorSpec("y", f"{name}/y", "float32", None),),
         "fidelity": ({"output": "y", "value": 0.5},),
@@ -44,6 +44,17 @@ def manifest(*models: ModelEntry) -> Manifest:
 def test_a_manifest_survives_writing_and_reading() -> None:
     written = manifest(entry("b", needs=(("a", "x"),)), entry("a"))
     assert Manifest.loads(written.dumps()) == written
+
+
+def test_where_a_model_lay_is_read_of_older_bundles_and_written_no_more() -> None:
+    data = json.loads(manifest().dumps())
+    assert "path" not in data["models"][0]["source"]
+    data["models"][0]["source"]["path"] = "../a.onnx"
+    del data["made_from"]
+    older = Manifest.loads(json.dumps(data))
+    assert older.made_from == ""
+    assert [model.source.path for model in older.models] == ["../a.onnx", ""]
+    assert Manifest.loads(older.dumps()) == older
 
 
 def test_the_text_has_sorted_keys_and_keeps_the_order_of_models() -> None:
@@ -68,6 +79,8 @@ BAD: list[tuple[list[str | int], Any, str]] = [
     (["models", 0, "outputs"], [], "no outputs"),
     (["models", 0, "needs"], [{"model": "b", "input": "q"}], "there is none"),
     (["models", 0, "source", "sha256"], "00", "sha256"),
+    (["models", 0, "source", "path"], 1, "'models[0].source.path' is not a non-empty text"),
+    (["made_from"], "new", "'made_from' is not a sha256 digest"),
     (["models", 0, "fidelity", 0, "value"], [], "texts and numbers"),
     (["memory"], {"merged_nbytes": -5}, "not a count"),
     (["graph"], "../merged.onnx", "inside the bundle"),

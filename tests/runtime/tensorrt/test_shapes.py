@@ -18,9 +18,8 @@ g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu (x) }
 
 
 def manifest(text: str = IMAGE) -> Manifest:
-    from pathlib import Path
 
-    return manifest_of(BundleContents(joined(a=text), {}, {}), Path("bundle"))
+    return manifest_of(BundleContents(joined(a=text), {}, {}))
 
 
 def test_the_file_tells_shapes_and_types_without_onnx() -> None:
