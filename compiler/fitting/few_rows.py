@@ -27,8 +27,8 @@ from .regression import (
 
 # Rows per unknown from which on the rows decide alone.
 ENOUGH = 32
-# The share of the squares that rounding makes of an error: what is no better than that moves nothing,
-# on any processor.
+# The share of the squares that rounding makes of an error: what is no better than that moves
+# nothing, on any processor.
 _NOISE = 1e-9
 # Ridges that are tried, as multiples of the usual one.
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)

@@ -266,7 +266,7 @@ class Normal:
         # A dead input (all zero) would make G singular; the floor keeps W0 there.
         damping = np.maximum(ridge * trace / self._fan_in, 1e-12 * self._rows)
         damped = self._gram.copy()
-        diagonal: Int64 = np.arange(self._fan_in)
+        diagonal: Int64 = np.arange(self._fan_in, dtype=np.int64)
         damped[:, diagonal, diagonal] += damping[:, None]
         if self._groups > 1:
             return damped

@@ -12,8 +12,8 @@ from ...runtime.conditions import Conditions
 from ...runtime.json_reader import Reader, Sha256, read_json
 from ...runtime.json_values import JsonValue
 from ...runtime.manifest import Manifest
+from ...runtime.measured import YARDSTICK_VERSION
 from ...runtime.placing import replacing_file
-from ...runtime.yardstick import VERSION
 from ..errors import DataError, ModelError, UsageError
 
 SCHEMA = "repsimc.baseline/1"
@@ -97,7 +97,7 @@ class Baseline(JsonValue):
 
     def to_json(self) -> dict[str, Any]:
         """The baseline as JSON values, with schema and the yardstick's version."""
-        return {"schema": SCHEMA, "yardstick": VERSION, **super().to_json()}
+        return {"schema": SCHEMA, "yardstick": YARDSTICK_VERSION, **super().to_json()}
 
     def figure(self, name: str) -> ExactFigure | None:
         """The figure of that name."""
@@ -136,10 +136,10 @@ def read_baseline(path: Path, manifest: Manifest) -> Baseline:
         if schema != SCHEMA:
             raise DataError(f"{path} is '{schema}', and this version reads '{SCHEMA}'", _HINT)
         version = top.get("yardstick", Reader.count)
-        if version != VERSION:
+        if version != YARDSTICK_VERSION:
             raise DataError(
                 f"{path} was measured beside version {version} of the yardstick, "
-                f"and this one has version {VERSION}",
+                f"and this one has version {YARDSTICK_VERSION}",
                 _HINT,
             )
         found = top.record(Baseline)

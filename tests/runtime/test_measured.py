@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 
-from repsimc.runtime.yardstick import yardstick
+from repsimc.runtime.measured import yardstick
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
