@@ -272,6 +272,7 @@ class Wishes(TypedDict, total=False):
     frame_axis: Sequence[str]
     layout: str
     precision: str
+    target: str
     size: Mapping[str, Sequence[int]] | Sequence[str]
     frames: int | None
     held_out: float

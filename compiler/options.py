@@ -41,6 +41,9 @@ DEFAULT_PRECISION = "fp32"
 AUTO = "auto"
 # Precisions that are for weights to be stored in, and for the planner to choose.
 FEW_BITS = ("int8", AUTO)
+# Whose integer kernels count: none in particular, so that arithmetic stays float.
+ANY_TARGET = "any"
+TARGETS = ("cpu", "tensorrt", ANY_TARGET)
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class Settings:
     `without` are kinds of rewrites that are left out. `max_latency` and `time_limit` are seconds.
     `tie` counts whatever `tie_inputs` says. `layout` ('merged' or 'trunk-heads') and
     `precision` are defaults that a build may override; 'int8' and 'auto' have weights rounded,
-    for which frames are needed. Of the frames used, the share `held_out`
-    is kept from every fit.
+    for which frames are needed, and a `target` other than 'any' has values rounded that they
+    compute with. Of the frames used, the share `held_out` is kept from every fit.
     """
 
     budget: Annotated[
@@ -203,6 +206,14 @@ class Settings:
             metavar="|".join((*PRECISIONS, AUTO)),
         ),
     ] = DEFAULT_PRECISION
+    target: Annotated[
+        str,
+        Option(
+            "Whose integer kernels int8 and auto are for: arithmetic in 8 bits as far as the "
+            "floors allow on ONNX Runtime (cpu) or TensorRT; any: weights alone (default).",
+            metavar="|".join(TARGETS),
+        ),
+    ] = ANY_TARGET
     size: Annotated[
         Mapping[str, tuple[int, ...]],
         Option(
@@ -295,9 +306,16 @@ class CompileOptions(Settings):
         for what, value, known in (
             ("layout", self.layout, LAYOUTS),
             ("precision", self.precision, (*PRECISIONS, AUTO)),
+            ("target", self.target, TARGETS),
         ):
             if value not in known:
                 raise UsageError(f"there is no {what} '{value}'", f"there are {', '.join(known)}")
+        if self.target != ANY_TARGET and self.precision not in FEW_BITS:
+            raise UsageError(
+                f"--target {self.target} is for arithmetic in 8 bits, and --precision "
+                f"{self.precision} rounds nothing",
+                "give --precision int8 or auto, or leave --target out",
+            )
         if self.exact_only and self.only is not None:
             raise UsageError("--exact-only leaves nothing for --only", "leave one of them out")
         if self.size and self.calibration is not None:

@@ -11,6 +11,7 @@ from ..compiler.graph.text import text
 from ..compiler.graph.verifier import VerificationError, verify
 from .base import Change, Pass
 from .collapse import Collapse
+from .compute_in_eight_bits import ComputeInEightBits
 from .drop_dead import DropDead
 from .fold_activation import FoldActivation
 from .fold_linear_activations import FoldLinearActivations
@@ -53,6 +54,7 @@ MEASURED: tuple[type[Pass], ...] = (
     RefitAround,
     SharePrefix,
     Refit,
+    ComputeInEightBits,
     StoreInFewBits,
 )
 """The inexact passes, which actions of a plan ask for."""

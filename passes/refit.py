@@ -12,6 +12,7 @@ from ..compiler.fitting.gaps import pools_of, stand_ins
 from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reconstruction import Target, downstream, reconstruct
 from ..compiler.fitting.reference import Reference
+from ..compiler.graph.eight_bits import after_rounding
 from ..compiler.graph.program import Program, node_inputs
 from .base import Change
 
@@ -121,10 +122,11 @@ def _target(
 ) -> Target:
     outputs = {value.name for value in program.graph.outputs}
     result = operator.result
-    readers = result.outputs
+    read = after_rounding(program, result)
+    readers = read.outputs
     if len(readers) == 1 and readers[0].op == "Add" and result.name not in outputs:
         add = readers[0]
-        other = next((t for t in add.inputs if t is not result), None)
+        other = next((t for t in add.inputs if t is not read), None)
         total = add.outputs[0]
         if (
             isinstance(other, gs.Variable)

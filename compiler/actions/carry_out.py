@@ -21,7 +21,7 @@ AnyAction = TypeVar("AnyAction", bound=Action)
 def passes_of(
     actions: Iterable[AnyAction], reference: Callable[[AnyAction], Reference]
 ) -> list[Pass]:
-    """The inexact passes that carry out `actions`: regions, then sharing, folds, and few bits.
+    """The inexact passes that carry out `actions`: regions, sharing, folds, and few bits.
 
     `reference` gives each action the original program on the frames its fit may see. All
     regions that go by one reference are repaired by one walk, and so are all folds; where folds
@@ -45,6 +45,9 @@ def passes_of(
     # fold merged away would find none.
     for measured, together in _by_reference(folds, reference):
         passes += _folds(together, measured)
+    # Values first: weights are then fitted to what they feed.
+    computed = [action for action in planned if action.stage is Stage.ARITHMETIC]
+    passes += [step for action in computed for step in action.rewrites(reference(action))]
     for measured, together in _by_reference(rounded, reference):
         stored = [action.disturbed(measured.program).stored for action in widest(together)]
         passes.append(StoreInFewBits(tuple(one for some in stored for one in some), measured))

@@ -92,6 +92,11 @@ class Evidence:
         """What is asked for: see options."""
         return self.case.options.precision
 
+    @property
+    def target(self) -> str:
+        """Whose kernels count: see options."""
+        return self.case.options.target
+
     def constants(self, group: tuple[str, ...]) -> StatisticsObserver:
         """Which addends of the group's models were the same on every frame."""
         return self.seen(group, "constants", lambda: self._constants(group))

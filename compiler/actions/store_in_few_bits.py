@@ -21,6 +21,7 @@ from ..frontends.opset import raise_opset
 from ..graph.program import Program, constants_of, constants_of_bodies, own_name
 from ..graph.stored_weight import OPSET_OF_FOUR_BITS, RANGES, StoredWeight
 from ..graph.weights import nbytes_of
+from ..structure.integer_kernels import TENSORRT
 from .action import Disturbed, Effect, OneModel, Reads, Stage, check_models
 from .evidence import Evidence
 from .site import Site, Sites, by_damage, owners_of
@@ -177,6 +178,8 @@ def find(evidence: Evidence, group: tuple[str, ...]) -> Sites:
 def _widths(evidence: Evidence) -> tuple[int, ...]:
     """The bits that are tried: as asked for, without those that the program cannot say."""
     found = _BITS.get(evidence.precision, ())
+    if evidence.target == TENSORRT:  # convolutions in 4 bits it has none of
+        return tuple(bits for bits in found if bits == 8)
     if any(bits < 8 for bits in found):
         try:
             raise_opset(evidence.program.copy(), OPSET_OF_FOUR_BITS, "the program")

@@ -16,7 +16,10 @@ from ...runtime.narrow_types import readable, run_session
 from ...runtime.ort import keep_products_float
 from ..errors import InternalFault, ModelError
 from ..frontends.check import foreign_domains
+from ..frontends.opset import raise_opset
 from ..graph.arrays import Array, Int64
+from ..graph.dequantising import dequantising, opset_of_stored
+from ..graph.eight_bits import values_in_eight_bits
 from ..graph.export import every_node, to_proto, write_model
 from ..graph.free_size import size_of
 from ..graph.program import Program, constants_of
@@ -45,8 +48,9 @@ class Executable:
     `inputs` None means the graph inputs that `outputs` need. Calling it with a mapping of value
     name to array returns the arrays of `outputs`, in order; graph inputs among them are handed on.
     `as_written` runs every node, where ONNX Runtime would leave out what it can tell otherwise,
-    and frees values as soon as it can. Raises ModelError where ONNX Runtime lacks an operator of
-    the user's own, else InternalFault.
+    and frees values as soon as it can. A program that computes in 8 bits is run by the kernels that
+    the bundle will have, pieces with `inputs` in float on rounded values. Raises ModelError where
+    ONNX Runtime lacks an operator of the user's own, else InternalFault.
     """
 
     def __init__(
@@ -59,6 +63,13 @@ class Executable:
     ) -> None:
         options = ort.SessionOptions()
         keep_products_float(options)
+        if values_in_eight_bits(program):
+            if inputs is None:
+                program = _as_it_will_run(program)
+            else:
+                # Pieces of a walk, whose weights are not rounded yet: by itself ONNX Runtime would
+                # round those of a convolution between two values in 8 bits, its own way.
+                options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.log_severity_level = 4
         # Pieces run one after another with matrix products between: threads of one must not spin
         # on cores that the next step, or another process, wants.
@@ -114,6 +125,13 @@ class Executable:
             ) from error
         arrays = {**feeds, **dict(zip(self._computed, made))}
         return [arrays[name] for name in self.outputs]
+
+
+def _as_it_will_run(program: Program) -> Program:
+    """The program with nodes that make its weights, so that integer kernels take these."""
+    raised = program.copy()
+    raise_opset(raised, opset_of_stored(raised), "the program")
+    return dequantising(raised)
 
 
 def frame_nbytes(value: gs.Tensor) -> int:

@@ -27,7 +27,7 @@ MAX_NBYTES = 512 << 20
 # The settings that decide what is learned; kinds of rewrites, models and frames beside them.
 DECIDING = (
     *("seed", "frames", "held_out", "same_frames", "tie_inputs", "tie", "frame_axis", "size"),
-    *("metrics", "confidence", "strict", "precision"),
+    *("metrics", "confidence", "strict", "precision", "target"),
 )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..actions.action import Stage
 from ..actions.kinds import chosen
 from ..errors import BudgetError
+from ..options import ANY_TARGET, FEW_BITS
 from ..progress import Progress
+from .arithmetic import Arithmetic
 from .chooser import Outlook
 from .evidence_store import EvidenceKey, EvidenceStore
 from .limits import Budgets, Limits, bill_of, fits, too_slow
@@ -39,6 +42,8 @@ class Planner:
         self._refusals = Refusals(budgets, bench.case.frames is not None)
         self._search: Search | None = None
         self._store: tuple[EvidenceStore, EvidenceKey] | None = None
+        # By value what rounding it alone loses of the worst output, where that was looked at.
+        self.lost_by_computing: Mapping[str, float] = {}
 
     def planned(self) -> Planned:
         """The plan, and the program that came of it. Raises BudgetError where none fits.
@@ -97,6 +102,20 @@ class Planner:
         return plan_of(self._bench.case), self._bench.measure(())
 
     def _within(self, limits: Limits) -> Planned:
+        """The plan within the limits, with arithmetic in 8 bits where a target asks for it."""
+        plan, trial = self._chosen(limits)
+        options = self._bench.case.options
+        computes = any(kind.action.stage is Stage.ARITHMETIC for kind in self._kinds)
+        if options.target == ANY_TARGET or options.precision not in FEW_BITS or not computes:
+            return plan, trial
+        if self._bench.case.frames is None or options.exact_only:
+            return plan, trial
+        arithmetic = Arithmetic(self._bench, options.target, self._progress)
+        found = arithmetic.added_to(plan, trial)
+        self.lost_by_computing = {name: look.loss for name, look in arithmetic.looks.items()}
+        return found
+
+    def _chosen(self, limits: Limits) -> Planned:
         case = self._bench.case
         bill = bill_of(case.program)
         enough = limits.any and limits.excess(bill) <= 0
