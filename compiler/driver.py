@@ -25,7 +25,7 @@ from .frames.warnings import frame_warnings
 from .frontends.check import foreign_domains
 from .graph.program import Program
 from .naming import model_names
-from .options import FEW_BITS, CompileOptions
+from .options import ANY_TARGET, FEW_BITS, CompileOptions
 from .planning.deadline import Deadline
 from .planning.limits import Budgets
 from .planning.plan import Plan, check_plan, plan_from_json, read_plan
@@ -93,6 +93,7 @@ def _compile(
     bench = Workbench(case, progress, deadline)
     told: tuple[str, ...] = ()
     lost: Mapping[str, float] = {}
+    lost_by_computing: Mapping[str, float] = {}
     if plan is not None:
         check_plan(plan, case.program)
         trial = bench.replay(plan)
@@ -102,6 +103,7 @@ def _compile(
         planner = Planner(bench, budgets, progress)
         plan, trial = planner.planned()
         told, lost = planner.notes, planner.lost_by_rounding
+        lost_by_computing = planner.lost_by_computing
         _enforce_floors(trial.outputs, case, plan, replayed=False)
 
     compared = _on_blends(case, plan, trial, progress)
@@ -110,7 +112,14 @@ def _compile(
     notes = (*told, *_remarks(program), *_notes(case, plan))
     rounds = options.precision in FEW_BITS and case.frames is not None and not options.exact_only
     compiled = Compilation(
-        case.original, program, plan, compared, case.unverified, lost if rounds else None
+        case.original,
+        program,
+        plan,
+        compared,
+        case.unverified,
+        lost if rounds else None,
+        options.target if rounds else ANY_TARGET,
+        lost_by_computing,
     )
     report = report_of(compiled, memory, frames, case.tying, notes, options.budget)
     report = replace(report, notes=(*promise_notes(report.models), *report.notes))

@@ -42,6 +42,7 @@ def compile(call: Call, settings: CommandSettings) -> None:
 
     start()  # its imports go on beside ours
     from ..driver import compile_models
+    from ..reports.arithmetic import arithmetic_grid
     from ..reports.precision import precision_grid
     from ..reports.rewrites import rewrites_grid
     from ..reports.table import fidelity_grid, report_grid
@@ -51,7 +52,8 @@ def compile(call: Call, settings: CommandSettings) -> None:
     written = result.bundle
     value = {"plan": result.plan.to_json(), "bundle": str(written) if written else None}
     told = result.report
-    grids = [f(told) for f in (report_grid, precision_grid, rewrites_grid, fidelity_grid)]
+    told_by = (report_grid, precision_grid, arithmetic_grid, rewrites_grid, fidelity_grid)
+    grids = [f(told) for f in told_by]
     call.show(told.to_json() | value, *(grid for grid in grids if grid is not None))
     where = f"{written}/".replace("//", "/")
     call.say(f"bundle written to {where}" if written else "dry run: nothing was written")

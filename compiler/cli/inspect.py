@@ -46,6 +46,7 @@ def inspect(
 ) -> None:
     """Tell what a model or a bundle is made of, where it can be cut, and what is shared."""
     call = call_of(ctx).take(format, verbose)
+    from ..reports.arithmetic import arithmetic_grid
     from ..reports.precision import precision_grid
     from ..reports.rewrites import rewrites_grid
     from ..reports.table import fidelity_grid, report_grid
@@ -56,7 +57,8 @@ def inspect(
 
         manifest = load(what).manifest
         report = bundle_contents.read_report(what, manifest)
-        grids = [f(report) for f in (report_grid, precision_grid, rewrites_grid, fidelity_grid)]
+        told_by = (report_grid, precision_grid, arithmetic_grid, rewrites_grid, fidelity_grid)
+        grids = [f(report) for f in told_by]
         call.show(
             bundle_contents.bundle_json(manifest, report),
             *bundle_contents.bundle_grids(what, manifest, report),

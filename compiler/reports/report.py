@@ -84,6 +84,9 @@ _LATER: Mapping[str, Any] = {
     "explained": None,
     "strict": False,
     "in_float": [],
+    "macs_in_eight_bits": 0,
+    "computed_in_float": [],
+    "target": "any",
     "series": "",
 }
 
@@ -206,6 +209,21 @@ class FloatWeight(JsonValue):
 
 
 @dataclass(frozen=True)
+class FloatOperator(JsonValue):
+    """A convolution or product that computes in float where a target's kernels were asked for.
+
+    `operator` goes by its own name; `macs` are per frame. `predicted_loss` is the share of the
+    worst output's variance that rounding what it needs was seen to lose by itself; None: nothing
+    was seen.
+    """
+
+    operator: str
+    macs: int
+    why: str
+    predicted_loss: Annotated[float | None, _optional_number] = None
+
+
+@dataclass(frozen=True)
 class ModelReport(JsonValue):
     """One model before and after: bytes of weights, MACs per frame, peak bytes of activations.
 
@@ -213,6 +231,8 @@ class ModelReport(JsonValue):
     the models add up to the total; `weights_by_bits` are the same bytes by the bits that an element
     takes ("32", "8"), scales with what they scale. `unverified` says why the model could not be
     compared with its file, '' where it was. `in_float` is empty where nobody asked for few bits.
+    `macs_in_eight_bits` of `macs_after` are made by integer kernels, and `computed_in_float` are
+    the operators with the others, where a target was given.
     """
 
     name: str
@@ -227,6 +247,8 @@ class ModelReport(JsonValue):
     unverified: str = ""
     weights_by_bits: Mapping[str, int] = field(default_factory=dict[str, int])
     in_float: tuple[FloatWeight, ...] = ()
+    macs_in_eight_bits: int = 0
+    computed_in_float: tuple[FloatOperator, ...] = ()
 
     @property
     def worst(self) -> OutputFidelity | None:
@@ -263,6 +285,7 @@ class Report(JsonValue):
     are what one frame of each input of free size ('model.input') is, for which activations and MACs
     count; of models with an input among `sizes_unknown` neither is known, and they count as
     nothing. `weights_by_bits` are the merged program's weights by the bits that an element takes.
+    `target` says whose integer kernels were asked for ('any': nobody's).
     `actions` are the plan's, in the order they are made; `predicted_loss` is what all of
     them were predicted to lose together.
     """
@@ -286,6 +309,7 @@ class Report(JsonValue):
     actions: tuple[ActionReport, ...] = ()
     predicted_loss: Annotated[float | None, _optional_number] = None
     weights_by_bits: Mapping[str, int] = field(default_factory=dict[str, int])
+    target: str = "any"
 
     @property
     def measured_loss(self) -> float | None:

@@ -17,9 +17,11 @@ from ..frames.tying import Tying
 from ..graph.export import held_nbytes
 from ..graph.program import Program, constants_of, constants_of_bodies, model_of, own_name
 from ..graph.weights import bits_of, held_key, nbytes_by_bits, nbytes_of
+from ..options import ANY_TARGET
 from ..planning.plan import Plan, PlannedAction
 from ..structure.cost import model_cost, program_cost
 from ..units import Budget
+from .integer_work import computed_in_float, macs_in_eight_bits
 from .report import (
     MEMORY,
     WEIGHTS,
@@ -38,7 +40,8 @@ class Compilation:
 
     `compared` are the outputs of the two beside each other, `unverified` models that could not be
     compared with their files, and why. `lost_by_rounding` is by node what storing its weight in few
-    bits was predicted to lose; None where nobody asked for few bits.
+    bits was predicted to lose; None where nobody asked for few bits. `lost_by_computing` is by
+    value what rounding it for the kernels of `target` was seen to lose by itself.
     """
 
     original: Program
@@ -47,6 +50,8 @@ class Compilation:
     compared: Sequence[OutputComparison]
     unverified: Mapping[str, str] = field(default_factory=dict[str, str])
     lost_by_rounding: Mapping[str, float] | None = None
+    target: str = "any"
+    lost_by_computing: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def report_of(
@@ -88,6 +93,10 @@ def report_of(
                 compiled.unverified.get(name, ""),
                 nbytes_by_bits(parts[name]),
                 _in_float(compiled, name),
+                macs_in_eight_bits(program, name),
+                ()
+                if compiled.target == ANY_TARGET
+                else computed_in_float(program, name, compiled.target, compiled.lost_by_computing),
             )
         )
     counts = [] if frames is None else [frames.fit_rows(s[0]) for s in frames.streams]
@@ -112,6 +121,7 @@ def report_of(
         actions=tuple(map(_action_report, compiled.plan.actions)),
         predicted_loss=compiled.plan.predicted,
         weights_by_bits=nbytes_by_bits(pair for part in parts.values() for pair in part),
+        target=compiled.target,
     )
 
 
