@@ -29,7 +29,10 @@ def _names(reader: Reader) -> tuple[str, ...]:
 
 
 def _ranges(reader: Reader) -> tuple[Range, ...]:
-    return tuple(reader.each(_range))
+    found = reader.each(_range)
+    if not found:
+        raise ModelError(f"{reader.document}: ranges must be one for each value, [low, high]")
+    return tuple(found)
 
 
 def _range(reader: Reader) -> Range:

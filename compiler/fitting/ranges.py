@@ -13,6 +13,8 @@ from ..graph.eight_bits import Grid
 Range = tuple[float, float]
 """The lowest and the highest number that is not clipped: low <= 0 <= high, low < high."""
 
+# By how much frames that nobody has seen may go beyond the extremes of those that were.
+_BEYOND = 1.25
 # Shares of all numbers that a range may clip at either end.
 _CLIPPED = (1e-4, 1e-3)
 # Ends of a range as shares of the extremes, among which the least square error is looked for.
@@ -51,21 +53,25 @@ def rounded(array: Array, grid: Grid) -> Float32:
     return ((codes - np.float32(grid.zero)) * np.float32(grid.scale)).astype(np.float32)
 
 
-def ranges_worth_trying(sample: Array, extremes: Range, signed: bool) -> list[Range]:
-    """Extremes, percentiles, and the range of least square error; alike ones once, widest first.
+def ranges_worth_trying(
+    sample: Array, extremes: Range, signed: bool, most: float = math.inf
+) -> list[Range]:
+    """A bit more than the extremes, these, percentiles, and the range of least square error.
 
-    `sample` are numbers [n] of the value, finite ones; none, where all are 0.
+    Alike ones once, widest first.
+
+    The value is never above `most`. `sample` are finite numbers [n] of it. None where all are 0.
     """
     low, high = min(extremes[0], 0.0), max(extremes[1], 0.0)
     if not low < high or not sample.size:
         return []
-    found: list[Range] = [(low, high)]
+    found: list[Range] = [(_BEYOND * low, min(_BEYOND * high, most)), (low, high)]
     for share in _CLIPPED:
         ends = np.quantile(sample, (share, 1.0 - share))
         found.append((max(low, min(float(ends[0]), 0.0)), min(high, max(float(ends[1]), 0.0))))
     found.append(_least_square(sample, (low, high), signed))
     kept: list[Range] = []
-    for one in found:
+    for one in sorted(found, key=lambda ends: ends[0] - ends[1]):
         if one[0] < one[1] and not any(_alike(one, other) for other in kept):
             kept.append(one)
     return kept

@@ -10,6 +10,7 @@ float. TensorRT takes Q/DQ before convolutions and products, and on the shortcut
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -149,6 +150,20 @@ def _cuts_at_zero(node: gs.Node) -> bool:
     if len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
         low = node.inputs[1].values
     return low is not None and float(np.asarray(low).reshape(-1)[0]) == 0.0
+
+
+def most_of(value: gs.Tensor) -> float:
+    """What a value is cut off at by the Clip that makes it; infinite where none does.
+
+    A range beyond that would keep ONNX Runtime from leaving the Clip to the rounding.
+    """
+    node = value.inputs[0] if value.inputs else None
+    if node is None or not is_standard(node) or node.op != "Clip":
+        return math.inf
+    high = node.attrs.get("max")
+    if len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
+        high = node.inputs[2].values
+    return math.inf if high is None else float(np.asarray(high).reshape(-1)[0])
 
 
 def _has_bias(node: gs.Node) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from repsimc.compiler.actions import kinds
 from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions.compute_in_eight_bits import ComputeInEightBitsAction
 from repsimc.compiler.actions.fold_activation import FoldActivationAction
 from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
 from repsimc.compiler.actions.kinds import Kind, action_from_json, chosen
@@ -43,6 +44,7 @@ ACTIONS: list[Action] = [
     TieWeightsAction("a", ("a/n_c1", "a/n_c2")),
     ReuseAttentionAction("a", "a/s0", "a/s1"),
     StoreInFewBitsAction("a", ("a/n_c1", "a/n_c2"), 4),
+    ComputeInEightBitsAction("a", ("a/h", "a/r"), ((-1.5, 2.0), (0.0, 6.0)), "cpu"),
 ]
 
 
@@ -67,6 +69,7 @@ def test_an_action_is_json_and_comes_back(action: Action) -> None:
             StoreInFewBitsAction("a", ("a/n_c1", "a/n_c2", "a/n_c3", "a/n_c4"), 4),
             "a: n_c1 and 3 others",
         ),
+        (ComputeInEightBitsAction("a", ("a/r",), ((0.0, 6.0),), "tensorrt"), "a: r"),
         (CollapseAction("a", "a/b0", "a/b1", 1), "a: b0 .. b1"),
         (
             SharePrefixAction("a", "b", (Link("b/t", ("a/t", "a/u")), Link("b/u", ("a/u",))), 3),

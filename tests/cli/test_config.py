@@ -30,7 +30,8 @@ max-latency = "8ms"
 time-limit = "10m"
 resume = true
 layout = "trunk-heads"
-precision = "fp16"
+precision = "int8"
+target = "cpu"
 dry-run = true
 seed = 3
 format = "json"
@@ -92,7 +93,8 @@ def test_every_key_is_read_and_typed(tmp_path: Path) -> None:
         time_limit=600.0,
         resume=True,
         layout="trunk-heads",
-        precision="fp16",
+        precision="int8",
+        target="cpu",
         dry_run=True,
         seed=3,
         format=Format.json,
@@ -146,7 +148,7 @@ def test_settings_become_options(tmp_path: Path) -> None:
     assert (options.only, options.without) == ("share", ("fold", "tie"))
     assert (options.max_macs, options.max_latency) == (MacsLimit(count=120_000_000), 0.008)
     assert (options.time_limit, options.resume) == (600.0, True)
-    assert (options.layout, options.precision) == ("trunk-heads", "fp16")
+    assert (options.layout, options.precision) == ("trunk-heads", "int8")
     told = replace(settings, calib=("f.npz",))
     assert compile_options(told).calibration == Path("f.npz")
 

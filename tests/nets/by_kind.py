@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from repsimc.compiler.actions.action import Action
+from repsimc.compiler.actions.compute_in_eight_bits import ComputeInEightBitsAction
 from repsimc.compiler.actions.fold_activation import FoldActivationAction
 from repsimc.compiler.actions.freeze_branch import FreezeBranchAction
 from repsimc.compiler.actions.narrow_attention import NarrowAttentionAction
@@ -72,6 +73,12 @@ EXAMPLES: dict[str, Example] = {
     ),
     "store-in-few-bits": Example(
         lambda: program_of(twins()), StoreInFewBitsAction("a", ("a/n_t0", "a/n_t1"), 8)
+    ),
+    "compute-in-eight-bits": Example(
+        lambda: program_of(residual_net(1)),
+        ComputeInEightBitsAction(
+            "a", ("a/x", "a/stem", "a/b0_h"), ((-4.0, 4.0), (0.0, 6.0), (0.0, 5.0)), "cpu"
+        ),
     ),
     "narrow-layer": Example(lambda: program_of(sometimes_dead()), NarrowLayerAction("a", "a/r", 7)),
     "narrow-attention": Example(

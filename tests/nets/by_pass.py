@@ -10,6 +10,7 @@ from repsimc.compiler.graph.adapters import Link
 from repsimc.compiler.graph.program import Program
 from repsimc.passes.base import Pass
 from repsimc.passes.collapse import Collapse
+from repsimc.passes.compute_in_eight_bits import ComputeInEightBits
 from repsimc.passes.drop_dead import DropDead
 from repsimc.passes.fold_activation import FoldActivation
 from repsimc.passes.fold_batch_norm import FoldBatchNorm
@@ -143,6 +144,11 @@ def store_in_few_bits(program: Program) -> Pass:
     return StoreInFewBits((("a/n_t0", 8), ("a/n_t1", 4)), reference)
 
 
+def compute_in_eight_bits(_: Program) -> Pass:
+    """Signed codes, as TensorRT takes them."""
+    return ComputeInEightBits((("a/x", (-3.0, 4.0)), ("a/stem", (0.0, 6.0))), True)
+
+
 def tie_weights(program: Program) -> Pass:
     """Two convolutions share one weight."""
     nodes = [node.name for node in program.graph.nodes if node.op == "Conv"][1:3]
@@ -159,6 +165,9 @@ NORM = "float[2] s = {1, 2}, float[2] b = {3, 4}, float[2] m = {0, 1}, float[2] 
 
 EXAMPLES: dict[str, Example] = {
     "collapse": Example(blocks, collapse, settles=False),
+    "compute-in-eight-bits": Example(
+        lambda: program_of(residual_net(1)), compute_in_eight_bits
+    ),
     "drop-dead": Example(
         written("unread = MatMul(x, w) more = Exp(unread) y = Neg(x)", SQUARE), lambda _: DropDead()
     ),

@@ -33,6 +33,7 @@ class GivenEvidence:
         self.bills = Bills(program, self.constant_nbytes)
         self.seed = 0
         self.precision = precision
+        self.target = "any"
         self._seen: dict[str, Observer] = {}
 
     def request(self, group: tuple[str, ...], name: str, make: Callable[[], Observer]) -> None:

@@ -136,6 +136,7 @@ def test_whatever_decides_evidence_changes_its_key(
         *({"seed": 1}, {"frames": 32}, {"held_out": 0.5}, {"tie_inputs": False}),
         *({"metrics": {"a": "variance"}}, {"confidence": 0.9}, {"strict": True}),
         *({"without": ("collapse",)}, {"only": "share"}, {"precision": "int8"}),
+        {"precision": "int8", "target": "tensorrt"},
     ]
     keys = {str(key_with(**wishes)) for wishes in others}
     assert len(keys) == len(others) and plain not in keys
