@@ -25,7 +25,8 @@ from .frames.warnings import frame_warnings
 from .frontends.check import foreign_domains
 from .graph.program import Program
 from .naming import model_names
-from .options import FEW_BITS, CompileOptions
+from .options import ANY, FEW_BITS, CompileOptions
+from .planning.arithmetic import in_eight_bits
 from .planning.deadline import Deadline
 from .planning.limits import Budgets
 from .planning.plan import Plan, check_plan, plan_from_json, read_plan
@@ -102,6 +103,9 @@ def _compile(
         planner = Planner(bench, budgets, progress)
         plan, trial = planner.planned()
         told, lost = planner.notes, planner.lost_by_rounding
+        if options.target != ANY and case.frames is not None and not options.exact_only:
+            (plan, trial), more = in_eight_bits(bench, (plan, trial), options.target, progress)
+            told += more
         _enforce_floors(trial.outputs, case, plan, replayed=False)
 
     compared = _on_blends(case, plan, trial, progress)
@@ -272,6 +276,7 @@ class Wishes(TypedDict, total=False):
     frame_axis: Sequence[str]
     layout: str
     precision: str
+    target: str
     size: Mapping[str, Sequence[int]] | Sequence[str]
     frames: int | None
     held_out: float

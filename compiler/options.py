@@ -41,6 +41,9 @@ DEFAULT_PRECISION = "fp32"
 AUTO = "auto"
 # Precisions that are for weights to be stored in, and for the planner to choose.
 FEW_BITS = ("int8", AUTO)
+ANY = "any"
+# Whose kernels arithmetic in 8 bits is for.
+TARGETS = (ANY, "cpu", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,14 @@ class Settings:
             metavar="|".join((*PRECISIONS, AUTO)),
         ),
     ] = DEFAULT_PRECISION
+    target: Annotated[
+        str,
+        Option(
+            "Whose integer kernels the arithmetic is to run on where weights are in 8 bits; any: "
+            "weights alone are rounded.",
+            metavar="|".join(TARGETS),
+        ),
+    ] = ANY
     size: Annotated[
         Mapping[str, tuple[int, ...]],
         Option(
@@ -295,9 +306,16 @@ class CompileOptions(Settings):
         for what, value, known in (
             ("layout", self.layout, LAYOUTS),
             ("precision", self.precision, (*PRECISIONS, AUTO)),
+            ("target", self.target, TARGETS),
         ):
             if value not in known:
                 raise UsageError(f"there is no {what} '{value}'", f"there are {', '.join(known)}")
+        if self.target != ANY and self.precision not in FEW_BITS:
+            raise UsageError(
+                f"--target {self.target} is for arithmetic in 8 bits, which --precision "
+                f"{self.precision} does not ask for",
+                "add --precision int8, or leave out --target",
+            )
         if self.exact_only and self.only is not None:
             raise UsageError("--exact-only leaves nothing for --only", "leave one of them out")
         if self.size and self.calibration is not None:

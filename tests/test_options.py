@@ -56,6 +56,7 @@ WRONG: dict[str, list[Any]] = {
     "tie_inputs": ["x", None],
     "layout": [3, None],
     "precision": [16],
+    "target": [3, None],
     "frames": ["256", 256.0, True],
     "held_out": ["a quarter", None],
     "allow_script": [1],

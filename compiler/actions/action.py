@@ -29,6 +29,7 @@ class Stage(IntEnum):
     FOLDS = 3  # what is left is folded; one refit of all that is downstream
     WIDTHS = 4  # nothing to rewrite: the refit of the folds, or of the regions, leaves fewer units
     PRECISION = 5  # what is left is stored in fewer bits: one walk that fits and rounds
+    ARITHMETIC = 6  # values are rounded, too: nothing is fitted behind
 
 
 @dataclass(frozen=True)

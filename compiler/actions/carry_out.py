@@ -12,6 +12,7 @@ from ...passes.refit import Refit
 from ...passes.refit_around import RefitAround
 from ...passes.store_in_few_bits import StoreInFewBits
 from ..fitting.reference import Reference
+from ..graph.program import Program
 from .action import Action, Stage
 from .combining import widest, without_outdone
 
@@ -48,7 +49,15 @@ def passes_of(
     for measured, together in _by_reference(rounded, reference):
         stored = [action.disturbed(measured.program).stored for action in widest(together)]
         passes.append(StoreInFewBits(tuple(one for some in stored for one in some), measured))
+    last = [action for action in planned if action.stage is Stage.ARITHMETIC]
+    for action in sorted(last, key=lambda one: _place(one, reference(one).program)):
+        passes += action.rewrites(reference(action))
     return passes
+
+
+def _place(action: Action, program: Program) -> int:
+    """The place of the model that the action rewrites, among the program's."""
+    return list(program.models).index(action.models[-1])
 
 
 def _regions(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ...runtime.json_reader import Reader
 from ..errors import ModelError, UsageError
 from . import (
+    compute_in_eight_bits,
     fold_activation,
     freeze_branch,
     narrow_attention,
@@ -111,6 +112,12 @@ KINDS: tuple[Kind, ...] = (
         False,
         "precision",
         store_in_few_bits.request,
+    ),
+    Kind(
+        compute_in_eight_bits.ComputeInEightBitsAction,
+        compute_in_eight_bits.find,
+        False,
+        "precision",
     ),
 )
 

@@ -25,7 +25,7 @@ COMPILE_EXAMPLES = examples(
     *("min_stressed", "exact_only", "only", "without"),
     *("max_macs", "max_latency", "plan", "time_limit", "resume", "dry_run", "seed", "name"),
     *("same_frames", "tie_inputs", "tie", "frame_axis", "size"),
-    *("layout", "precision", "frames", "allow_script", "overwrite", "parse_memory"),
+    *("layout", "precision", "target", "frames", "allow_script", "overwrite", "parse_memory"),
     "parse_seconds",
 )
 def compile(call: Call, settings: CommandSettings) -> None:

@@ -31,6 +31,7 @@ time-limit = "10m"
 resume = true
 layout = "trunk-heads"
 precision = "fp16"
+target = "any"
 dry-run = true
 seed = 3
 format = "json"
@@ -93,6 +94,7 @@ def test_every_key_is_read_and_typed(tmp_path: Path) -> None:
         resume=True,
         layout="trunk-heads",
         precision="fp16",
+        target="any",
         dry_run=True,
         seed=3,
         format=Format.json,

@@ -92,7 +92,7 @@ def test_a_lower_floor_starts_from_the_same_evidence(
 NOT_DECIDING = {
     *("budget", "max_macs", "max_latency", "min_fidelity", "output_fidelity", "min_stressed"),
     *("time_limit", "resume", "plan", "exact_only", "dry_run", "output", "overwrite"),
-    *("layout", "allow_script", "parse_memory", "parse_seconds"),
+    *("layout", "target", "allow_script", "parse_memory", "parse_seconds"),
 }
 # These choose the kinds of rewrites, which are in the key.
 KINDS = {"only", "without"}
