@@ -10,11 +10,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..compiler.execution.observing import observe
+from ..compiler.fitting.operators import LinearOperator, linear_operator
 from ..compiler.fitting.reference import Reference
 from ..compiler.fitting.value_ranges import EightBits, ValueRanges
 from ..compiler.graph.program import Note, Program
+from ..compiler.graph.stored_weight import StoredWeight, stored
 from .base import Change
 
+# Units that a bias may have: a quarter of what 32 bits hold, since the products are added to it.
+_MOST_BIAS = float(2**29)
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 
 
@@ -77,6 +81,38 @@ def put_in(program: Program, grids: Mapping[str, EightBits]) -> None:
     for node in program.graph.nodes:
         ordered += [node, *pairs.get(node.name, [])]
     program.graph.nodes = ordered
+    again = {f"{name}.eight_bits": grid for name, grid in grids.items()}
+    for node in program.graph.nodes:
+        operator = linear_operator(node)
+        if operator is not None and operator.source.name in again:
+            _leave_room_for_bias(operator, again[operator.source.name])
+
+
+def _leave_room_for_bias(operator: LinearOperator, grid: EightBits) -> None:
+    """Widen the scales of channels whose bias would not fit an integer of 32 bits.
+
+    Integer kernels add it in units of the input's scale times the weight's. A channel that hardly
+    reads anything has a tiny scale, and a bias that wraps around: MobileNetV2 lost all by a few.
+    Its weights are then too small beside the bias to matter, and take a coarser grid.
+    """
+    weight, bias = operator.weight, operator.node.inputs[2:3]
+    if not isinstance(weight, StoredWeight) or weight.scales.ndim != 1 or weight.block:
+        return
+    if not bias or not isinstance(bias[0], gs.Constant):
+        return
+    most = np.abs(np.asarray(bias[0].values, np.float64)).reshape(-1)
+    if most.shape != weight.scales.shape:
+        return
+    wider = np.maximum(weight.scales, (most / (grid.scale * _MOST_BIAS)).astype(np.float32))
+    if (wider == weight.scales).all():
+        return
+    shape = [-1 if axis == weight.axis else 1 for axis in range(weight.codes.ndim)]
+    codes = np.round(weight.codes * (weight.scales / wider).reshape(shape)).astype(np.int8)
+    widened = stored(weight.name, codes, wider, weight.axis, weight.bits)
+    for reader in list(weight.outputs):
+        for index, tensor in enumerate(reader.inputs):
+            if tensor is weight:
+                reader.inputs[index] = widened
 
 
 def _dtype(grid: EightBits) -> np.dtype[np.integer]:
