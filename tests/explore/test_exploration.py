@@ -148,8 +148,8 @@ def test_the_command_of_each_point_compiles_it_to_the_bytes_stated(
         if measured:
             assert made == stated
         else:
-            # Biases that rewrites move about are on no bill: a few numbers of a small network.
-            assert made == pytest.approx(stated, rel=0.01, abs=64)
+            # Biases that rewrites move about are on no bill: 35 numbers of a small network here.
+            assert made == pytest.approx(stated, rel=0.01, abs=160)
 
 
 def test_the_same_call_gives_the_same_bytes(explore: Run, tmp_path: Path) -> None:
