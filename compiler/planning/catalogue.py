@@ -74,7 +74,7 @@ class Catalogue:
         """Look at regions, those that promise most first, until several in a row are of no use.
 
         What their residuals tell differs most of all kinds, between networks and in one, since the
-        layers around a gap may take it over: a plan without these looks lost a third more.
+        layers around a gap may take it over: a plan without these looks lost a quarter more.
         """
         mine = [one for one in self._sites if one.action.stage is Stage.REGIONS and one.damage > 0]
         whole = self._bench.bills.bill(())
